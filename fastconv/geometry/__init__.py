@@ -1,0 +1,12 @@
+"""Window arithmetic: ints in, ints out. Shapes, padding, receptive field, and every argument error of an operation.
+
+The only place that knows the output-size formula. A convolution or pooling of rank 1, 2 or 3 is one frozen,
+hashable object, `ConvGeometry` or `PoolGeometry`, whose constructors `of`, `transposed`, `for_input_grad`,
+`for_weight_grad` and `adaptive` take arguments in the forms that users give and check all of them, once.
+"""
+
+from fastconv.geometry.convolution import ConvGeometry
+from fastconv.geometry.formulas import output_size, receptive_field
+from fastconv.geometry.pooling import PoolGeometry
+
+__all__ = ["ConvGeometry", "PoolGeometry", "output_size", "receptive_field"]

@@ -1,0 +1,137 @@
+"""Argument forms that convolution and pooling share: int or tuple, padding in all its spellings, number of axes.
+
+Every function takes the name of the operation first, for its messages.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Sequence
+from typing import Any
+
+Pairs = tuple[tuple[int, int], ...]
+"""Padding per axis: (before, after)."""
+
+AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+"""What the spatial axes are called in messages, by rank."""
+
+LETTERS = {1: "L", 2: "H, W", 3: "D, H, W"}
+
+_RANK = re.compile(r"([123])d")
+
+
+def is_plain(value: object) -> bool:
+    """True for ints, strings and (nested) tuples of them.
+
+    Only such values may serve as cache keys: 1, 1.0 and True are equal keys, so that a float would be accepted
+    whenever its int has been seen before, and refused otherwise.
+    """
+    kind = type(value)
+    if kind is int or kind is str:
+        return True
+    if kind is not tuple:
+        return False
+    # A plain loop: this runs on every call of an operation, and all() would double its time.
+    for item in value:  # type: ignore[attr-defined]  # noqa: SIM110  # mypy does not see that this is a tuple
+        if type(item) is not int and not is_plain(item):
+            return False
+    return True
+
+
+def rank_in_name(op: str) -> int | None:
+    """The rank that an operation carries in its name (2 for "conv2d"), None for "conv"."""
+    found = _RANK.search(op)
+    return int(found.group(1)) if found else None
+
+
+def check_input_rank(op: str, input_shape: Sequence[int], rank: int) -> None:
+    """ValueError unless the input has a batch axis, a channel axis and `rank` spatial axes, none of them empty."""
+    letters = LETTERS[rank]
+    if len(input_shape) != rank + 2:
+        remedy = "; a single-channel input becomes x[None, None]" if len(input_shape) == rank else ""
+        raise ValueError(
+            f"{op}: input must have {rank + 2} axes (N, C, {letters}), or {rank + 1} without the batch, "
+            f"but has {len(input_shape)} (input shape {tuple(input_shape)}){remedy}"
+        )
+    if input_shape[0] < 0 or min(input_shape[1:]) < 1:
+        raise ValueError(
+            f"{op}: input sizes must be at least 1, except for the batch, which may be empty, "
+            f"but input (N, C, {letters}) has shape {tuple(input_shape)}"
+        )
+
+
+def integer(op: str, name: str, value: Any, minimum: int) -> int:
+    """One int of at least `minimum`; NumPy's ints count, floats and bools do not."""
+    number = _index(value)
+    if number is None:
+        raise TypeError(f"{op}: {name} must be an int, got {value!r}")
+    if number < minimum:
+        raise ValueError(f"{op}: {name} must be at least {minimum}, got {number}")
+    return number
+
+
+def shape(op: str, name: str, value: Any) -> tuple[int, ...]:
+    """A shape that a user wrote: a tuple or list of ints."""
+    numbers = [_index(item) for item in value] if isinstance(value, (tuple, list)) else [None]
+    sizes = tuple(number for number in numbers if number is not None)
+    if len(sizes) != len(numbers):
+        raise TypeError(f"{op}: {name} must be a tuple of ints, got {value!r}")
+    return sizes
+
+
+def per_axis(op: str, name: str, value: Any, rank: int, minimum: int) -> tuple[int, ...]:
+    """One int for all axes or a tuple (list) of `rank` ints, each at least `minimum` → a tuple of `rank` ints."""
+    number = _index(value)
+    if number is not None:
+        numbers: list[int | None] = [number] * rank
+    elif isinstance(value, (tuple, list)):
+        numbers = [_index(item) for item in value]
+        if len(numbers) != rank:
+            raise ValueError(f"{op}: {name} must be an int or {_count(rank)}, got {len(numbers)}: {value!r}")
+    else:
+        numbers = [None]
+    sizes = tuple(number for number in numbers if number is not None)
+    if len(sizes) != len(numbers):
+        raise TypeError(f"{op}: {name} must be an int or {_count(rank)}, got {value!r}")
+    if min(sizes) < minimum:
+        raise ValueError(f"{op}: {name} must be at least {minimum}, got {value!r}")
+    return sizes
+
+
+def pairs(op: str, value: Any, rank: int) -> Pairs:
+    """Padding as int, as `rank` ints or as `rank` (before, after) pairs → pairs."""
+    number = _index(value)
+    entries = (number,) * rank if number is not None else value
+    forms = f"an int, {_count(rank)} or {_count(rank, '(before, after) pair')}"
+    if not isinstance(entries, (tuple, list)):
+        raise TypeError(f"{op}: padding must be {forms}, got {value!r}")
+    if len(entries) != rank:
+        remedy = (
+            f"; for the two sides of one axis write padding=({value!r},)" if rank == 1 and len(entries) == 2 else ""
+        )
+        raise ValueError(f"{op}: padding must be {forms}, got {len(entries)}: {value!r}{remedy}")
+    result = []
+    for entry in entries:
+        sides = entry if isinstance(entry, (tuple, list)) else (entry, entry)
+        before, after = (_index(side) for side in sides) if len(sides) == 2 else (None, None)
+        if before is None or after is None:
+            raise TypeError(f"{op}: padding must be {forms}, got {value!r}")
+        if min(before, after) < 0:
+            raise ValueError(f"{op}: padding must be at least 0, got {value!r}")
+        result.append((before, after))
+    return tuple(result)
+
+
+def _index(value: Any) -> int | None:
+    """The int that `value` stands for, None if it is none. A bool is none: it is always a misplaced flag."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def _count(rank: int, what: str = "int") -> str:
+    return f"a tuple of {rank} {what}{'s' if rank > 1 else ''}"

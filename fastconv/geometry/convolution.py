@@ -1,0 +1,398 @@
+"""The geometry of a convolution, of its transpose and of its two gradients, with all argument checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+from fastconv.geometry.arguments import (
+    AXES,
+    Pairs,
+    check_input_rank,
+    integer,
+    is_plain,
+    pairs,
+    per_axis,
+    rank_in_name,
+    shape,
+)
+from fastconv.geometry.formulas import extent, output_size, transposed_size
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+@dataclass(frozen=True, slots=True)
+class ConvGeometry:
+    """A cross-correlation of rank 1, 2 or 3 without its batch: what it reads, how it steps, what it writes.
+
+    Two geometries are equal when their numbers are, whatever the spelling of the arguments, so that a geometry
+    serves as a key. `padding` holds (before, after) for each axis. Make one with `of`, which checks.
+    """
+
+    in_channels: int
+    out_channels: int
+    groups: int
+    spatial: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: Pairs
+    extent: tuple[int, ...] = field(init=False, compare=False, repr=False)
+    """Input positions that the dilated kernel spans, for each axis."""
+    out_spatial: tuple[int, ...] = field(init=False, compare=False, repr=False)
+    """Output sizes."""
+
+    def __post_init__(self) -> None:
+        # Stored, not computed on access: every call of an operation reads them.
+        spans = tuple(extent(k, d) for k, d in zip(self.kernel, self.dilation))
+        sizes = zip(self.spatial, self.kernel, self.stride, self.padding, self.dilation)
+        object.__setattr__(self, "extent", spans)
+        object.__setattr__(self, "out_spatial", tuple(output_size(m, k, s, sum(p), d) for m, k, s, p, d in sizes))
+
+    @classmethod
+    def of(
+        cls,
+        op: str,
+        input_shape: tuple[int, ...],
+        weight_shape: tuple[int, ...],
+        stride: int | Sequence[int] = 1,
+        padding: int | str | Sequence[int] | Sequence[tuple[int, int]] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias_shape: tuple[int, ...] | None = None,
+        padding_mode: str = "zeros",
+    ) -> ConvGeometry:
+        """The geometry of `op` on input (N, C, *S) with weight (K, C/groups, *kernel), bias (K,), after all checks.
+
+        `op` names the operation in messages; a rank in it ("conv2d") is demanded of the arrays. `stride` and
+        `dilation` are an int or one int per axis; `padding` is an int, one int or (before, after) pair per axis,
+        "valid" (none) or "same": d·(k − 1) in all, the smaller half before, and stride 1, as in PyTorch.
+        `padding_mode` is one of "zeros", "reflect" (padding below the size), "replicate", "circular" (padding up to
+        the size); the geometry does not keep it, see `padded`.
+
+        Raises TypeError for arguments of a wrong kind, ValueError for wrong numbers and shapes that do not match.
+        """
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(
+                f'{op}: padding_mode must be "zeros", "reflect", "replicate" or "circular", got {padding_mode!r}'
+            )
+        if not is_plain((stride, padding, dilation, groups)):
+            rank = _conv_rank(op, input_shape, weight_shape)
+            stride, padding, dilation, groups = _window(op, rank, stride, padding, dilation, groups)
+        return _of(op, input_shape, weight_shape, stride, padding, dilation, groups, bias_shape, padding_mode)
+
+    @classmethod
+    def transposed(
+        cls,
+        op: str,
+        input_shape: tuple[int, ...],
+        weight_shape: tuple[int, ...],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | Sequence[tuple[int, int]] = 0,
+        output_padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias_shape: tuple[int, ...] | None = None,
+    ) -> ConvGeometry:
+        """The convolution whose input gradient is the transposed convolution `op`.
+
+        Input (N, K, *O), weight (K, C/groups, *kernel), bias (C,). In the result `in_channels` is C and `spatial`
+        the output size of the transposed convolution, (O − 1)·s − p + d·(k − 1) + 1 + output_padding.
+        `output_padding` must stay below the stride or the dilation, as in PyTorch. Where it reaches the stride
+        (possible only below the dilation), `out_spatial` exceeds O by output_padding // stride: the input then
+        needs that many zeros behind it, which add nothing.
+
+        Raises TypeError and ValueError as `of` does.
+        """
+        if not is_plain((stride, padding, output_padding, dilation, groups)):
+            rank = _transposed_rank(op, input_shape, weight_shape)
+            stride, padding, dilation, groups = _window(op, rank, stride, padding, dilation, groups)
+            output_padding = per_axis(op, "output_padding", output_padding, rank, 0)
+        return _transposed(op, input_shape, weight_shape, stride, padding, output_padding, dilation, groups, bias_shape)
+
+    @classmethod
+    def for_input_grad(
+        cls,
+        op: str,
+        input_size: Sequence[int],
+        weight_shape: tuple[int, ...],
+        grad_output_shape: tuple[int, ...],
+        stride: int | Sequence[int] = 1,
+        padding: int | str | Sequence[int] | Sequence[tuple[int, int]] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+    ) -> ConvGeometry:
+        """The geometry of a convolution whose gradient in an input of `input_size` (N, C, *S) is wanted.
+
+        `grad_output_shape` must be (N, K, *O), the shape of that convolution's output. Raises as `of` does.
+        """
+        input_shape = shape(op, "input_size", input_size)
+        geometry = cls.of(op, input_shape, weight_shape, stride, padding, dilation, groups)
+        _check_grad_output(op, geometry, input_shape, weight_shape, grad_output_shape)
+        return geometry
+
+    @classmethod
+    def for_weight_grad(
+        cls,
+        op: str,
+        input_shape: tuple[int, ...],
+        weight_size: Sequence[int],
+        grad_output_shape: tuple[int, ...],
+        stride: int | Sequence[int] = 1,
+        padding: int | str | Sequence[int] | Sequence[tuple[int, int]] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+    ) -> ConvGeometry:
+        """The geometry of a convolution whose gradient in a weight of `weight_size` (K, C/groups, *kernel) is wanted.
+
+        `grad_output_shape` must be (N, K, *O), the shape of that convolution's output. Raises as `of` does.
+        """
+        weight_shape = shape(op, "weight_size", weight_size)
+        geometry = cls.of(op, input_shape, weight_shape, stride, padding, dilation, groups)
+        _check_grad_output(op, geometry, input_shape, weight_shape, grad_output_shape)
+        return geometry
+
+    @property
+    def rank(self) -> int:
+        """Number of spatial axes."""
+        return len(self.kernel)
+
+    @property
+    def taps(self) -> int:
+        """Weights of one filter in one input channel."""
+        return prod(self.kernel)
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """(K, C/groups, *kernel)."""
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel)
+
+    def input_shape(self, batch: int) -> tuple[int, ...]:
+        """(batch, C, *S)."""
+        return (batch, self.in_channels, *self.spatial)
+
+    def output_shape(self, batch: int) -> tuple[int, ...]:
+        """(batch, K, *O)."""
+        return (batch, self.out_channels, *self.out_spatial)
+
+    def parameters(self, bias: bool = True) -> int:
+        """Number of weights: Π k · C/groups · K, and K more with a bias."""
+        return prod(self.weight_shape) + (self.out_channels if bias else 0)
+
+    def multiply_adds(self, batch: int = 1) -> int:
+        """Multiplications with one addition each, zero padding counted as data: batch · Π O · Π k · C/groups · K."""
+        return batch * prod(self.out_spatial) * prod(self.weight_shape)
+
+    def padded(self) -> ConvGeometry:
+        """The same convolution on an input that already carries the padding: padding modes other than zeros."""
+        sizes = tuple(size + sum(sides) for size, sides in zip(self.spatial, self.padding))
+        return ConvGeometry(
+            self.in_channels,
+            self.out_channels,
+            self.groups,
+            sizes,
+            self.kernel,
+            self.stride,
+            self.dilation,
+            ((0, 0),) * self.rank,
+        )
+
+
+@lru_cache(maxsize=4096)
+def _of(
+    op: str,
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    bias_shape: tuple[int, ...] | None,
+    padding_mode: str,
+) -> ConvGeometry:
+    rank = _conv_rank(op, input_shape, weight_shape)
+    stride, padding, dilation, groups = _window(op, rank, stride, padding, dilation, groups)
+    out_channels, per_group, *kernel = weight_shape
+    _check_groups(op, "input", input_shape[1], input_shape, groups)
+    if input_shape[1] != per_group * groups:
+        raise ValueError(
+            f"{op}: weight expects {per_group} input channels per group (weight shape {weight_shape}, "
+            f"groups={groups}) but input has {input_shape[1] // groups} (input shape {input_shape})"
+            f"{_channel_remedy(input_shape, weight_shape, groups)}"
+        )
+    _check_groups(op, "output", out_channels, weight_shape, groups)
+    _check_bias(op, bias_shape, out_channels)
+    sides = _string_padding(op, padding, tuple(kernel), stride, dilation) if isinstance(padding, str) else padding
+    geometry = ConvGeometry(
+        input_shape[1], out_channels, groups, input_shape[2:], tuple(kernel), stride, dilation, sides
+    )
+    _check_padding_mode(op, geometry, padding_mode)
+    _check_fit(op, geometry)
+    return geometry
+
+
+@lru_cache(maxsize=4096)
+def _transposed(
+    op: str,
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    dilation: Any,
+    groups: Any,
+    bias_shape: tuple[int, ...] | None,
+) -> ConvGeometry:
+    rank = _transposed_rank(op, input_shape, weight_shape)
+    if isinstance(padding, str):
+        raise ValueError(
+            f"{op}: padding={padding!r} is not defined for a transposed convolution; give numbers, e.g. padding=1"
+        )
+    stride, padding, dilation, groups = _window(op, rank, stride, padding, dilation, groups)
+    extra = per_axis(op, "output_padding", output_padding, rank, 0)
+    out_channels, per_group, *kernel = weight_shape
+    _check_groups(op, "input", input_shape[1], input_shape, groups)
+    if input_shape[1] != out_channels:
+        raise ValueError(
+            f"{op}: weight expects {out_channels} input channels (weight shape {weight_shape}, input channels first) "
+            f"but input has {input_shape[1]} (input shape {input_shape})"
+        )
+    _check_bias(op, bias_shape, per_group * groups)
+    sizes = []
+    for axis, name in enumerate(AXES[rank]):
+        s, d, e, k = stride[axis], dilation[axis], extra[axis], kernel[axis]
+        if e >= max(s, d):
+            raise ValueError(
+                f"{op}: output_padding must be smaller than the stride or the dilation, "
+                f"got output_padding {e} with stride {s}, dilation {d} ({name})"
+            )
+        before, after = padding[axis]
+        size = transposed_size(input_shape[2 + axis], k, s, before + after, d, e)
+        if size < 1:
+            raise ValueError(
+                f"{op}: padding {before}+{after} leaves no output: {name} would be {size} "
+                f"(input {input_shape[2 + axis]}, kernel {k}, stride {s}, dilation {d}, output_padding {e})"
+            )
+        sizes.append(size)
+    return ConvGeometry(
+        per_group * groups, out_channels, groups, tuple(sizes), tuple(kernel), stride, dilation, padding
+    )
+
+
+def _window(
+    op: str, rank: int, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> tuple[tuple[int, ...], Any, tuple[int, ...], int]:
+    """The arguments of a window as tuples of ints, padding as pairs; a string stays one: it needs the kernel."""
+    return (
+        per_axis(op, "stride", stride, rank, 1),
+        padding if isinstance(padding, str) else pairs(op, padding, rank),
+        per_axis(op, "dilation", dilation, rank, 1),
+        integer(op, "groups", groups, 1),
+    )
+
+
+def _conv_rank(op: str, input_shape: tuple[int, ...], weight_shape: tuple[int, ...]) -> int:
+    return _checked_rank(op, input_shape, weight_shape, "out_channels, in_channels/groups")
+
+
+def _transposed_rank(op: str, input_shape: tuple[int, ...], weight_shape: tuple[int, ...]) -> int:
+    return _checked_rank(op, input_shape, weight_shape, "in_channels, out_channels/groups")
+
+
+def _checked_rank(op: str, input_shape: tuple[int, ...], weight_shape: tuple[int, ...], channels: str) -> int:
+    rank = rank_in_name(op) or len(weight_shape) - 2
+    if rank not in AXES:
+        raise ValueError(
+            f"{op}: weight must have 3, 4 or 5 axes ({channels}, *kernel) "
+            f"but has {len(weight_shape)} (weight shape {weight_shape})"
+        )
+    if len(weight_shape) != rank + 2:
+        raise ValueError(
+            f"{op}: weight must have {rank + 2} axes ({channels}, {', '.join(AXES[rank])}) "
+            f"but has {len(weight_shape)} (weight shape {weight_shape})"
+        )
+    if min(weight_shape) < 1:
+        raise ValueError(f"{op}: weight sizes must be at least 1, but weight has shape {weight_shape}")
+    check_input_rank(op, input_shape, rank)
+    return rank
+
+
+def _check_groups(op: str, side: str, channels: int, array_shape: tuple[int, ...], groups: int) -> None:
+    if channels % groups:
+        array = "input" if side == "input" else "weight"
+        raise ValueError(
+            f"{op}: groups must divide the {side} channels, but groups={groups} does not divide {channels} "
+            f"({array} shape {array_shape})"
+        )
+
+
+def _check_bias(op: str, bias_shape: tuple[int, ...] | None, channels: int) -> None:
+    if bias_shape is not None and bias_shape != (channels,):
+        raise ValueError(
+            f"{op}: bias must have shape ({channels},), one number per output channel, but has shape {bias_shape}"
+        )
+
+
+def _channel_remedy(input_shape: tuple[int, ...], weight_shape: tuple[int, ...], groups: int) -> str:
+    channels, per_group = input_shape[1], weight_shape[1]
+    if input_shape[-1] == per_group * groups:
+        return "; if the channels are its last axis: np.moveaxis(x, -1, 1)"
+    if channels % per_group == 0 and weight_shape[0] % (channels // per_group) == 0:
+        return f"; groups={channels // per_group} would fit"
+    return ""
+
+
+def _string_padding(
+    op: str, padding: str, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
+) -> Pairs:
+    if padding == "valid":
+        return ((0, 0),) * len(kernel)
+    if padding != "same":
+        raise ValueError(f'{op}: padding must be "same", "valid" or numbers, got {padding!r}')
+    totals = [extent(k, d) - 1 for k, d in zip(kernel, dilation)]
+    sides = tuple((total // 2, total - total // 2) for total in totals)
+    if set(stride) != {1}:
+        raise ValueError(f'{op}: padding="same" needs stride 1, got stride {stride}; give numbers: padding={sides}')
+    return sides
+
+
+def _check_padding_mode(op: str, geometry: ConvGeometry, mode: str) -> None:
+    for name, size, (before, after) in zip(AXES[geometry.rank], geometry.spatial, geometry.padding):
+        if mode == "reflect" and max(before, after) >= size:
+            raise ValueError(
+                f"{op}: reflect padding must be smaller than the input, "
+                f'got padding {before}+{after} for {name} {size}; padding_mode="replicate" has no limit'
+            )
+        if mode == "circular" and max(before, after) > size:
+            raise ValueError(
+                f"{op}: circular padding must not exceed the input, got padding {before}+{after} for {name} {size}"
+            )
+
+
+def _check_fit(op: str, geometry: ConvGeometry) -> None:
+    for axis, name in enumerate(AXES[geometry.rank]):
+        if geometry.out_spatial[axis] < 1:
+            size, (before, after) = geometry.spatial[axis], geometry.padding[axis]
+            raise ValueError(
+                f"{op}: kernel of extent {geometry.extent[axis]} "
+                f"(kernel {geometry.kernel[axis]}, dilation {geometry.dilation[axis]}) does not fit into "
+                f"padded {name} {size + before + after} ({name} {size}, padding {before}+{after})"
+            )
+
+
+def _check_grad_output(
+    op: str,
+    geometry: ConvGeometry,
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    grad_output_shape: tuple[int, ...],
+) -> None:
+    expected = geometry.output_shape(input_shape[0])
+    if grad_output_shape != expected:
+        raise ValueError(
+            f"{op}: grad_output must have the shape {expected} of the convolution's output "
+            f"(input shape {input_shape}, weight shape {weight_shape}) but has {grad_output_shape}"
+        )

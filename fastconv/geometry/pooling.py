@@ -1,0 +1,234 @@
+"""The geometry of a pooling: ordinary windows and adaptive ones, with all argument checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from fastconv.geometry.arguments import (
+    AXES,
+    Pairs,
+    check_input_rank,
+    integer,
+    is_plain,
+    pairs,
+    per_axis,
+    rank_in_name,
+)
+from fastconv.geometry.formulas import extent, output_size
+
+Windows = tuple[tuple[int, ...], tuple[int, ...], int]
+"""Along one axis: first taps, ends (exclusive), step; window o reads range(starts[o], stops[o], step)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolGeometry:
+    """A pooling of rank 1, 2 or 3, each channel for itself: what its windows read and what an average divides by.
+
+    `padding` holds (before, after) for each axis. With `adaptive` the windows vary: `kernel` then is the longest of
+    each axis and `stride` their mean distance, rounded down; `windows` has the truth. Make one with `of` or `adaptive`.
+    """
+
+    spatial: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: Pairs
+    dilation: tuple[int, ...]
+    out_spatial: tuple[int, ...]
+    count_include_pad: bool = True
+    divisor_override: int | None = None
+    is_adaptive: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        op: str,
+        input_shape: tuple[int, ...],
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] | None = None,
+        padding: int | Sequence[int] | Sequence[tuple[int, int]] = 0,
+        dilation: int | Sequence[int] = 1,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> PoolGeometry:
+        """The geometry of `op` on input (N, C, *S), after all checks.
+
+        `op` names the operation in messages; a rank in it ("max_pool2d") is demanded of the input. `stride` defaults
+        to the kernel; `padding` is at most half the kernel. With `ceil_mode` a last window may hang over the end, as
+        long as it starts inside the input or its padding before. An average divides by `divisor_override` if given,
+        else by the window's size, padding included or not (`count_include_pad`); what hangs over never counts.
+
+        Raises TypeError for arguments of a wrong kind, ValueError for wrong numbers and windows that do not fit.
+        """
+        if not is_plain((kernel_size, () if stride is None else stride, padding, dilation)):
+            rank = _rank(op, input_shape)
+            kernel_size, stride, padding, dilation = _window(op, rank, kernel_size, stride, padding, dilation)
+        if divisor_override is not None:
+            divisor_override = integer(op, "divisor_override", divisor_override, 1)
+        return _of(
+            op,
+            input_shape,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            bool(ceil_mode),
+            bool(count_include_pad),
+            divisor_override,
+        )
+
+    @classmethod
+    def adaptive(
+        cls, op: str, input_shape: tuple[int, ...], output_size: int | Sequence[int | None] | None
+    ) -> PoolGeometry:
+        """Windows that divide each axis into `output_size` parts: window o is [floor(o·S/O), ceil((o + 1)·S/O)).
+
+        `output_size` is one number for all axes or one per axis; None keeps the size of the input. Where every O
+        divides its S this is an ordinary pooling of kernel and stride S/O, and comes back as one.
+
+        Raises TypeError for arguments of a wrong kind, ValueError for sizes below 1 and wrong numbers of axes.
+        """
+        rank = _rank(op, input_shape)
+        sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * rank
+        wanted: Any = output_size
+        if None in sizes and len(sizes) == rank:
+            wanted = tuple(own if size is None else size for size, own in zip(sizes, input_shape[2:]))
+        return _adaptive(input_shape[2:], per_axis(op, "output_size", wanted, rank, 1))
+
+    @property
+    def rank(self) -> int:
+        """Number of spatial axes."""
+        return len(self.spatial)
+
+    def windows(self) -> tuple[Windows, ...]:
+        """For each axis (starts, stops, step): output o reads the taps range(starts[o], stops[o], step).
+
+        All of them lie inside the input. A range is empty where a dilated window steps over a small input.
+        """
+        return _windows(self)
+
+    def divisors(self) -> tuple[tuple[int, ...], ...] | None:
+        """For each axis what an average divides by, output by output: the divisor of a window is the product.
+
+        None where `divisor_override` takes their place.
+        """
+        return _divisors(self)
+
+
+@lru_cache(maxsize=4096)
+def _of(
+    op: str,
+    input_shape: tuple[int, ...],
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> PoolGeometry:
+    rank = _rank(op, input_shape)
+    kernel, stride, padding, dilation = _window(op, rank, kernel_size, stride, padding, dilation)
+    spatial = input_shape[2:]
+    sizes = []
+    for axis, name in enumerate(AXES[rank]):
+        k, s, d, (before, after) = kernel[axis], stride[axis], dilation[axis], padding[axis]
+        if max(before, after) > k // 2:
+            raise ValueError(
+                f"{op}: padding must be at most half the kernel, got padding {before}+{after} with kernel {k} ({name})"
+            )
+        size = output_size(spatial[axis], k, s, before + after, d, ceil_mode)
+        if size < 1:
+            raise ValueError(
+                f"{op}: kernel of extent {extent(k, d)} (kernel {k}, dilation {d}) does not fit into "
+                f"padded {name} {spatial[axis] + before + after} ({name} {spatial[axis]}, padding {before}+{after})"
+            )
+        if ceil_mode and (size - 1) * s >= spatial[axis] + before:
+            size -= 1  # the last window would start behind the input and see nothing of it
+        sizes.append(size)
+    return PoolGeometry(spatial, kernel, stride, padding, dilation, tuple(sizes), count_include_pad, divisor_override)
+
+
+@lru_cache(maxsize=4096)
+def _adaptive(spatial: tuple[int, ...], sizes: tuple[int, ...]) -> PoolGeometry:
+    rank = len(spatial)
+    steps = tuple(size // wanted for size, wanted in zip(spatial, sizes))
+    none, ones = ((0, 0),) * rank, (1,) * rank
+    if all(size % wanted == 0 for size, wanted in zip(spatial, sizes)):
+        return PoolGeometry(spatial, steps, steps, none, ones, sizes)
+    longest = tuple(
+        max(stop - start for start, stop in zip(*_adaptive_bounds(size, wanted)))
+        for size, wanted in zip(spatial, sizes)
+    )
+    return PoolGeometry(spatial, longest, steps, none, ones, sizes, is_adaptive=True)
+
+
+# Few entries: those of a long 1-D input hold a number for every output.
+@lru_cache(maxsize=128)
+def _windows(geometry: PoolGeometry) -> tuple[Windows, ...]:
+    axes: list[Windows] = []
+    for axis, size in enumerate(geometry.spatial):
+        outputs, d = geometry.out_spatial[axis], geometry.dilation[axis]
+        if geometry.is_adaptive:
+            starts, stops = _adaptive_bounds(size, outputs)
+        else:
+            span = extent(geometry.kernel[axis], d)
+            first = _first_taps(geometry, axis)
+            # A tap before the input is skipped in whole steps of the dilation, so that the others stay where they are.
+            starts = tuple(start if start >= 0 else start % d for start in first)
+            stops = tuple(min(start + span, size) for start in first)
+        axes.append((starts, stops, d))
+    return tuple(axes)
+
+
+@lru_cache(maxsize=128)
+def _divisors(geometry: PoolGeometry) -> tuple[tuple[int, ...], ...] | None:
+    if geometry.divisor_override is not None:
+        return None
+    axes = []
+    for axis, (starts, stops, step) in enumerate(geometry.windows()):
+        if geometry.count_include_pad and not geometry.is_adaptive:
+            span = extent(geometry.kernel[axis], step)
+            end = geometry.spatial[axis] + geometry.padding[axis][1]
+            axes.append(tuple(len(range(t, min(t + span, end), step)) for t in _first_taps(geometry, axis)))
+        else:
+            axes.append(tuple(len(range(start, stop, step)) for start, stop in zip(starts, stops)))
+    return tuple(axes)
+
+
+def _first_taps(geometry: PoolGeometry, axis: int) -> range:
+    """Where the windows of an axis begin; negative inside the padding."""
+    before, stride = geometry.padding[axis][0], geometry.stride[axis]
+    return range(-before, -before + geometry.out_spatial[axis] * stride, stride)
+
+
+def _adaptive_bounds(size: int, outputs: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    starts = tuple(o * size // outputs for o in range(outputs))
+    stops = tuple(-(-(o + 1) * size // outputs) for o in range(outputs))
+    return starts, stops
+
+
+def _window(
+    op: str, rank: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any
+) -> tuple[tuple[int, ...], tuple[int, ...], Pairs, tuple[int, ...]]:
+    kernel = per_axis(op, "kernel_size", kernel_size, rank, 1)
+    return (
+        kernel,
+        kernel if stride is None else per_axis(op, "stride", stride, rank, 1),
+        pairs(op, padding, rank),
+        per_axis(op, "dilation", dilation, rank, 1),
+    )
+
+
+def _rank(op: str, input_shape: tuple[int, ...]) -> int:
+    rank = rank_in_name(op) or len(input_shape) - 2
+    if rank not in AXES:
+        raise ValueError(
+            f"{op}: input must have 3, 4 or 5 axes (N, C, *spatial) "
+            f"but has {len(input_shape)} (input shape {input_shape})"
+        )
+    check_input_rank(op, input_shape, rank)
+    return rank
