@@ -1,0 +1,117 @@
+"""What a backend provides: the primitives that ops/ composes. The docstrings are the specification.
+
+A backend is a module (package) with these functions at its top level; there is no registry and no class.
+`Array` is the backend's own array kind. Every array that reaches a primitive is C-contiguous, in native
+byte order, of one floating dtype and on one device: ops/ has seen to that. A primitive never modifies its
+arguments, returns a new C-contiguous array and works for empty arrays. Its result does not depend on the
+number of threads, and sample n of a batch gets the same bits whatever the rest of the batch
+(sums that run over the batch, as in `conv_weight_grad`, excepted: those are the same for the same call).
+
+Geometry arrives checked: a primitive raises nothing but MemoryError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from fastconv.geometry import ConvGeometry, PoolGeometry
+
+Array = Any
+"""An array of the backend: numpy.ndarray or cupy.ndarray."""
+
+
+class Backend(Protocol):
+    """The primitives. Shapes: N samples, C / K input / output channels, G groups, `*S` input, `*O` output sizes."""
+
+    xp: Any
+    """The array namespace (numpy or cupy) for what is composed from whole-array operations."""
+
+    def conv_forward(
+        self, x: Array, w: Array, b: Array | None, geometry: ConvGeometry, activation: str | None
+    ) -> Array:
+        """Cross-correlation. x (N, C, *S), w (K, C/G, *kernel), b (K,) → activation(x ⋆ w + b) of shape (N, K, *O)."""
+        ...
+
+    def conv_input_grad(self, gy: Array, w: Array, b: Array | None, geometry: ConvGeometry) -> Array:
+        """Adjoint of `conv_forward` in x. gy (N, K, *O), w (K, C/G, *kernel) → (N, C, *S).
+
+        `b` (C,), if given, is added: with it this is the transposed convolution.
+        """
+        ...
+
+    def conv_weight_grad(self, gy: Array, x: Array, geometry: ConvGeometry) -> Array:
+        """Adjoint of `conv_forward` in w. gy (N, K, *O), x (N, C, *S) → (K, C/G, *kernel)."""
+        ...
+
+    def channel_sum(self, x: Array) -> Array:
+        """x (N, C, *S) → (C,), the sum over batch and space: the gradient of a bias."""
+        ...
+
+    def explain_conv(self, geometry: ConvGeometry, dtype: Any, operation: str) -> str:
+        """Name of the algorithm that `operation` ("forward", "input_grad", "weight_grad") takes for this geometry."""
+        ...
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        """a (M, K) @ b (K, N) → (M, N); transposed views are welcome. Each element is one sum in the order of K."""
+        ...
+
+    def pad(self, x: Array, padding: Sequence[tuple[int, int]], mode: str, value: float = 0.0) -> Array:
+        """Pad the last len(padding) axes; mode "zeros" (constant `value`), "reflect", "replicate" or "circular"."""
+        ...
+
+    def pad_grad(self, gy: Array, padding: Sequence[tuple[int, int]], mode: str, spatial: Sequence[int]) -> Array:
+        """Adjoint of `pad`: gy has the padded sizes, the result the sizes `spatial` in its last axes."""
+        ...
+
+    def max_pool_forward(self, x: Array, geometry: PoolGeometry) -> tuple[Array, Array]:
+        """x (N, C, *S) → values (N, C, *O) and int64 indices of the winners, flat in each channel's *S plane.
+
+        The first of equal values wins; a NaN wins over everything.
+        """
+        ...
+
+    def max_pool_backward(self, gy: Array, indices: Array, geometry: PoolGeometry) -> Array:
+        """gy, indices (N, C, *O) → (N, C, *S): each gradient goes to its winner, sums in the order of the outputs."""
+        ...
+
+    def avg_pool_forward(self, x: Array, geometry: PoolGeometry) -> Array:
+        """x (N, C, *S) → (N, C, *O): window sums divided by `geometry.divisors()`."""
+        ...
+
+    def avg_pool_backward(self, gy: Array, geometry: PoolGeometry) -> Array:
+        """Adjoint of `avg_pool_forward`: gy (N, C, *O) → (N, C, *S)."""
+        ...
+
+    def activation_forward(self, x: Array, name: str, alpha: float) -> Array:
+        """Elementwise `name` of `ops.pointwise.ACTIVATIONS`; `alpha` is its parameter (slope, scale) where it has one."""
+        ...
+
+    def activation_backward(self, gy: Array, x: Array, y: Array, name: str, alpha: float) -> Array:
+        """gy · f'(x), given both x and y = f(x)."""
+        ...
+
+    def softmax(self, x: Array, axis: int, log: bool) -> Array:
+        """Softmax (or its logarithm) along `axis`, computed with the maximum subtracted."""
+        ...
+
+    def softmax_backward(self, gy: Array, y: Array, axis: int, log: bool) -> Array:
+        """Gradient of `softmax` given its result y."""
+        ...
+
+    def batch_norm_statistics(self, x: Array) -> tuple[Array, Array]:
+        """x (N, C, *S) → mean (C,) and biased variance (C,) over batch and space, summed in float64."""
+        ...
+
+    def batch_norm_apply(self, x: Array, scale: Array, shift: Array) -> Array:
+        """x (N, C, *S), scale (C,), shift (C,) → x · scale + shift, channel by channel."""
+        ...
+
+    def batch_norm_backward(
+        self, gy: Array, x: Array, mean: Array, inverse_std: Array, scale: Array
+    ) -> tuple[Array, Array, Array]:
+        """Gradient through `batch_norm_statistics` and the normalisation → gx, gradient of weight (C,), of bias (C,).
+
+        `scale` is weight · inverse_std (inverse_std alone where there is no weight).
+        """
+        ...

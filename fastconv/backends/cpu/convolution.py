@@ -1,0 +1,126 @@
+"""Convolution primitives of the CPU backend: forward, input gradient, weight gradient. See contract.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv.backends.cpu import correlate, weight_grad
+from fastconv.backends.cpu.plan import Correlation, forward_plan, input_grad_plans
+from fastconv.backends.cpu.pointwise import activation_forward
+from fastconv.backends.cpu.scratch import scratch
+from fastconv.backends.cpu.threads import parallel_for
+from fastconv.geometry import ConvGeometry
+
+Array = npt.NDArray[Any]
+
+_NS_PER_FLOP = 0.01
+_NS_PER_ELEMENT = 0.3
+_MIN_TASKS = 16  # fewer pieces than this leave threads idle; pieces of output rows share a gathered source
+
+
+def conv_forward(x: Array, w: Array, b: Array | None, geometry: ConvGeometry, activation: str | None) -> Array:
+    """See contract.Backend.conv_forward."""
+    y = np.empty(geometry.output_shape(len(x)), x.dtype)
+    correlation = forward_plan(geometry, x.itemsize)
+    relu = activation == "relu"
+    _run(correlation, x, w, b, y, relu, forward=True)
+    if activation is None or relu:
+        return y
+    return activation_forward(y, activation, 0.0)
+
+
+def conv_input_grad(gy: Array, w: Array, b: Array | None, geometry: ConvGeometry) -> Array:
+    """See contract.Backend.conv_input_grad."""
+    gx = np.empty(geometry.input_shape(len(gy)), gy.dtype)
+    for correlation in input_grad_plans(geometry, gy.itemsize):
+        _run(correlation, gy, w, b, gx, False, forward=False)
+    return gx
+
+
+def conv_weight_grad(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
+    """See contract.Backend.conv_weight_grad."""
+    return weight_grad.weight_gradient(gy, x, geometry)
+
+
+def explain_conv(geometry: ConvGeometry, dtype: Any, operation: str) -> str:
+    """See contract.Backend.explain_conv."""
+    itemsize = np.dtype(dtype).itemsize
+    if operation == "input_grad":
+        return " + ".join(sorted({_name(c) for c in input_grad_plans(geometry, itemsize)}))
+    name = _name(forward_plan(geometry, itemsize))
+    return name if operation == "forward" else name.replace("in place", "columns")
+
+
+def _name(correlation: Correlation) -> str:
+    if correlation.empty:
+        return "constant"
+    if correlation.plan[0]["direct"]:
+        return "shift-gemm in place"
+    return "shift-gemm columns" if correlation.columns else "shift-gemm boxes"
+
+
+def _run(
+    correlation: Correlation, source: Array, w: Array, b: Array | None, target: Array, relu: bool, *, forward: bool
+) -> None:
+    """Write one correlation of `source` with w into its part of `target`."""
+    if not target.size:
+        return
+    if correlation.empty:
+        _fill(correlation, b, target, relu)
+        return
+    plan = correlation.plan
+    fields = plan[0]
+    dtype = source.dtype
+    groups, packed_rows, count = correlation.groups, correlation.packed_rows, correlation.count
+    packed = np.empty(groups * packed_rows * count, dtype)
+    start = np.empty(groups * packed_rows, dtype)
+    size = correlation.kernel_size
+    inner, outer = size, w.shape[1] * size
+    correlate.pack(
+        w.reshape(-1),
+        _NO_BIAS[dtype] if b is None else b,
+        packed,
+        start,
+        plan,
+        correlation.kernel_taps,
+        *((outer, inner) if forward else (inner, outer)),
+        size,
+    )
+    samples = len(source)
+    cost = samples * (correlation.flops * _NS_PER_FLOP + (source.size + target.size) / samples * _NS_PER_ELEMENT)
+    flat_source, flat_target = source.reshape(-1), target.reshape(-1)
+    if correlation.columns:
+        kernel, where, offsets = correlate.correlate_columns, correlation.positions, correlation.column_offsets
+        elements = correlation.count * correlation.panel_columns
+        pieces = groups * -(-samples * correlation.outputs // correlation.panel_columns)
+    else:
+        kernel, where, offsets = correlate.correlate_boxes, correlation.tables, correlation.box_offsets
+        elements = correlation.box_elements
+        pieces = samples * groups * correlation.boxes
+    chunks = max(1, min(int(fields["blocks"]), _MIN_TASKS // pieces))
+    if chunks != fields["chunks"]:
+        plan = plan.copy()
+        plan[0]["chunks"] = chunks
+    elements += correlate.TILE_ELEMENTS + correlate.SLACK
+
+    def call(begin: int, end: int) -> None:
+        memory = scratch(elements, dtype)
+        kernel(flat_source, packed, start, flat_target, plan, where, offsets, memory, relu, begin, end)
+
+    parallel_for(call, pieces * chunks, cost)
+
+
+_NO_BIAS = {np.dtype(d): np.empty(0, d) for d in ("float32", "float64")}
+
+
+def _fill(correlation: Correlation, b: Array | None, target: Array, relu: bool) -> None:
+    """A part of the target that no tap reaches: the bias alone."""
+    index = tuple(slice(axis.first, None, axis.stride) for axis in correlation.axes)[-(target.ndim - 2) :]
+    if b is None:
+        target[(..., *index)] = 0
+    else:
+        value = np.maximum(b, 0) if relu else b
+        target[(..., *index)] = value.reshape(-1, *([1] * (target.ndim - 2)))

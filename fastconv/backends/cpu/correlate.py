@@ -1,0 +1,262 @@
+"""Correlation as a GEMM over shifted views: the kernels behind forward convolution and input gradient.
+
+Idea: in the gathered box of a source (see gather.py) tap k of every output lies at the same distance off[k], so the
+convolution is the product of the packed weights [rows][k] with a matrix whose row k is the box, shifted; nothing is
+unfolded. Loop order: box → tile of columns → block of output rows → k (in `simd.outer`). Registers hold the tile's
+outputs, the first-level cache the tile's source (shared by all row blocks), the second level the box; the packed
+weights stream. Cost per output: k FMAs; per tile and k 8 weights and 3 source vectors for 24 vector FMAs.
+Floor: the FMA rate for many rows, the source and target traffic for few.
+
+Small images and 1×1 take exact columns instead of boxes: the same product, the source gathered tap by tap or, where the
+tile lies inside one sample of a 1×1 convolution, read in place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns
+from fastconv.backends.cpu.host import kernel
+from fastconv.backends.cpu.plan import PANEL_VECTORS
+from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, lanes_of, outer
+
+_W8, _W4, _W2, _W1 = (WIDE.get(rows, 1) for rows in (8, 4, 2, 1))
+_N8, _N4, _N2, _N1 = (NARROW.get(rows, 1) for rows in (8, 4, 2, 1))
+_LANES4, _LANES8 = lanes_of(4), lanes_of(8)
+
+TILE_ELEMENTS = 32 * _LANES4
+"""Scratch in front of a box for one tile that is stored by pieces; at least rows × columns of any tile."""
+
+SLACK = 16 * _LANES4
+"""Scratch behind a box that the last tile may read beyond it."""
+
+
+@kernel
+def pack(
+    w: Any, b: Any, packed: Any, start: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size: int
+) -> None:
+    """Weights into [group][block of rows][channel, tap][row of block] and biases into [group][row], zeros at the end.
+
+    Row r and channel c of a group find their taps at w[group_base + r · row_step + c · channel_step]; `b` may be empty.
+    """
+    p = plan[0]
+    group_step = p.rows * p.channels * kernel_size
+    for g in range(p.groups):
+        for r in range(p.packed):
+            start[g * p.packed + r] = b[g * p.rows + r] if r < p.rows and b.size else start.dtype.type(0)
+        for block in range(p.blocks):
+            r0 = block * ROWS
+            mr = min(ROWS, p.packed - r0)
+            to = (g * p.packed + r0) * p.count
+            valid = min(mr, p.rows - r0)
+            source = g * group_step + r0 * row_step
+            for c in range(p.channels):
+                for t in range(p.taps):
+                    column = source + c * channel_step + taps[t]
+                    for r in range(valid):
+                        packed[to + r] = w[column + r * row_step]
+                    for r in range(valid, mr):
+                        packed[to + r] = packed.dtype.type(0)
+                    to += mr
+
+
+@kernel
+def _tile(like: Any, mr: int, wide: bool, a: int, b: int, off: int, k: int, start: int, c: int, ldc: int, relu: int) -> None:
+    """One tile by the micro-kernel of its shape."""
+    if mr == 8:
+        if wide:
+            outer(like, 8, _W8, a, b, off, k, start, c, ldc, relu)
+        else:
+            outer(like, 8, _N8, a, b, off, k, start, c, ldc, relu)
+    elif mr == 4:
+        if wide:
+            outer(like, 4, _W4, a, b, off, k, start, c, ldc, relu)
+        else:
+            outer(like, 4, _N4, a, b, off, k, start, c, ldc, relu)
+    elif mr == 2:
+        if wide:
+            outer(like, 2, _W2, a, b, off, k, start, c, ldc, relu)
+        else:
+            outer(like, 2, _N2, a, b, off, k, start, c, ldc, relu)
+    else:
+        if wide:
+            outer(like, 1, _W1, a, b, off, k, start, c, ldc, relu)
+        else:
+            outer(like, 1, _N1, a, b, off, k, start, c, ldc, relu)
+
+
+@kernel
+def _tile_width(mr: int, lanes: int, left: int) -> tuple[int, bool]:
+    """Columns of the next tile when `left` are left, and whether it is the wide one."""
+    wide = (_W8 if mr == 8 else _W4 if mr == 4 else _W2 if mr == 2 else _W1) * lanes
+    narrow = (_N8 if mr == 8 else _N4 if mr == 4 else _N2 if mr == 2 else _N1) * lanes
+    if left > wide - narrow:
+        return wide, True
+    return narrow, False
+
+
+@kernel
+def _store_rows(y: Any, to: int, row_step: int, tile: Any, valid: int, width: int, q: int, columns: int, rows: int, plan: Any) -> None:
+    """Store the tile that begins at flat position q of a box (rows × columns, `pitch` apart) without the waste between rows."""
+    p = plan[0]
+    row0, column0 = divmod(q, p.pitch)
+    for m in range(valid):
+        row, column, j = row0, column0, 0
+        while j < width and row < rows:
+            count = min(width - j, columns - column)
+            if count > 0:
+                target = to + m * row_step + row * p.stride_h * p.target_w + column * p.stride_w
+                if p.stride_w == 1:
+                    copy_strided(y, target, tile, m * width + j, 1, count)
+                else:
+                    for i in range(count):
+                        y[target + i * p.stride_w] = tile[m * width + j + i]
+            j += p.pitch - column
+            row += 1
+            column = 0
+
+
+@kernel
+def correlate_boxes(
+    x: Any, packed: Any, start: Any, y: Any, plan: Any, tables: Any, off: Any, scratch: Any, relu: int, begin: int, end: int
+) -> None:
+    """Tasks begin ≤ task < end of (sample, group, plane, box row, box column, chunk of row blocks), the last fastest."""
+    p = plan[0]
+    size = x.itemsize
+    lanes = _LANES4 if size == 4 else _LANES8
+    volume = p.depth * p.height * p.width
+    target = p.target_d * p.target_h * p.target_w
+    origin = scratch.ctypes.data + TILE_ELEMENTS * size
+    gathered = -1
+    for task in range(begin, end):
+        box, chunk = divmod(task, p.chunks)
+        rest, bw = divmod(box, p.boxes_w)
+        rest, bh = divmod(rest, p.boxes_h)
+        image, d = divmod(rest, p.outputs_d)
+        g = image % p.groups
+        h0, w0 = bh * p.box_h, bw * p.box_w
+        rows, columns = min(p.box_h, p.outputs_h - h0), min(p.box_w, p.outputs_w - w0)
+        if box != gathered:
+            gather_box(x, image * p.channels * volume, scratch, TILE_ELEMENTS, plan, tables, d, h0, w0)
+            gathered = box
+        to = image * p.rows * target + (p.first_d + d * p.stride_d) * p.target_h * p.target_w
+        to += (p.first_h + h0 * p.stride_h) * p.target_w + p.first_w + w0 * p.stride_w
+        runs, length = (rows, columns) if p.rowwise else (1, (rows - 1) * p.pitch + columns)
+        first, last = p.blocks * chunk // p.chunks, p.blocks * (chunk + 1) // p.chunks
+        tail_only = last == p.blocks and p.tail > 0 and p.tail < ROWS
+        full = last - 1 if tail_only else last
+        for part in range(2):  # blocks of ROWS rows, then the tail, whose tiles are wider
+            if part == 0:
+                b0, b1, mr = first, full, ROWS
+            else:
+                b0, b1, mr = full, last, p.tail
+            if b0 >= b1:
+                continue
+            for run in range(runs):
+                q = 0
+                while q < length:
+                    width, wide = _tile_width(mr, lanes, length - q)
+                    position = run * p.pitch + q
+                    source = origin + position * size
+                    row, column = divmod(position, p.pitch)
+                    whole = q + width <= length if p.linear else column + width <= columns and p.stride_w == 1
+                    at = to + row * p.stride_h * p.target_w + column
+                    for block in range(b0, b1):
+                        r0 = block * ROWS
+                        valid = min(mr, p.rows - r0)
+                        a = packed.ctypes.data + (g * p.packed + r0) * p.count * size
+                        s = start.ctypes.data + (g * p.packed + r0) * size
+                        if whole and valid == mr:
+                            c = y.ctypes.data + (at + r0 * target) * size
+                            _tile(x, mr, wide, a, source, off.ctypes.data, p.count, s, c, target, relu)
+                        else:
+                            _tile(x, mr, wide, a, source, off.ctypes.data, p.count, s, scratch.ctypes.data, width, relu)
+                            _store_rows(y, to + r0 * target, target, scratch, valid, width, position, columns, rows, plan)
+                    q += width
+
+
+@kernel
+def _column_targets(address: Any, plan: Any, group: int, first: int, count: int) -> None:
+    """Where in the target row 0 of the group stores each of `count` columns from number `first` on."""
+    p = plan[0]
+    sample, rest = divmod(first, p.outputs_d * p.outputs_h * p.outputs_w)
+    d, rest = divmod(rest, p.outputs_h * p.outputs_w)
+    h, w = divmod(rest, p.outputs_w)
+    for j in range(count):
+        row = (sample * p.groups + group) * p.rows * p.target_d + p.first_d + d * p.stride_d
+        row = row * p.target_h + p.first_h + h * p.stride_h
+        address[j] = row * p.target_w + p.first_w + w * p.stride_w
+        w += 1
+        if w == p.outputs_w:
+            w = 0
+            h += 1
+            if h == p.outputs_h:
+                h = 0
+                d += 1
+                if d == p.outputs_d:
+                    d = 0
+                    sample += 1
+
+
+@kernel
+def correlate_columns(
+    x: Any, packed: Any, start: Any, y: Any, plan: Any, positions: Any, off: Any, scratch: Any, relu: int, begin: int, end: int
+) -> None:
+    """Tasks begin ≤ task < end of (group, tile of columns over all samples, chunk of row blocks), the last fastest.
+
+    `off` holds count offsets into the panel, then count offsets into the source in place (1×1 only).
+    """
+    p = plan[0]
+    size = x.itemsize
+    lanes = _LANES4 if size == 4 else _LANES8
+    outputs = p.outputs_d * p.outputs_h * p.outputs_w
+    target = p.target_d * p.target_h * p.target_w
+    samples = x.size // (p.groups * p.channels * p.depth * p.height * p.width)
+    total = samples * outputs
+    span = PANEL_VECTORS * lanes
+    tiles = -(-total // span)
+    panel = scratch.ctypes.data + TILE_ELEMENTS * size
+    address = np.empty(span, np.int64)
+    gathered = -1
+    for task in range(begin, end):
+        piece, chunk = divmod(task, p.chunks)
+        g, tile = divmod(piece, tiles)
+        first = tile * span
+        count = min(span, total - first)
+        sample, o = divmod(first, outputs)
+        inside = count == span and o + count <= outputs
+        # The tiles of a short last block are wider than the panel and read on beyond it.
+        in_place = p.direct and inside and (p.tail == 0 or p.tail == ROWS or o + 2 * count <= outputs)
+        if piece != gathered:
+            gathered = piece
+            if not in_place:
+                gather_columns(x, g, scratch, TILE_ELEMENTS, span, plan, positions, first, count, 0, p.channels)
+            _column_targets(address, plan, g, first, count)
+        whole = inside and p.linear
+        if in_place:
+            source = x.ctypes.data + ((sample * p.groups + g) * p.channels * outputs + o) * size
+            offsets = off.ctypes.data + p.count * 8
+        else:
+            source, offsets = panel, off.ctypes.data
+        for block in range(p.blocks * chunk // p.chunks, p.blocks * (chunk + 1) // p.chunks):
+            r0 = block * ROWS
+            mr = min(ROWS, p.packed - r0)
+            valid = min(mr, p.rows - r0)
+            a = packed.ctypes.data + (g * p.packed + r0) * p.count * size
+            s = start.ctypes.data + (g * p.packed + r0) * size
+            q = 0
+            while q < count:
+                width, wide = _tile_width(mr, lanes, count - q)
+                if q + width > span:
+                    width, wide = _tile_width(mr, lanes, 0)
+                if whole and valid == mr and q + width <= span:
+                    c = y.ctypes.data + (address[q] + r0 * target) * size
+                    _tile(x, mr, wide, a, source + q * size, offsets, p.count, s, c, target, relu)
+                else:
+                    _tile(x, mr, wide, a, source + q * size, offsets, p.count, s, scratch.ctypes.data, width, relu)
+                    for m in range(valid):
+                        for j in range(min(width, count - q)):
+                            y[address[q + j] + (r0 + m) * target] = scratch[m * width + j]
+                q += width

@@ -1,0 +1,147 @@
+"""Bringing the source of a piece of work into scratch, where a tap is a plain offset.
+
+A box is a run of output rows of one sample: its source is copied once, padding included, and every tap reads that copy
+shifted. Strides are taken apart while copying (a phase of the stride is an image of its own), so a tap reads at step 1.
+Cost: one read and one write of the box for all taps and all output channels together.
+
+Columns are single outputs side by side, across rows and samples: each tap is gathered separately, nothing is wasted
+between rows. Cost: one read and write for each tap; for small images, where many output channels share it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastconv.backends.cpu.host import kernel
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def copy_bytes(typing_context, target, source, count):  # type: ignore[no-untyped-def]
+    """memcpy of `count` bytes between addresses."""
+    signature = types.void(types.intp, types.intp, types.intp)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        target, source, count = args
+        byte = ir.IntType(8).as_pointer()
+        cgutils.raw_memcpy(builder, builder.inttoptr(target, byte), builder.inttoptr(source, byte), count, 1)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def zero_bytes(typing_context, target, count):  # type: ignore[no-untyped-def]
+    """memset of `count` bytes at an address to 0."""
+    signature = types.void(types.intp, types.intp)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        target, count = args
+        cgutils.memset(builder, builder.inttoptr(target, ir.IntType(8).as_pointer()), count, 0)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@kernel
+def copy_strided(target: Any, to: int, source: Any, start: int, step: int, count: int) -> None:
+    """target[to + j] = source[start + j · step] for j < count."""
+    size = source.itemsize
+    if step == 1:
+        copy_bytes(target.ctypes.data + to * size, source.ctypes.data + start * size, count * size)
+    elif step == 2:  # constant steps let LLVM de-interleave whole vectors
+        for j in range(np.uintp(count)):
+            target[np.uintp(to) + j] = source[np.uintp(start) + j * np.uintp(2)]
+    elif step == 4:
+        for j in range(np.uintp(count)):
+            target[np.uintp(to) + j] = source[np.uintp(start) + j * np.uintp(4)]
+    else:
+        for j in range(np.uintp(count)):
+            target[np.uintp(to) + j] = source[np.uintp(start) + j * np.uintp(step)]
+
+
+@kernel
+def gather_box(x: Any, base: int, scratch: Any, to: int, plan: Any, tables: Any, d: int, h0: int, w0: int) -> None:
+    """Copy the source of the box of outputs that begins at (d, h0, w0) from x[base:] to scratch[to:].
+
+    Layout [channel][plane of a tap][phase h][phase w][row][pitch]; what lies outside the source is 0.
+    """
+    p = plan[0]
+    size = x.itemsize
+    address = scratch.ctypes.data
+    planes, phases_h, phases_w = p.planes, p.phases_h, p.phases_w
+    images = phases_h * phases_w
+    for c in range(p.channels):
+        for i in range(planes):
+            z = d * p.step_d + tables[i]
+            plane = to + c * p.channel + i * images * p.plane
+            if z < 0 or z >= p.depth:
+                zero_bytes(address + plane * size, images * p.plane * size)
+                continue
+            source = base + (c * p.depth + z) * p.height * p.width
+            for ih in range(phases_h):
+                first_row = h0 * p.step_h + p.low_h + tables[planes + ih]
+                for iw in range(phases_w):
+                    image = plane + (ih * phases_w + iw) * p.plane
+                    column = w0 * p.step_w + p.low_w + tables[planes + phases_h + iw]
+                    before = min(p.pitch, max(0, -(column // p.step_w)))
+                    inside = min(p.pitch, max(before, -((column - p.width) // p.step_w)))
+                    for r in range(p.box_rows):
+                        row = first_row + r * p.step_h
+                        to_row = image + r * p.pitch
+                        if row < 0 or row >= p.height:
+                            zero_bytes(address + to_row * size, p.pitch * size)
+                            continue
+                        zero_bytes(address + to_row * size, before * size)
+                        start = source + row * p.width + column + before * p.step_w
+                        copy_strided(scratch, to_row + before, x, start, p.step_w, inside - before)
+                        zero_bytes(address + (to_row + inside) * size, (p.pitch - inside) * size)
+                    zero_bytes(address + (image + p.box_rows * p.pitch) * size, p.shared * size)
+
+
+@kernel
+def gather_columns(
+    x: Any, group: int, panel: Any, to: int, width: int, plan: Any, positions: Any, first: int, count: int, c0: int, c1: int
+) -> None:
+    """Gather `count` outputs from number `first` on (sample-major) into panel[to:] of shape [channel][tap][width].
+
+    Channels c0 ≤ c < c1 of the group; columns from `count` to `width` and positions outside the source are 0.
+    """
+    p = plan[0]
+    outputs = p.outputs_d * p.outputs_h * p.outputs_w
+    volume = p.depth * p.height * p.width
+    taps = p.taps
+    index = np.empty(width, np.int64)
+    for t in range(taps):
+        off_d, off_h, off_w = positions[t, 0], positions[t, 1], positions[t, 2]
+        sample, rest = divmod(first, outputs)
+        d, rest = divmod(rest, p.outputs_h * p.outputs_w)
+        h, w = divmod(rest, p.outputs_w)
+        for j in range(width):
+            index[j] = -1
+            if j < count:
+                z, y, v = d * p.step_d + off_d, h * p.step_h + off_h, w * p.step_w + off_w
+                if 0 <= z < p.depth and 0 <= y < p.height and 0 <= v < p.width:
+                    channel = (sample * p.groups + group) * p.channels + c0
+                    index[j] = channel * volume + (z * p.height + y) * p.width + v
+                w += 1
+                if w == p.outputs_w:
+                    w = 0
+                    h += 1
+                    if h == p.outputs_h:
+                        h = 0
+                        d += 1
+                        if d == p.outputs_d:
+                            d = 0
+                            sample += 1
+        for c in range(c1 - c0):
+            row = np.uintp(to + (c * taps + t) * width)
+            shift = c * volume
+            for j in range(np.uintp(width)):
+                i = index[j]
+                panel[row + j] = x[np.uintp(i + shift)] if i >= 0 else x.dtype.type(0)

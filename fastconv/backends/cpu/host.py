@@ -1,0 +1,77 @@
+"""The host as the kernels see it: vector width, register budget, and a JIT cache that knows both.
+
+`FASTCONV_VECTOR_WIDTH` (4, 8 or 16: float32 lanes) overrides the width found, so that every width can be tested on any
+machine: LLVM lowers wide vectors to what the processor has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import llvmlite.binding as llvm
+import numba
+from numba.core.caching import FunctionCache
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_ENVIRONMENT = "FASTCONV_VECTOR_WIDTH"
+
+
+def _lanes_of_host() -> int:
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512f"):
+        return 16
+    if features.get("avx2") or features.get("avx"):
+        return 8
+    return 4
+
+
+def _lanes() -> int:
+    forced = os.environ.get(_ENVIRONMENT)
+    if forced is None:
+        return _lanes_of_host()
+    if forced not in ("4", "8", "16"):
+        raise ValueError(f"{_ENVIRONMENT} must be 4, 8 or 16 (float32 lanes of a vector), got {forced!r}")
+    return int(forced)
+
+
+LANES = _lanes()
+"""float32 lanes of a vector; float64 has half as many."""
+
+VECTOR_BYTES = 4 * LANES
+
+REGISTERS = 32 if LANES == 16 or (LANES == 4 and "arm" in llvm.get_default_triple()) else 16
+"""Vector registers a micro-kernel may plan with (AVX-512 and NEON have 32, SSE and AVX2 16)."""
+
+
+@lru_cache(maxsize=1)
+def _source_digest() -> str:
+    """Numba's cache watches only the file of the cached function; a kernel also depends on the files beside it."""
+    digest = hashlib.sha256(f"{numba.__version__} {LANES}".encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class _HostCache(FunctionCache):  # type: ignore[misc]  # Numba carries no type information
+    """Numba's file cache with the vector width and the digest of all kernel sources in its key."""
+
+    def _index_key(self, signature: Any, codegen: Any) -> Any:
+        return (*super()._index_key(signature, codegen), _source_digest())
+
+
+def kernel(function: Function | None = None, *, fastmath: bool | set[str] = False) -> Any:
+    """Compile a kernel on its first call, without the GIL, cached on disk.
+
+    `fastmath` may name only flags that keep NaN and infinity: {"reassoc", "contract"}.
+    """
+    if function is None:
+        return lambda f: kernel(f, fastmath=fastmath)
+    dispatcher = numba.njit(nogil=True, fastmath=fastmath)(function)
+    dispatcher._cache = _HostCache(function)
+    return dispatcher

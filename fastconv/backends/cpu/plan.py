@@ -1,0 +1,286 @@
+"""From a geometry to what the kernels walk over: a correlation on three axes, cut into boxes or columns.
+
+Forward convolution and input gradient are one thing here, a `Correlation`: output j of an axis reads the source at
+j · step + offset for each of a few taps, and is written to the target at first + j · stride. The forward pass has
+step = the convolution's stride and stride 1. The input gradient has step 1 and is one correlation for each phase of
+the convolution's stride, with the taps that reach this phase. Lower ranks get leading axes of size 1.
+
+Taps that only ever meet padding are dropped. Nothing here depends on the number of samples or threads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv.backends.cpu import simd
+from fastconv.geometry import ConvGeometry
+
+Ints = npt.NDArray[np.int64]
+
+BOX_BYTES = 384 * 1024
+"""Scratch for the gathered source of one box: a good third of a typical second-level cache, the weights need the rest."""
+
+WEIGHT_GRAD_BOX_BYTES = 1536 * 1024
+"""The same for the weight gradient, source and output gradient together: long runs pay for its horizontal sums."""
+
+PANEL_VECTORS = simd.WIDE[simd.ROWS]
+"""Vectors of a tile of columns: one panel serves all blocks of rows, so it is as wide as a full block's tile."""
+
+PANEL_OUTPUTS = 256
+"""Up to this many outputs in a channel a box wastes too many columns between the rows; exact columns are gathered."""
+
+_FIELDS = (
+    "channels rows depth height width outputs_d outputs_h outputs_w step_d step_h step_w "
+    "first_d first_h first_w stride_d stride_h stride_w target_d target_h target_w groups "
+    "taps count blocks tail packed planes phases_h phases_w low_h low_w box_h box_w boxes_h boxes_w "
+    "box_rows pitch shared plane channel rowwise linear direct chunks"
+).split()
+
+PLAN = np.dtype([(name, np.int64) for name in _FIELDS])
+"""What the kernels read of a correlation; see `Correlation.plan` for the meaning of each field."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a correlation; see the head of this file."""
+
+    size: int
+    outputs: int
+    step: int
+    offsets: tuple[int, ...]
+    taps: tuple[int, ...]
+    first: int
+    stride: int
+    target: int
+
+    def reaching(self) -> Axis:
+        """The same axis without the taps that read nothing but padding."""
+        kept = [i for i, offset in enumerate(self.offsets) if self._reaches(offset)]
+        offsets, taps = (tuple(values[i] for i in kept) for values in (self.offsets, self.taps))
+        return Axis(self.size, self.outputs, self.step, offsets, taps, self.first, self.stride, self.target)
+
+    def _reaches(self, offset: int) -> bool:
+        output = max(0, -(offset // self.step))  # the first output whose position is not before the source
+        return output < self.outputs and output * self.step + offset < self.size
+
+    @property
+    def low(self) -> int:
+        return min(self.offsets)
+
+    @property
+    def phases(self) -> tuple[int, ...]:
+        """Residues of the taps modulo the step: each is gathered as an image of its own, read at step 1."""
+        return tuple(sorted({(offset - self.low) % self.step for offset in self.offsets}))
+
+    @property
+    def halo(self) -> int:
+        """Positions that a row of outputs reads in a phase beyond its own number."""
+        return max((offset - self.low) // self.step for offset in self.offsets)
+
+    @property
+    def identity(self) -> bool:
+        return self.step == 1 and self.offsets == (0,) and self.outputs == self.size
+
+
+def lifted(values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
+    """Three axes from one to three, by leading ones."""
+    full = (fill,) * (3 - len(values)) + tuple(values)
+    return full[0], full[1], full[2]
+
+
+def forward_axes(geometry: ConvGeometry) -> list[Axis]:
+    """The three axes of the forward convolution."""
+    axes = []
+    for size, kernel, stride, dilation, (before, _), out in zip(
+        geometry.spatial,
+        geometry.kernel,
+        geometry.stride,
+        geometry.dilation,
+        geometry.padding,
+        geometry.out_spatial,
+        strict=True,
+    ):
+        offsets = tuple(tap * dilation - before for tap in range(kernel))
+        axes.append(Axis(size, out, stride, offsets, tuple(range(kernel)), 0, 1, out))
+    return _lift(axes)
+
+
+def input_grad_axes(geometry: ConvGeometry) -> list[list[Axis]]:
+    """The three axes of the input gradient, one triple for each phase of the strides."""
+    per_axis = []
+    for size, kernel, stride, dilation, (before, _), out in zip(
+        geometry.spatial,
+        geometry.kernel,
+        geometry.stride,
+        geometry.dilation,
+        geometry.padding,
+        geometry.out_spatial,
+        strict=True,
+    ):
+        phases = []
+        for phase in range(min(stride, size)):
+            taps = tuple(t for t in range(kernel) if (phase + before - t * dilation) % stride == 0)
+            offsets = tuple((phase + before - t * dilation) // stride for t in taps)
+            phases.append(Axis(out, -(-(size - phase) // stride), 1, offsets, taps, phase, stride, size))
+        per_axis.append(phases)
+    return [_lift(list(triple)) for triple in itertools.product(*per_axis)]
+
+
+def _lift(axes: list[Axis]) -> list[Axis]:
+    one = Axis(1, 1, 1, (0,), (0,), 0, 1, 1)
+    if all(axis.identity and axis.stride == 1 for axis in axes):  # 1×1: space is one long row
+        size = math.prod(axis.size for axis in axes)
+        axes = [Axis(size, size, 1, (0,), (0,), 0, 1, size)]
+    return [one] * (3 - len(axes)) + [axis.reaching() for axis in axes]
+
+
+class Correlation:
+    """One correlation of the source (N, G·channels, *axes) with packed weights into the target (N, G·rows, *axes)."""
+
+    def __init__(
+        self,
+        axes: list[Axis],
+        channels: int,
+        rows: int,
+        groups: int,
+        kernel: tuple[int, ...],
+        itemsize: int,
+        *,
+        weight_grad: bool = False,
+    ):
+        depth, height, width = axes
+        self.axes = axes
+        self.groups, self.rows = groups, rows
+        self.kernel_size = math.prod(kernel)
+        self.empty = any(not axis.offsets for axis in axes)
+        self.outputs = math.prod(axis.outputs for axis in axes)
+        strides = lifted(kernel, 1)
+        self.kernel_taps = np.array(
+            [
+                (d * strides[1] + h) * strides[2] + w
+                for d, h, w in itertools.product(depth.taps, height.taps, width.taps)
+            ],
+            dtype=np.int64,
+        )
+        if self.empty:
+            return
+        self.plan = np.zeros(1, PLAN)
+        plan = self.plan[0]
+        plan["channels"], plan["rows"], plan["groups"] = channels, rows, groups
+        for name, axis in zip("dhw", axes, strict=True):
+            plan[f"outputs_{name}"], plan[f"step_{name}"] = axis.outputs, axis.step
+            plan[f"first_{name}"], plan[f"stride_{name}"] = axis.first, axis.stride
+            plan[f"target_{name}"] = axis.target
+        plan["depth"], plan["height"], plan["width"] = (axis.size for axis in axes)
+        plan["taps"] = len(self.kernel_taps)
+        plan["count"] = channels * len(self.kernel_taps)
+        full, rest = divmod(rows, simd.ROWS)
+        plan["tail"] = next((r for r in (1, 2, 4, 8) if r >= rest), 0) if rest else 0
+        plan["blocks"] = full + (rest > 0)
+        plan["packed"] = full * simd.ROWS + plan["tail"]
+        plan["direct"] = all(axis.identity and axis.stride == 1 for axis in axes)
+        contiguous = width.stride == 1 and width.outputs == width.target
+        self._layout(itemsize, contiguous, rows if weight_grad else 0)
+        self.count, self.packed_rows = int(plan["count"]), int(plan["packed"])
+        self.small = self.outputs <= PANEL_OUTPUTS
+        self.columns = bool(plan["direct"]) or (self.small and rows >= 4 * simd.ROWS)
+        self.flops = 2 * groups * rows * self.count * self.outputs
+        self.panel_columns = PANEL_VECTORS * simd.lanes_of(itemsize)
+        self.boxes = int(plan["outputs_d"] * plan["boxes_h"] * plan["boxes_w"])
+        self.box_elements = channels * int(plan["channel"])
+        self.positions = np.array(list(itertools.product(*(axis.offsets for axis in axes))), dtype=np.int64)
+        self.tables = np.array([*depth.offsets, *height.phases, *width.phases], dtype=np.int64)
+        self.box_offsets = self._box_offsets()
+        k = np.arange(self.count, dtype=np.int64)
+        # Into the panel, then into the source in place, where one tap of each channel is read.
+        self.column_offsets = np.concatenate([k * self.panel_columns, k * self.outputs])
+
+    def _layout(self, itemsize: int, contiguous: bool, rows: int) -> None:
+        """Size of a box of outputs and the layout [channel][plane of a tap][phase h][phase w][row][pitch] of its source.
+
+        `rows` of output gradient, if any, share the scratch with it.
+        """
+        plan = self.plan[0]
+        depth, height, width = self.axes
+        plan["planes"] = len(depth.offsets)
+        plan["phases_h"], plan["phases_w"] = len(height.phases), len(width.phases)
+        plan["low_h"], plan["low_w"] = height.low, width.low
+        images = int(plan["channels"]) * len(depth.offsets) * len(height.phases) * len(width.phases)
+        available = (WEIGHT_GRAD_BOX_BYTES if rows else BOX_BYTES) // (itemsize * (images + rows))
+        row_limit = available // (1 + height.halo)
+        box_w = width.outputs
+        if box_w + width.halo > row_limit and box_w > 480:
+            box_w = _even_part(width.outputs, max(240, 2 * width.halo, row_limit - width.halo))
+        shared = 0
+        if box_w == width.outputs and width.step == 1:
+            left, right = max(0, -width.low), max(0, width.outputs - 1 + max(width.offsets) - (width.size - 1))
+            shared = min(left, right)
+        pitch = box_w + width.halo - shared
+        rows_fit = available // pitch - height.halo
+        box_h = _even_part(height.outputs, max(1, height.halo, rows_fit))
+        plan["box_h"], plan["box_w"] = box_h, box_w
+        plan["boxes_h"], plan["boxes_w"] = -(-height.outputs // box_h), -(-width.outputs // box_w)
+        plan["box_rows"], plan["pitch"], plan["shared"] = box_h + height.halo, pitch, shared
+        plan["plane"] = (box_h + height.halo) * pitch + shared
+        plan["channel"] = plan["plane"] * len(depth.offsets) * len(height.phases) * len(width.phases)
+        plan["linear"] = contiguous and pitch == box_w == width.outputs and height.stride == 1
+        lanes = simd.lanes_of(itemsize)
+        # Row by row where a row is a whole number of vectors: nothing is wasted and every tile is stored directly.
+        plan["rowwise"] = not plan["linear"] and contiguous and box_w % lanes == 0
+
+    def _box_offsets(self) -> Ints:
+        """Where in the gathered box tap k = (channel, d, h, w) finds the source of output 0."""
+        plan = self.plan[0]
+        depth, height, width = self.axes
+        images_w = int(plan["plane"])
+        images_h = images_w * len(width.phases)
+        planes = images_h * len(height.phases)
+        offset_h = [self._in_phase(height, o, images_h, int(plan["pitch"])) for o in height.offsets]
+        offset_w = [self._in_phase(width, o, images_w, 1) for o in width.offsets]
+        taps = [
+            d * planes + h + w for d, h, w in itertools.product(range(len(depth.offsets)), offset_h, offset_w)
+        ]
+        channels = np.arange(int(plan["channels"]), dtype=np.int64) * int(plan["channel"])
+        return (channels[:, None] + np.array(taps, dtype=np.int64)).reshape(-1)
+
+    @staticmethod
+    def _in_phase(axis: Axis, offset: int, image: int, pitch: int) -> int:
+        position, phase = divmod(offset - axis.low, axis.step)
+        return axis.phases.index(phase) * image + position * pitch
+
+
+def _even_part(total: int, limit: int) -> int:
+    """The length of parts of `total`, at most `limit`, all about equally long."""
+    return -(-total // -(-total // min(limit, total)))
+
+
+@lru_cache(maxsize=4096)
+def forward_plan(geometry: ConvGeometry, itemsize: int) -> Correlation:
+    """The correlation of a forward convolution."""
+    channels, rows = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
+    return Correlation(forward_axes(geometry), channels, rows, geometry.groups, geometry.kernel, itemsize)
+
+
+@lru_cache(maxsize=4096)
+def input_grad_plans(geometry: ConvGeometry, itemsize: int) -> list[Correlation]:
+    """The correlations, one for each phase of the strides, of an input gradient."""
+    channels, rows = geometry.out_channels // geometry.groups, geometry.in_channels // geometry.groups
+    return [
+        Correlation(axes, channels, rows, geometry.groups, geometry.kernel, itemsize)
+        for axes in input_grad_axes(geometry)
+    ]
+
+
+@lru_cache(maxsize=4096)
+def weight_grad_plan(geometry: ConvGeometry, itemsize: int) -> Correlation:
+    """The forward correlation with boxes for the weight gradient."""
+    channels, rows = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
+    return Correlation(
+        forward_axes(geometry), channels, rows, geometry.groups, geometry.kernel, itemsize, weight_grad=True
+    )

@@ -1,0 +1,196 @@
+"""The two micro-kernels of every convolution, written as LLVM vectors.
+
+LLVM's auto-vectoriser does not register-tile a convolution; these intrinsics emit the tile explicitly, so that the
+compiler only has to allocate registers. Accumulators are phi nodes of the one loop and never touch memory inside it.
+
+- `outer`: C[m, v] = c0[m] + Σ_k A[k, m] · B[off[k] + v], broadcast × vector. Per k: mr broadcasts, nv loads, mr·nv FMA.
+- `inner`: C[m, n] += Σ_p A[m, p] · B[off[n] + p], vector × vector, one horizontal sum at the end.
+  Per vector of p: mr + nr loads, mr·nr FMA.
+
+Every element of `outer` is one chain of FMAs in the order of k, whatever mr, nv, the lane or the vector width: that is
+what makes results independent of where in a tile, a batch or a thread an output happens to be computed. The floor of
+both is the FMA rate: with 8 × 3 (outer) and 4 × 6 (inner) tiles the loads stay below one a cycle.
+
+The first argument of an intrinsic is an array that only tells the element type. Addresses are plain integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastconv.backends.cpu.host import REGISTERS, VECTOR_BYTES
+
+# Accumulators plus one vector of each operand must fit into the registers: (rows, vectors) of a tile for
+# blocks of 8, 4, 2 and 1 rows, and the narrow tile for what is left at the end of a row of tiles.
+if REGISTERS == 32:
+    ROWS = 8
+    WIDE = {8: 3, 4: 6, 2: 8, 1: 16}
+    NARROW = {8: 1, 4: 2, 2: 4, 1: 4}
+else:
+    ROWS = 4
+    WIDE = {4: 3, 2: 4, 1: 8}
+    NARROW = {4: 1, 2: 2, 1: 4}
+
+INNER_ROWS = 4
+INNER_COLUMNS = 6 if REGISTERS == 32 else 3
+INNER_COLUMNS_ONE_ROW = 8
+
+_I64 = ir.IntType(64)
+_I32 = ir.IntType(32)
+
+
+def lanes_of(itemsize: int) -> int:
+    """Elements of this size in a vector."""
+    return VECTOR_BYTES // itemsize
+
+
+class _Emitter:
+    """The few IR idioms the micro-kernels share, for one element type."""
+
+    def __init__(self, builder: Any, array_type: Any) -> None:
+        self.builder = builder
+        self.itemsize = array_type.dtype.bitwidth // 8
+        self.lanes = lanes_of(self.itemsize)
+        self.element = ir.FloatType() if self.itemsize == 4 else ir.DoubleType()
+        self.vector = ir.VectorType(self.element, self.lanes)
+        self.suffix = f"v{self.lanes}f{8 * self.itemsize}"
+        self.zero = ir.Constant(self.vector, [0.0] * self.lanes)
+
+    def pointer(self, address: Any) -> Any:
+        return self.builder.inttoptr(address, self.element.as_pointer())
+
+    def at(self, pointer: Any, index: Any) -> Any:
+        return self.builder.gep(pointer, [index])
+
+    def index(self, value: int) -> Any:
+        return ir.Constant(_I64, value)
+
+    def load(self, pointer: Any) -> Any:
+        return self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.itemsize)
+
+    def store(self, value: Any, pointer: Any) -> None:
+        self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.itemsize)
+
+    def splat(self, scalar: Any) -> Any:
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
+        lanes = ir.Constant(ir.VectorType(_I32, self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(first, undefined, lanes)
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        function = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.fma.{self.suffix}")
+        return self.builder.call(function, [a, b, c])
+
+    def horizontal_sum(self, vector: Any) -> Any:
+        kind = ir.FunctionType(self.element, [self.element, self.vector])
+        name = f"llvm.vector.reduce.fadd.{self.suffix}"
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        # "reassoc" only lets LLVM add the lanes as a tree; the tree is fixed at compile time.
+        return self.builder.call(function, [ir.Constant(self.element, 0.0), vector], fastmath=("reassoc",))
+
+    def loop(self, count: Any, start: list[list[Any]], body: Callable[[Any, list[list[Any]]], list[list[Any]]]) -> Any:
+        """for i in range(count), count ≥ 1: values = body(i, values), from `start`; returns the last values."""
+        builder = self.builder
+        before = builder.block
+        block, after = builder.append_basic_block("loop"), builder.append_basic_block("after")
+        builder.branch(block)
+        builder.position_at_end(block)
+        i = builder.phi(_I64)
+        i.add_incoming(self.index(0), before)
+        values = [[builder.phi(self.vector) for _ in row] for row in start]
+        new = body(i, values)
+        following = builder.add(i, self.index(1))
+        i.add_incoming(following, block)
+        for row, row0, row1 in zip(values, start, new):
+            for phi, value0, value1 in zip(row, row0, row1):
+                phi.add_incoming(value0, before)
+                phi.add_incoming(value1, block)
+        builder.cbranch(builder.icmp_signed("<", following, count), block, after)
+        builder.position_at_end(after)
+        return new
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def outer(  # type: ignore[no-untyped-def]
+    typing_context, like, rows, vectors, a, b, off, count, start, c, c_stride, relu
+):
+    """C[m, v] = start[m] + Σ_k A[k, m] · B[off[k] + v] for m < rows, v < vectors · lanes, k < count (count ≥ 1).
+
+    `a` [count][rows], `b`, `start` [rows] and `c` (row stride `c_stride`) are addresses of elements, `off` of int64
+    element offsets. With `relu` ≠ 0 negative results become 0 (NaN stays NaN) before they are stored.
+    """
+    mr, nv = rows.literal_value, vectors.literal_value
+    signature = types.void(like, rows, vectors, *[types.intp] * 8)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = _Emitter(builder, signature.args[0])
+        a, b, off, count, start, c, c_stride, relu = args[3:]
+        a, b, c, start = (emit.pointer(address) for address in (a, b, c, start))
+        off = builder.inttoptr(off, _I64.as_pointer())
+        begin = [[emit.splat(builder.load(emit.at(start, emit.index(m))))] * nv for m in range(mr)]
+
+        def step(k: Any, values: list[list[Any]]) -> list[list[Any]]:
+            row_b = emit.at(b, builder.load(emit.at(off, k)))
+            row_a = emit.at(a, builder.mul(k, emit.index(mr)))
+            vectors_b = [emit.load(emit.at(row_b, emit.index(v * emit.lanes))) for v in range(nv)]
+            new = []
+            for m in range(mr):
+                factor = emit.splat(builder.load(emit.at(row_a, emit.index(m))))
+                new.append([emit.fma(factor, vectors_b[v], values[m][v]) for v in range(nv)])
+            return new
+
+        result = emit.loop(count, begin, step)
+        wanted = builder.icmp_signed("!=", relu, emit.index(0))
+        for m in range(mr):
+            row_c = emit.at(c, builder.mul(c_stride, emit.index(m)))
+            for v in range(nv):
+                value = result[m][v]
+                clipped = builder.select(builder.fcmp_ordered("<", value, emit.zero), emit.zero, value)
+                emit.store(builder.select(wanted, clipped, value), emit.at(row_c, emit.index(v * emit.lanes)))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def inner(typing_context, like, rows, columns, a, a_stride, b, off, vectors, c, c_stride):  # type: ignore[no-untyped-def]
+    """C[m, n] += Σ_p A[m, p] · B[off[n] + p] for m < rows, n < columns, p < vectors · lanes (vectors ≥ 1).
+
+    `a` (row stride `a_stride`), `b` and `c` (row stride `c_stride`) are addresses of elements, `off` of int64 offsets.
+    """
+    mr, nr = rows.literal_value, columns.literal_value
+    signature = types.void(like, rows, columns, *[types.intp] * 7)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = _Emitter(builder, signature.args[0])
+        a, a_stride, b, off, vectors, c, c_stride = args[3:]
+        a, b, c = (emit.pointer(address) for address in (a, b, c))
+        off = builder.inttoptr(off, _I64.as_pointer())
+        rows_a = [emit.at(a, builder.mul(a_stride, emit.index(m))) for m in range(mr)]
+        rows_b = [emit.at(b, builder.load(emit.at(off, emit.index(n)))) for n in range(nr)]
+
+        def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
+            p = builder.mul(i, emit.index(emit.lanes))
+            vectors_a = [emit.load(emit.at(row, p)) for row in rows_a]
+            new: list[list[Any]] = [[None] * nr for _ in range(mr)]
+            for n in range(nr):
+                vector_b = emit.load(emit.at(rows_b[n], p))
+                for m in range(mr):
+                    new[m][n] = emit.fma(vectors_a[m], vector_b, values[m][n])
+            return new
+
+        result = emit.loop(vectors, [[emit.zero] * nr for _ in range(mr)], step)
+        for m in range(mr):
+            for n in range(nr):
+                element = emit.at(c, builder.add(builder.mul(c_stride, emit.index(m)), emit.index(n)))
+                builder.store(builder.fadd(builder.load(element), emit.horizontal_sum(result[m][n])), element)
+        return context.get_dummy_value()
+
+    return signature, codegen
