@@ -1,0 +1,85 @@
+"""What every operation does first: from what the user gave to arrays a backend can take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv import backends
+from fastconv.autograd import Tensor
+from fastconv.errors import DeviceError
+
+Array = Any
+
+_FLOATING = (np.dtype("float32"), np.dtype("float64"))
+_HALF = ("float16", "bfloat16")
+
+
+def floating(op: str, **operands: Any) -> Any:
+    """The operands as C-contiguous arrays in native byte order, of one floating dtype and on one device.
+
+    Takes arrays, Tensors and array-likes (`__array__`, `__dlpack__`); None passes through. The first operand sets dtype
+    and device. One operand gives an array, several give a tuple in their order.
+
+    Raises TypeError for other kinds and for dtypes that differ, DeviceError for devices that differ.
+    """
+    arrays = []
+    first: tuple[str, Array] | None = None
+    for name, operand in operands.items():
+        if operand is None:
+            arrays.append(None)
+            continue
+        array = operand.data if isinstance(operand, Tensor) else operand
+        if type(array) is not np.ndarray or array.dtype not in _FLOATING or not array.flags.c_contiguous:
+            array = _converted(op, name, array)
+        if first is None:
+            first = name, array
+        elif array.dtype != first[1].dtype or type(array) is not type(first[1]):
+            _check_alike(op, first, (name, array))
+        arrays.append(array)
+    return arrays[0] if len(arrays) == 1 else tuple(arrays)
+
+
+def _converted(op: str, name: str, value: Any) -> Array:
+    array = _as_array(op, name, value)
+    dtype = array.dtype
+    if dtype.kind in "iub":
+        kind = "boolean" if dtype.kind == "b" else "integer"
+        raise TypeError(
+            f'{op}: {kind} {name} ({dtype}) is not supported; convert first, e.g. {name}.astype("float32")'
+        )
+    if dtype.name in _HALF and not backends.is_cupy(array):
+        raise TypeError(f'{op}: {dtype} {name} runs on the GPU only; convert first, e.g. {name}.astype("float32")')
+    if dtype.newbyteorder("=") not in _FLOATING and dtype.name not in _HALF:
+        raise TypeError(f"{op}: {name} must be float32 or float64, got {dtype}; convert first, e.g. {name}.real")
+    if backends.is_cupy(array):
+        return backends.of(array).xp.ascontiguousarray(array)
+    return np.ascontiguousarray(array, dtype=dtype.newbyteorder("="))
+
+
+def _as_array(op: str, name: str, value: Any) -> Array:
+    if isinstance(value, np.ndarray) or backends.is_cupy(value):
+        return value
+    if hasattr(value, "__array__"):
+        return np.asarray(value)
+    if hasattr(value, "__dlpack__"):
+        return np.from_dlpack(value)
+    raise TypeError(
+        f"{op}: {name} must be an array, a Tensor or an object with __array__ or __dlpack__, "
+        f'got {type(value).__name__}; convert first, e.g. numpy.asarray({name}, dtype="float32")'
+    )
+
+
+def _check_alike(op: str, first: tuple[str, Array], other: tuple[str, Array]) -> None:
+    (name, array), (other_name, other_array) = first, other
+    devices = backends.device_of(array), backends.device_of(other_array)
+    if devices[0] != devices[1]:
+        raise DeviceError(
+            f"{op}: {other_name} is on {devices[1]} but {name} on {devices[0]}; move one, e.g. to_device({other_name})"
+        )
+    if array.dtype != other_array.dtype:
+        raise TypeError(
+            f"{op}: {other_name} is {other_array.dtype} but {name} is {array.dtype}; "
+            f'convert one, e.g. {other_name}.astype("{array.dtype}")'
+        )
