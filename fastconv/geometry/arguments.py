@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Sequence
 from typing import Any
 
 Pairs = tuple[tuple[int, int], ...]
@@ -15,8 +14,6 @@ Pairs = tuple[tuple[int, int], ...]
 
 AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 """What the spatial axes are called in messages, by rank."""
-
-LETTERS = {1: "L", 2: "H, W", 3: "D, H, W"}
 
 _RANK = re.compile(r"([123])d")
 
@@ -43,22 +40,6 @@ def rank_in_name(op: str) -> int | None:
     """The rank that an operation carries in its name (2 for "conv2d"), None for "conv"."""
     found = _RANK.search(op)
     return int(found.group(1)) if found else None
-
-
-def check_input_rank(op: str, input_shape: Sequence[int], rank: int) -> None:
-    """ValueError unless the input has a batch axis, a channel axis and `rank` spatial axes, none of them empty."""
-    letters = LETTERS[rank]
-    if len(input_shape) != rank + 2:
-        remedy = "; a single-channel input becomes x[None, None]" if len(input_shape) == rank else ""
-        raise ValueError(
-            f"{op}: input must have {rank + 2} axes (N, C, {letters}), or {rank + 1} without the batch, "
-            f"but has {len(input_shape)} (input shape {tuple(input_shape)}){remedy}"
-        )
-    if input_shape[0] < 0 or min(input_shape[1:]) < 1:
-        raise ValueError(
-            f"{op}: input sizes must be at least 1, except for the batch, which may be empty, "
-            f"but input (N, C, {letters}) has shape {tuple(input_shape)}"
-        )
 
 
 def integer(op: str, name: str, value: Any, minimum: int) -> int:

@@ -8,16 +8,16 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
-from fastconv.geometry.arguments import (
-    AXES,
-    Pairs,
-    check_input_rank,
-    integer,
-    is_plain,
-    pairs,
-    per_axis,
-    rank_in_name,
-    shape,
+from fastconv.geometry.arguments import AXES, Pairs, integer, is_plain, pairs, per_axis, shape
+from fastconv.geometry.checks import (
+    check_bias,
+    check_channels,
+    check_fit,
+    check_grad_output,
+    check_padding_mode,
+    check_transposed_channels,
+    conv_rank,
+    transposed_rank,
 )
 from fastconv.geometry.formulas import extent, output_size, transposed_size
 
@@ -80,7 +80,7 @@ class ConvGeometry:
                 f'{op}: padding_mode must be "zeros", "reflect", "replicate" or "circular", got {padding_mode!r}'
             )
         if not is_plain((stride, padding, dilation, groups)):
-            rank = _conv_rank(op, input_shape, weight_shape)
+            rank = conv_rank(op, input_shape, weight_shape)
             stride, padding, dilation, groups = _window(op, rank, stride, padding, dilation, groups)
         return _of(op, input_shape, weight_shape, stride, padding, dilation, groups, bias_shape, padding_mode)
 
@@ -108,7 +108,7 @@ class ConvGeometry:
         Raises TypeError and ValueError as `of` does.
         """
         if not is_plain((stride, padding, output_padding, dilation, groups)):
-            rank = _transposed_rank(op, input_shape, weight_shape)
+            rank = transposed_rank(op, input_shape, weight_shape)
             stride, padding, dilation, groups = _window(op, rank, stride, padding, dilation, groups)
             output_padding = per_axis(op, "output_padding", output_padding, rank, 0)
         return _transposed(op, input_shape, weight_shape, stride, padding, output_padding, dilation, groups, bias_shape)
@@ -131,7 +131,7 @@ class ConvGeometry:
         """
         input_shape = shape(op, "input_size", input_size)
         geometry = cls.of(op, input_shape, weight_shape, stride, padding, dilation, groups)
-        _check_grad_output(op, geometry, input_shape, weight_shape, grad_output_shape)
+        check_grad_output(op, grad_output_shape, geometry.output_shape(input_shape[0]), input_shape, weight_shape)
         return geometry
 
     @classmethod
@@ -152,7 +152,7 @@ class ConvGeometry:
         """
         weight_shape = shape(op, "weight_size", weight_size)
         geometry = cls.of(op, input_shape, weight_shape, stride, padding, dilation, groups)
-        _check_grad_output(op, geometry, input_shape, weight_shape, grad_output_shape)
+        check_grad_output(op, grad_output_shape, geometry.output_shape(input_shape[0]), input_shape, weight_shape)
         return geometry
 
     @property
@@ -213,24 +213,15 @@ def _of(
     bias_shape: tuple[int, ...] | None,
     padding_mode: str,
 ) -> ConvGeometry:
-    rank = _conv_rank(op, input_shape, weight_shape)
+    rank = conv_rank(op, input_shape, weight_shape)
     stride, padding, dilation, groups = _window(op, rank, stride, padding, dilation, groups)
-    out_channels, per_group, *kernel = weight_shape
-    _check_groups(op, "input", input_shape[1], input_shape, groups)
-    if input_shape[1] != per_group * groups:
-        raise ValueError(
-            f"{op}: weight expects {per_group} input channels per group (weight shape {weight_shape}, "
-            f"groups={groups}) but input has {input_shape[1] // groups} (input shape {input_shape})"
-            f"{_channel_remedy(input_shape, weight_shape, groups)}"
-        )
-    _check_groups(op, "output", out_channels, weight_shape, groups)
-    _check_bias(op, bias_shape, out_channels)
-    sides = _string_padding(op, padding, tuple(kernel), stride, dilation) if isinstance(padding, str) else padding
-    geometry = ConvGeometry(
-        input_shape[1], out_channels, groups, input_shape[2:], tuple(kernel), stride, dilation, sides
-    )
-    _check_padding_mode(op, geometry, padding_mode)
-    _check_fit(op, geometry)
+    check_channels(op, input_shape, weight_shape, groups)
+    check_bias(op, bias_shape, weight_shape[0])
+    kernel = weight_shape[2:]
+    sides = _string_padding(op, padding, kernel, stride, dilation) if isinstance(padding, str) else padding
+    geometry = ConvGeometry(input_shape[1], weight_shape[0], groups, input_shape[2:], kernel, stride, dilation, sides)
+    check_padding_mode(op, padding_mode, geometry.spatial, sides)
+    check_fit(op, geometry.spatial, kernel, dilation, sides, geometry.out_spatial)
     return geometry
 
 
@@ -246,21 +237,16 @@ def _transposed(
     groups: Any,
     bias_shape: tuple[int, ...] | None,
 ) -> ConvGeometry:
-    rank = _transposed_rank(op, input_shape, weight_shape)
+    rank = transposed_rank(op, input_shape, weight_shape)
     if isinstance(padding, str):
         raise ValueError(
-            f"{op}: padding={padding!r} is not defined for a transposed convolution; give numbers, e.g. padding=1"
+            f'{op}: padding="{padding}" is not defined for a transposed convolution; give numbers, e.g. padding=1'
         )
     stride, padding, dilation, groups = _window(op, rank, stride, padding, dilation, groups)
     extra = per_axis(op, "output_padding", output_padding, rank, 0)
     out_channels, per_group, *kernel = weight_shape
-    _check_groups(op, "input", input_shape[1], input_shape, groups)
-    if input_shape[1] != out_channels:
-        raise ValueError(
-            f"{op}: weight expects {out_channels} input channels (weight shape {weight_shape}, input channels first) "
-            f"but input has {input_shape[1]} (input shape {input_shape})"
-        )
-    _check_bias(op, bias_shape, per_group * groups)
+    check_transposed_channels(op, input_shape, weight_shape, groups)
+    check_bias(op, bias_shape, per_group * groups)
     sizes = []
     for axis, name in enumerate(AXES[rank]):
         s, d, e, k = stride[axis], dilation[axis], extra[axis], kernel[axis]
@@ -294,105 +280,15 @@ def _window(
     )
 
 
-def _conv_rank(op: str, input_shape: tuple[int, ...], weight_shape: tuple[int, ...]) -> int:
-    return _checked_rank(op, input_shape, weight_shape, "out_channels, in_channels/groups")
-
-
-def _transposed_rank(op: str, input_shape: tuple[int, ...], weight_shape: tuple[int, ...]) -> int:
-    return _checked_rank(op, input_shape, weight_shape, "in_channels, out_channels/groups")
-
-
-def _checked_rank(op: str, input_shape: tuple[int, ...], weight_shape: tuple[int, ...], channels: str) -> int:
-    rank = rank_in_name(op) or len(weight_shape) - 2
-    if rank not in AXES:
-        raise ValueError(
-            f"{op}: weight must have 3, 4 or 5 axes ({channels}, *kernel) "
-            f"but has {len(weight_shape)} (weight shape {weight_shape})"
-        )
-    if len(weight_shape) != rank + 2:
-        raise ValueError(
-            f"{op}: weight must have {rank + 2} axes ({channels}, {', '.join(AXES[rank])}) "
-            f"but has {len(weight_shape)} (weight shape {weight_shape})"
-        )
-    if min(weight_shape) < 1:
-        raise ValueError(f"{op}: weight sizes must be at least 1, but weight has shape {weight_shape}")
-    check_input_rank(op, input_shape, rank)
-    return rank
-
-
-def _check_groups(op: str, side: str, channels: int, array_shape: tuple[int, ...], groups: int) -> None:
-    if channels % groups:
-        array = "input" if side == "input" else "weight"
-        raise ValueError(
-            f"{op}: groups must divide the {side} channels, but groups={groups} does not divide {channels} "
-            f"({array} shape {array_shape})"
-        )
-
-
-def _check_bias(op: str, bias_shape: tuple[int, ...] | None, channels: int) -> None:
-    if bias_shape is not None and bias_shape != (channels,):
-        raise ValueError(
-            f"{op}: bias must have shape ({channels},), one number per output channel, but has shape {bias_shape}"
-        )
-
-
-def _channel_remedy(input_shape: tuple[int, ...], weight_shape: tuple[int, ...], groups: int) -> str:
-    channels, per_group = input_shape[1], weight_shape[1]
-    if input_shape[-1] == per_group * groups:
-        return "; if the channels are its last axis: np.moveaxis(x, -1, 1)"
-    if channels % per_group == 0 and weight_shape[0] % (channels // per_group) == 0:
-        return f"; groups={channels // per_group} would fit"
-    return ""
-
-
 def _string_padding(
     op: str, padding: str, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
 ) -> Pairs:
     if padding == "valid":
         return ((0, 0),) * len(kernel)
     if padding != "same":
-        raise ValueError(f'{op}: padding must be "same", "valid" or numbers, got {padding!r}')
+        raise ValueError(f'{op}: padding must be "same", "valid" or numbers, got "{padding}"')
     totals = [extent(k, d) - 1 for k, d in zip(kernel, dilation)]
     sides = tuple((total // 2, total - total // 2) for total in totals)
     if set(stride) != {1}:
         raise ValueError(f'{op}: padding="same" needs stride 1, got stride {stride}; give numbers: padding={sides}')
     return sides
-
-
-def _check_padding_mode(op: str, geometry: ConvGeometry, mode: str) -> None:
-    for name, size, (before, after) in zip(AXES[geometry.rank], geometry.spatial, geometry.padding):
-        if mode == "reflect" and max(before, after) >= size:
-            raise ValueError(
-                f"{op}: reflect padding must be smaller than the input, "
-                f'got padding {before}+{after} for {name} {size}; padding_mode="replicate" has no limit'
-            )
-        if mode == "circular" and max(before, after) > size:
-            raise ValueError(
-                f"{op}: circular padding must not exceed the input, got padding {before}+{after} for {name} {size}"
-            )
-
-
-def _check_fit(op: str, geometry: ConvGeometry) -> None:
-    for axis, name in enumerate(AXES[geometry.rank]):
-        if geometry.out_spatial[axis] < 1:
-            size, (before, after) = geometry.spatial[axis], geometry.padding[axis]
-            raise ValueError(
-                f"{op}: kernel of extent {geometry.extent[axis]} "
-                f"(kernel {geometry.kernel[axis]}, dilation {geometry.dilation[axis]}) does not fit into "
-                f"padded {name} {size + before + after} ({name} {size}, padding {before}+{after})"
-            )
-
-
-def _check_grad_output(
-    op: str,
-    geometry: ConvGeometry,
-    input_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    grad_output_shape: tuple[int, ...],
-) -> None:
-    expected = geometry.output_shape(input_shape[0])
-    if grad_output_shape != expected:
-        raise ValueError(
-            f"{op}: grad_output must have the shape {expected} of the convolution's output "
-            f"(input shape {input_shape}, weight shape {weight_shape}) but has {grad_output_shape}"
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
 
 
 def extent(kernel: int, dilation: int) -> int:
@@ -23,6 +24,15 @@ def output_size(size: int, kernel: int, stride: int, padding_total: int, dilatio
 def transposed_size(size: int, kernel: int, stride: int, padding_total: int, dilation: int, output_padding: int) -> int:
     """Output size of a transposed convolution along one axis: (O − 1)·s − p + d·(k − 1) + 1 + output_padding."""
     return (size - 1) * stride - padding_total + extent(kernel, dilation) + output_padding
+
+
+def longest_adaptive_window(size: int, outputs: int) -> int:
+    """The most taps that a window [floor(o·S/O), ceil((o + 1)·S/O)) has.
+
+    With S = q·O + r its length is q + ceil((o·r mod O + r) / O), and o·r mod O reaches O − gcd(S, O).
+    """
+    rest = size % outputs
+    return size // outputs + (rest > 0) + (rest > gcd(size, outputs))
 
 
 def receptive_field(layers: Sequence[tuple[int, int, int]]) -> int:

@@ -7,17 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from fastconv.geometry.arguments import (
-    AXES,
-    Pairs,
-    check_input_rank,
-    integer,
-    is_plain,
-    pairs,
-    per_axis,
-    rank_in_name,
-)
-from fastconv.geometry.formulas import extent, output_size
+from fastconv.geometry.arguments import AXES, Pairs, integer, is_plain, pairs, per_axis
+from fastconv.geometry.checks import check_fit, pool_rank
+from fastconv.geometry.formulas import extent, longest_adaptive_window, output_size
 
 Windows = tuple[tuple[int, ...], tuple[int, ...], int]
 """Along one axis: first taps, ends (exclusive), step; window o reads range(starts[o], stops[o], step)."""
@@ -64,7 +56,7 @@ class PoolGeometry:
         Raises TypeError for arguments of a wrong kind, ValueError for wrong numbers and windows that do not fit.
         """
         if not is_plain((kernel_size, () if stride is None else stride, padding, dilation)):
-            rank = _rank(op, input_shape)
+            rank = pool_rank(op, input_shape)
             kernel_size, stride, padding, dilation = _window(op, rank, kernel_size, stride, padding, dilation)
         if divisor_override is not None:
             divisor_override = integer(op, "divisor_override", divisor_override, 1)
@@ -91,12 +83,17 @@ class PoolGeometry:
 
         Raises TypeError for arguments of a wrong kind, ValueError for sizes below 1 and wrong numbers of axes.
         """
-        rank = _rank(op, input_shape)
-        sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * rank
-        wanted: Any = output_size
-        if None in sizes and len(sizes) == rank:
-            wanted = tuple(own if size is None else size for size, own in zip(sizes, input_shape[2:]))
-        return _adaptive(input_shape[2:], per_axis(op, "output_size", wanted, rank, 1))
+        rank = pool_rank(op, input_shape)
+        entries = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * rank
+        if len(entries) != rank:
+            raise ValueError(
+                f"{op}: output_size must be an int, None or {rank} of them, got {len(entries)}: {output_size!r}"
+            )
+        sizes = (
+            own if entry is None else integer(op, "output_size", entry, 1)
+            for entry, own in zip(entries, input_shape[2:])
+        )
+        return _adaptive(input_shape[2:], tuple(sizes))
 
     @property
     def rank(self) -> int:
@@ -106,7 +103,7 @@ class PoolGeometry:
     def windows(self) -> tuple[Windows, ...]:
         """For each axis (starts, stops, step): output o reads the taps range(starts[o], stops[o], step).
 
-        All of them lie inside the input. A range is empty where a dilated window steps over a small input.
+        All of them lie inside the input, and there is at least one.
         """
         return _windows(self)
 
@@ -130,26 +127,41 @@ def _of(
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> PoolGeometry:
-    rank = _rank(op, input_shape)
+    rank = pool_rank(op, input_shape)
     kernel, stride, padding, dilation = _window(op, rank, kernel_size, stride, padding, dilation)
     spatial = input_shape[2:]
-    sizes = []
-    for axis, name in enumerate(AXES[rank]):
-        k, s, d, (before, after) = kernel[axis], stride[axis], dilation[axis], padding[axis]
-        if max(before, after) > k // 2:
+    for axis, (before, after) in enumerate(padding):
+        if max(before, after) > kernel[axis] // 2:
             raise ValueError(
-                f"{op}: padding must be at most half the kernel, got padding {before}+{after} with kernel {k} ({name})"
+                f"{op}: padding must be at most half the kernel, "
+                f"got padding {before}+{after} with kernel {kernel[axis]} ({AXES[rank][axis]})"
             )
-        size = output_size(spatial[axis], k, s, before + after, d, ceil_mode)
-        if size < 1:
+    sizes = [
+        output_size(m, k, s, sum(sides), d, ceil_mode)
+        for m, k, s, sides, d in zip(spatial, kernel, stride, padding, dilation)
+    ]
+    check_fit(op, spatial, kernel, dilation, padding, sizes)
+    if ceil_mode:
+        # A last window that starts behind the input sees nothing of it.
+        limits = zip(sizes, spatial, stride, padding)
+        sizes = [n - 1 if (n - 1) * s >= m + before else n for n, m, s, (before, _) in limits]
+    geometry = PoolGeometry(
+        spatial, kernel, stride, padding, dilation, tuple(sizes), count_include_pad, divisor_override
+    )
+    _check_taps(op, geometry)
+    return geometry
+
+
+def _check_taps(op: str, geometry: PoolGeometry) -> None:
+    """Every window reads the input: with a dilation beyond the size, all taps of one may fall into the padding."""
+    for axis, name in enumerate(AXES[geometry.rank]):
+        size, d, (before, after) = geometry.spatial[axis], geometry.dilation[axis], geometry.padding[axis]
+        # No other dilation can step over the whole input.
+        if d > size and any(start >= stop for start, stop in zip(*geometry.windows()[axis][:2])):
             raise ValueError(
-                f"{op}: kernel of extent {extent(k, d)} (kernel {k}, dilation {d}) does not fit into "
-                f"padded {name} {spatial[axis] + before + after} ({name} {spatial[axis]}, padding {before}+{after})"
+                f"{op}: dilation {d} steps over the whole {name} {size}: a window of kernel {geometry.kernel[axis]} "
+                f"with padding {before}+{after} reads nothing but padding"
             )
-        if ceil_mode and (size - 1) * s >= spatial[axis] + before:
-            size -= 1  # the last window would start behind the input and see nothing of it
-        sizes.append(size)
-    return PoolGeometry(spatial, kernel, stride, padding, dilation, tuple(sizes), count_include_pad, divisor_override)
 
 
 @lru_cache(maxsize=4096)
@@ -159,10 +171,7 @@ def _adaptive(spatial: tuple[int, ...], sizes: tuple[int, ...]) -> PoolGeometry:
     none, ones = ((0, 0),) * rank, (1,) * rank
     if all(size % wanted == 0 for size, wanted in zip(spatial, sizes)):
         return PoolGeometry(spatial, steps, steps, none, ones, sizes)
-    longest = tuple(
-        max(stop - start for start, stop in zip(*_adaptive_bounds(size, wanted)))
-        for size, wanted in zip(spatial, sizes)
-    )
+    longest = tuple(longest_adaptive_window(size, wanted) for size, wanted in zip(spatial, sizes))
     return PoolGeometry(spatial, longest, steps, none, ones, sizes, is_adaptive=True)
 
 
@@ -221,14 +230,3 @@ def _window(
         pairs(op, padding, rank),
         per_axis(op, "dilation", dilation, rank, 1),
     )
-
-
-def _rank(op: str, input_shape: tuple[int, ...]) -> int:
-    rank = rank_in_name(op) or len(input_shape) - 2
-    if rank not in AXES:
-        raise ValueError(
-            f"{op}: input must have 3, 4 or 5 axes (N, C, *spatial) "
-            f"but has {len(input_shape)} (input shape {input_shape})"
-        )
-    check_input_rank(op, input_shape, rank)
-    return rank
