@@ -1,0 +1,121 @@
+"""The house itself: version, imports, floors, sizes, and the habits that a reader would otherwise have to watch."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastconv
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "fastconv"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+FILE_LINES, FUNCTION_LINES = 400, 60
+
+# Lowest floor first; modules of one floor may import one another.
+FLOORS = (
+    ("errors", "random"),
+    ("geometry",),
+    ("backends",),
+    ("_tape", "_derivatives", "autograd"),
+    ("ops", "grad"),
+    ("nn",),
+    ("optim", "data", "training"),
+    ("io", "models", "plotting"),
+    ("cli",),
+)
+FLOOR_OF = {name: level for level, names in enumerate(FLOORS) for name in names}
+
+# What `import fastconv` must not bring along: optional packages, and those needed only by training and files.
+LAZY = ("cupy", "torch", "matplotlib", "sklearn", "PIL", "scipy", "onnx", "dask", "mpi4py", "tqdm", "safetensors")
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def trees() -> list[tuple[Path, ast.Module]]:
+    return [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in SOURCES]
+
+
+def test_version_is_the_top_entry_of_the_changelog():
+    release = re.fullmatch(r"(\d+\.\d+\.\d+)(\.dev\d+)?", fastconv.__version__)
+    assert release, fastconv.__version__
+    heading = re.search(r"^## \[(.+?)\] - (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert heading and heading[1] == release[1]
+    assert (heading[2] == "unreleased") == bool(release[2])
+
+
+@pytest.mark.parametrize("name", [module_name(path) for path in SOURCES if path.stem != "__main__"])
+def test_every_module_imports_without_the_extras(name):
+    assert importlib.import_module(name).__doc__
+
+
+def test_public_names_exist():
+    assert sorted(fastconv.__all__) == sorted(set(fastconv.__all__))
+    assert [name for name in fastconv.__all__ if not hasattr(fastconv, name)] == []
+
+
+def test_import_leaves_optional_packages_alone(tmp_path):
+    for name in LAZY:  # present for sure, so that "not imported" cannot mean "not installed"
+        (tmp_path / f"{name}.py").write_text("")
+    code = f"import json, sys, fastconv; print(json.dumps([name for name in {LAZY} if name in sys.modules]))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert output.returncode == 0, output.stderr
+    assert json.loads(output.stdout) == []
+
+
+def imported_modules(path: Path, tree: ast.Module) -> set[str]:
+    """Absolute names of the fastconv modules that a file imports anywhere, inside functions too."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name for name in names if node.module == "fastconv"} or {node.module}
+    return {name for name in found if name.partition(".")[0] == "fastconv"}
+
+
+@pytest.mark.parametrize(("path", "tree"), trees(), ids=lambda value: module_name(value) if value in SOURCES else "")
+def test_no_floor_imports_from_a_floor_above(path, tree):
+    parts = module_name(path).split(".")
+    if parts == ["fastconv"]:
+        return
+    own = FLOOR_OF[parts[1]]
+    used = {name.split(".")[1] if "." in name else "(the package itself)" for name in imported_modules(path, tree)}
+    above = {name for name in used if FLOOR_OF.get(name, len(FLOORS)) > own}
+    assert above == set() or (parts[1] == "cli" and above <= {"__version__", "(the package itself)"})
+
+
+def test_kernels_use_our_own_threads():
+    """`prange` and `parallel=True` would bring Numba's pools: no concurrent calls, no fork, silent serial runs."""
+    offences = []
+    for path, tree in trees():
+        for node in ast.walk(tree):
+            named = getattr(node, "id", getattr(node, "attr", getattr(node, "name", None)))
+            if named == "prange" or (isinstance(node, ast.keyword) and node.arg == "parallel"):
+                offences.append(f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', '?')}")
+    assert offences == []
+
+
+def test_files_and_functions_stay_short():
+    report = sorted(((len(path.read_text(encoding="utf-8").splitlines()), path) for path in SOURCES), reverse=True)
+    print("\n".join(f"{lines:5} {path.relative_to(ROOT)}" for lines, path in report))
+    print(f"{sum(lines for lines, _ in report):5} in all")
+    long = [f"{path.relative_to(ROOT)}: {lines} lines" for lines, path in report if lines > FILE_LINES]
+    for path, tree in trees():
+        functions = (node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+        sizes = ((node, node.end_lineno - node.lineno + 1) for node in functions)
+        long += [f"{path.relative_to(ROOT)}:{n.lineno} {n.name}: {s} lines" for n, s in sizes if s > FUNCTION_LINES]
+    assert long == []
