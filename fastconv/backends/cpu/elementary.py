@@ -11,21 +11,23 @@ and 2^-57 (float64).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
 from llvmlite import ir
-from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-
-inlined = numba.njit(forceinline=True, error_model="numpy")
-"""A scalar piece of a kernel. Division follows IEEE; Python's check for zero would keep a loop from vectorising."""
 
 _MANTISSA_BITS = {32: 23, 64: 52}
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+def inlined(function: Callable[..., Any]) -> Any:
+    """A scalar piece of a kernel. Division follows IEEE; Python's check for zero would keep loops from vectorising."""
+    return numba.njit(forceinline=True, error_model="numpy")(function)
+
+
+@intrinsic
 def like(typing_context, x, value):  # type: ignore[no-untyped-def]
     """`value` in the type of x, so that a Python constant does not turn float32 arithmetic into float64."""
 
@@ -38,7 +40,7 @@ def like(typing_context, x, value):  # type: ignore[no-untyped-def]
 def by_type(single: float, double: float) -> Any:
     """A constant that differs between the types: `constant(x)` is `single` for a float32 x, `double` for a float64."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def constant(typing_context, x):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
             return context.get_constant(x, single if x.bitwidth == 32 else double)
@@ -51,13 +53,13 @@ def by_type(single: float, double: float) -> Any:
 def polynomial(single: tuple[float, ...], double: tuple[float, ...]) -> Any:
     """A polynomial in Horner's scheme, coefficients from the constant upwards: one table for each type."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def evaluate(typing_context, x):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
             coefficients = [context.get_constant(x, c) for c in (single if x.bitwidth == 32 else double)]
             result = coefficients[-1]
             for coefficient in reversed(coefficients[:-1]):
-                result = _multiply_add(builder, x, result, args[0], coefficient)
+                result = _call(builder, "fmuladd", x, [result, args[0], coefficient])
             return result
 
         return x(x), codegen
@@ -65,23 +67,31 @@ def polynomial(single: tuple[float, ...], double: tuple[float, ...]) -> Any:
     return evaluate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+def _call(builder: Any, name: str, kind: Any, args: Any) -> Any:
+    """Call LLVM's own operation `name` on operands of one floating type."""
+    function = ir.FunctionType(args[0].type, [args[0].type] * len(args))
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, f"llvm.{name}.f{kind.bitwidth}"), args)
+
+
+@intrinsic
 def fma(typing_context, a, b, c):  # type: ignore[no-untyped-def]
     """a · b + c, rounded once where the processor can."""
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return _multiply_add(builder, a, *args)
-
-    return a(a, a, a), codegen
+    return a(a, a, a), lambda context, builder, signature, args: _call(builder, "fmuladd", a, args)
 
 
-def _multiply_add(builder: Any, kind: Any, a: Any, b: Any, c: Any) -> Any:
-    function = ir.FunctionType(a.type, [a.type] * 3)
-    name = f"llvm.fmuladd.f{kind.bitwidth}"
-    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), [a, b, c])
+@intrinsic
+def magnitude(typing_context, x):  # type: ignore[no-untyped-def]
+    """|x|."""
+    return x(x), lambda context, builder, signature, args: _call(builder, "fabs", x, args)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
+def with_sign(typing_context, x, sign):  # type: ignore[no-untyped-def]
+    """|x| with the sign of `sign`."""
+    return x(x, x), lambda context, builder, signature, args: _call(builder, "copysign", x, args)
+
+
+@intrinsic
 def _two_to(typing_context, shifted):  # type: ignore[no-untyped-def]
     """2^n, given n + _SHIFT: the low bits of the sum are n, which go to where the exponent is kept."""
 
@@ -135,13 +145,8 @@ _MILLS = polynomial(
      6.311195518414113e-09, -4.2142851980449005e-08, 2.933781166607965e-09, 5.09805605809035e-09,
      -3.2699638638557554e-10, -3.8816505337153176e-10),
 )  # fmt: skip
-_MILLS_HIGHEST = by_type(15.0, 40.0)
-
-
-@inlined
-def magnitude(x: Any) -> Any:
-    """|x|."""
-    return -x if x < like(x, 0.0) else x
+# Beyond this e^(-x²/2) is zero.
+_TAIL_ENDS = by_type(15.0, 40.0)
 
 
 @inlined
@@ -189,19 +194,28 @@ def sigmoid(x: Any) -> Any:
 
 
 @inlined
+def sigmoid_and_slope(x: Any) -> Any:
+    """σ(x) and σ'(x) = σ(x) · (1 - σ(x)), the latter without the cancellation in 1 - σ."""
+    e = exp(-magnitude(x))
+    reciprocal = like(x, 1.0) / (like(x, 1.0) + e)
+    smaller = e * reciprocal
+    return smaller if x < like(x, 0.0) else reciprocal, smaller * reciprocal
+
+
+@inlined
 def tanh(x: Any) -> Any:
     """The hyperbolic tangent; error below 3 units in the last place."""
     e = expm1_negative(like(x, -2.0) * magnitude(x))
-    value = -e / (like(x, 2.0) + e)
-    return -value if x < like(x, 0.0) else value
+    return with_sign(e / (like(x, 2.0) + e), x)
 
 
 @inlined
 def gaussian(x: Any) -> Any:
     """e^(-x²/2); the rounding error of x² is carried along, or it would count x² times."""
+    x = magnitude(x)
+    x = _TAIL_ENDS(x) if x > _TAIL_ENDS(x) else x
     square = x * x
     error = fma(x, x, -square)
-    error = like(x, 0.0) if error != error else error  # inf - inf; a NaN in x is still in the square
     return exp(like(x, -0.5) * square) * fma(like(x, -0.5), error, like(x, 1.0))
 
 
@@ -213,7 +227,11 @@ def normal_cdf(x: Any, density: Any) -> Any:
     "Chebyshev approximation of (1 + 2x) exp(x²) erfc x in 0 ≤ x < ∞".
     """
     t = magnitude(x)
-    t = _MILLS_HIGHEST(t) if t > _MILLS_HIGHEST(t) else t
-    reciprocal = like(t, 1.0) / (t + _MILLS_CENTRE(t))
-    tail = density * (reciprocal * _MILLS((t - _MILLS_CENTRE(t)) * reciprocal))
+    t = _TAIL_ENDS(t) if t > _TAIL_ENDS(t) else t
+    k = _MILLS_CENTRE(t)
+    reciprocal = like(t, 1.0) / (t + k)
+    u = (t - k) * reciprocal
+    # One Newton step: an error of u would count t + k times.
+    u = fma(reciprocal, fma(-u, t, fma(-k, u + like(t, 1.0), t)), u)
+    tail = density * (reciprocal * _MILLS(u))
     return like(x, 1.0) - tail if x > like(x, 0.0) else tail

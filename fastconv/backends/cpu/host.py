@@ -72,6 +72,6 @@ def kernel(function: Function | None = None, *, fastmath: bool | set[str] = Fals
     """
     if function is None:
         return lambda f: kernel(f, fastmath=fastmath)
-    dispatcher = numba.njit(nogil=True, fastmath=fastmath)(function)
+    dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)
     dispatcher._cache = _HostCache(function)
     return dispatcher
