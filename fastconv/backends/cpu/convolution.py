@@ -79,16 +79,13 @@ def _run(
     start = np.empty(groups * packed_rows, dtype)
     size = correlation.kernel_size
     inner, outer = size, w.shape[1] * size
-    correlate.pack(
-        w.reshape(-1),
-        _NO_BIAS[dtype] if b is None else b,
-        packed,
-        start,
-        plan,
-        correlation.kernel_taps,
-        *((outer, inner) if forward else (inner, outer)),
-        size,
-    )
+    row_step, channel_step = (outer, inner) if forward else (inner, outer)
+    flat_w, bias, taps = w.reshape(-1), _NO_BIAS[dtype] if b is None else b, correlation.kernel_taps
+
+    def pack(begin: int, end: int) -> None:
+        correlate.pack(flat_w, bias, packed, start, plan, taps, row_step, channel_step, size, begin, end)
+
+    parallel_for(pack, groups * int(fields["blocks"]), w.size * _NS_PER_ELEMENT)
     samples = len(source)
     cost = samples * (correlation.flops * _NS_PER_FLOP + (source.size + target.size) / samples * _NS_PER_ELEMENT)
     flat_source, flat_target = source.reshape(-1), target.reshape(-1)

@@ -20,7 +20,7 @@ import numpy as np
 from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns
 from fastconv.backends.cpu.host import kernel
 from fastconv.backends.cpu.plan import PANEL_VECTORS
-from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, lanes_of, outer
+from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, interleave, lanes_of, outer
 
 _W8, _W4, _W2, _W1 = (WIDE.get(rows, 1) for rows in (8, 4, 2, 1))
 _N8, _N4, _N2, _N1 = (NARROW.get(rows, 1) for rows in (8, 4, 2, 1))
@@ -35,31 +35,57 @@ SLACK = 16 * _LANES4
 
 @kernel
 def pack(
-    w: Any, b: Any, packed: Any, start: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size: int
-) -> None:
+    w: Any, b: Any, packed: Any, start: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size: int,
+    begin: int, end: int,
+) -> None:  # fmt: skip
     """Weights into [group][block of rows][channel, tap][row of block] and biases into [group][row], zeros at the end.
 
     Row r and channel c of a group find their taps at w[group_base + r · row_step + c · channel_step]; `b` may be empty.
+    Tasks begin ≤ task < end of (group, block).
     """
     p = plan[0]
+    size = w.itemsize
+    lanes = _LANES4 if size == 4 else _LANES8
     group_step = p.rows * p.channels * kernel_size
-    for g in range(p.groups):
-        for r in range(p.packed):
-            start[g * p.packed + r] = b[g * p.rows + r] if r < p.rows and b.size else start.dtype.type(0)
-        for block in range(p.blocks):
-            r0 = block * ROWS
-            mr = min(ROWS, p.packed - r0)
-            to = (g * p.packed + r0) * p.count
-            valid = min(mr, p.rows - r0)
-            source = g * group_step + r0 * row_step
-            for c in range(p.channels):
-                for t in range(p.taps):
-                    column = source + c * channel_step + taps[t]
-                    for r in range(valid):
-                        packed[to + r] = w[column + r * row_step]
-                    for r in range(valid, mr):
-                        packed[to + r] = packed.dtype.type(0)
-                    to += mr
+    # The taps of a row follow each other in memory, channel after channel: whole vectors can be transposed.
+    runs = channel_step == p.taps and p.taps == kernel_size and p.count >= lanes
+    for task in range(begin, end):
+        g, block = divmod(task, p.blocks)
+        r0 = block * ROWS
+        mr = min(ROWS, p.packed - r0)
+        valid = min(mr, p.rows - r0)
+        to = (g * p.packed + r0) * p.count
+        source = g * group_step + r0 * row_step
+        for r in range(mr):
+            start[g * p.packed + r0 + r] = b[g * p.rows + r0 + r] if r < valid and b.size else start.dtype.type(0)
+        first = 0
+        if runs and valid == ROWS:
+            first = p.count // lanes * lanes
+            interleave(w, ROWS, w.ctypes.data + source * size, row_step, p.count // lanes, packed.ctypes.data + to * size)
+        _pack_block(w, packed, to, source, row_step, channel_step, taps, p.taps, first, p.count, mr, valid)
+
+
+@kernel
+def _pack_block(
+    w: Any, packed: Any, to: int, source: int, row_step: int, channel_step: int, taps: Any, taps_used: int, first: int, count: int,
+    mr: int, valid: int,
+) -> None:  # fmt: skip
+    """The same for one block, element by element, from its k = `first` on."""
+    c, t = divmod(first, taps_used)
+    step = np.uintp(row_step)
+    for k in range(first, count):
+        column = np.uintp(source + c * channel_step + taps[t])
+        at = np.uintp(to + k * mr)
+        if valid == ROWS:
+            for r in range(np.uintp(ROWS)):
+                packed[at + r] = w[column + r * step]
+        else:
+            for r in range(mr):
+                packed[at + np.uintp(r)] = w[column + np.uintp(r) * step] if r < valid else packed.dtype.type(0)
+        t += 1
+        if t == taps_used:
+            t = 0
+            c += 1
 
 
 @kernel
@@ -144,16 +170,12 @@ def correlate_boxes(
         to = image * p.rows * target + (p.first_d + d * p.stride_d) * p.target_h * p.target_w
         to += (p.first_h + h0 * p.stride_h) * p.target_w + p.first_w + w0 * p.stride_w
         runs, length = (rows, columns) if p.rowwise else (1, (rows - 1) * p.pitch + columns)
-        first, last = p.blocks * chunk // p.chunks, p.blocks * (chunk + 1) // p.chunks
-        tail_only = last == p.blocks and p.tail > 0 and p.tail < ROWS
-        full = last - 1 if tail_only else last
-        for part in range(2):  # blocks of ROWS rows, then the tail, whose tiles are wider
-            if part == 0:
-                b0, b1, mr = first, full, ROWS
-            else:
-                b0, b1, mr = full, last, p.tail
-            if b0 >= b1:
-                continue
+        for block in range(p.blocks * chunk // p.chunks, p.blocks * (chunk + 1) // p.chunks):
+            r0 = block * ROWS
+            mr = min(ROWS, p.packed - r0)
+            valid = min(mr, p.rows - r0)
+            a = packed.ctypes.data + (g * p.packed + r0) * p.count * size
+            s = start.ctypes.data + (g * p.packed + r0) * size
             for run in range(runs):
                 q = 0
                 while q < length:
@@ -162,18 +184,12 @@ def correlate_boxes(
                     source = origin + position * size
                     row, column = divmod(position, p.pitch)
                     whole = q + width <= length if p.linear else column + width <= columns and p.stride_w == 1
-                    at = to + row * p.stride_h * p.target_w + column
-                    for block in range(b0, b1):
-                        r0 = block * ROWS
-                        valid = min(mr, p.rows - r0)
-                        a = packed.ctypes.data + (g * p.packed + r0) * p.count * size
-                        s = start.ctypes.data + (g * p.packed + r0) * size
-                        if whole and valid == mr:
-                            c = y.ctypes.data + (at + r0 * target) * size
-                            _tile(x, mr, wide, a, source, off.ctypes.data, p.count, s, c, target, relu)
-                        else:
-                            _tile(x, mr, wide, a, source, off.ctypes.data, p.count, s, scratch.ctypes.data, width, relu)
-                            _store_rows(y, to + r0 * target, target, scratch, valid, width, position, columns, rows, plan)
+                    if whole and valid == mr:
+                        c = y.ctypes.data + (to + r0 * target + row * p.stride_h * p.target_w + column) * size
+                        _tile(x, mr, wide, a, source, off.ctypes.data, p.count, s, c, target, relu)
+                    else:
+                        _tile(x, mr, wide, a, source, off.ctypes.data, p.count, s, scratch.ctypes.data, width, relu)
+                        _store_rows(y, to + r0 * target, target, scratch, valid, width, position, columns, rows, plan)
                     q += width
 
 

@@ -80,6 +80,12 @@ def fma(typing_context, a, b, c):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def maximum(typing_context, a, b):  # type: ignore[no-untyped-def]
+    """The larger one, NaN if either is NaN; unlike a comparison this vectorises as a reduction, too."""
+    return a(a, a), lambda context, builder, signature, args: _call(builder, "maximum", a, args)
+
+
+@intrinsic
 def magnitude(typing_context, x):  # type: ignore[no-untyped-def]
     """|x|."""
     return x(x), lambda context, builder, signature, args: _call(builder, "fabs", x, args)

@@ -194,3 +194,44 @@ def inner(typing_context, like, rows, columns, a, a_stride, b, off, vectors, c, 
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def interleave(typing_context, like, rows, source, stride, vectors, target):  # type: ignore[no-untyped-def]
+    """target[k][m] = source[m · stride + k] for m < rows (a power of two), k < vectors · lanes (vectors ≥ 1).
+
+    A transposition in registers: each round of shuffles doubles the number of rows that lie side by side.
+    """
+    mr = rows.literal_value
+    signature = types.void(like, rows, *[types.intp] * 4)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = _Emitter(builder, signature.args[0])
+        source, stride, vectors, target = args[2:]
+        source, target = emit.pointer(source), emit.pointer(target)
+        rows_in = [emit.at(source, builder.mul(stride, emit.index(m))) for m in range(mr)]
+        half = emit.lanes // 2
+        mixes = [
+            ir.Constant(ir.VectorType(_I32, emit.lanes), [start + i // 2 + emit.lanes * (i % 2) for i in range(2 * half)])
+            for start in (0, half)
+        ]
+
+        def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
+            k = builder.mul(i, emit.index(emit.lanes))
+            # Pieces of the tree: each holds a list of vectors in the order of k, its rows interleaved.
+            pieces = [[emit.load(emit.at(row, k))] for row in rows_in]
+            while len(pieces) > 1:
+                middle = len(pieces) // 2
+                pieces = [
+                    [builder.shuffle_vector(a, b, mix) for a, b in zip(pieces[m], pieces[m + middle]) for mix in mixes]
+                    for m in range(middle)
+                ]
+            out = emit.at(target, builder.mul(k, emit.index(mr)))
+            for number, vector in enumerate(pieces[0]):
+                emit.store(vector, emit.at(out, emit.index(number * emit.lanes)))
+            return values
+
+        emit.loop(vectors, [], step)
+        return context.get_dummy_value()
+
+    return signature, codegen
