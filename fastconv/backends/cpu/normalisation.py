@@ -30,7 +30,8 @@ _NS_PER_TASK = 5.0
 def channel_sum(x: Array) -> Array:
     """See contract.Backend.channel_sum."""
     partial = _per_run(lambda *args: _run_sums(x.reshape(-1), *args), x, 1)
-    return partial[0].sum(axis=(0, 2)).astype(x.dtype)
+    result: Array = partial[0].sum(axis=(0, 2)).astype(x.dtype)
+    return result
 
 
 def batch_norm_statistics(x: Array) -> tuple[Array, Array]:
