@@ -2,7 +2,7 @@
 # ARGS goes to the command: make test ARGS="-k pooling", make bench ARGS="--quick".
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/pip install -qq --disable-pip-version-check
 ARGS ?=
 
 .PHONY: demo test bench lint clean

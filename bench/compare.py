@@ -3,7 +3,7 @@
 All competitors of a case are timed in rounds, one after the other and in rotating order, so that a slow spell of the
 machine meets all of them; the figure that counts is the median over the rounds of peer time / fastconv time. Before a
 timed block the thread pools of the others are given time to stop spinning, and one call warms the caches. Results are
-compared before anything is timed. One table goes to the terminal, the same as JSON and as a bar chart into files.
+compared before anything is timed. One table goes to the terminal, and as JSON, Markdown and a bar chart into files.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=11, help="timed rounds of each case (default 11)")
     parser.add_argument("--quick", action="store_true", help="three short rounds: a smoke test, not a measurement")
     parser.add_argument("--threads", type=int, default=get_num_threads(), help="threads of every competitor")
-    parser.add_argument("--output", type=Path, default=RESULTS / "latest", help="path of the .json and .png, no suffix")
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS / "latest", help="path of the .json, .md and .png, no suffix"
+    )
     arguments = parser.parse_args(argv)
     if arguments.rounds < 1 or arguments.threads < 1:
         parser.error("--rounds and --threads must be at least 1")
@@ -142,9 +144,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             lines.append(line)
             print(report.row(line), flush=True)
         print(report.footer([line for line in lines if line["direction"] == direction]), flush=True)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    json_path, chart_path = (arguments.output.with_name(arguments.output.name + end) for end in (".json", ".png"))
-    json_path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    report.bar_chart(summary, chart_path)
-    print(f"\nwrote {json_path} and {chart_path}")
+    _write(summary, arguments.output)
     return 0
+
+
+def _write(summary: dict[str, Any], output: Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    json_path, table_path, chart_path = (output.with_name(output.name + suffix) for suffix in (".json", ".md", ".png"))
+    json_path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    table_path.write_text(report.markdown(summary), encoding="utf-8")
+    report.bar_chart(summary, chart_path)
+    print(f"\nwrote {json_path}, {table_path} and {chart_path}")

@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from bench.cases import DIRECTIONS
 from bench.competitors import PREPARE
 
 PEERS = tuple(name for name in PREPARE if name != "fastconv")
@@ -54,6 +55,22 @@ def footer(lines: list[dict[str, Any]]) -> str:
     ]
     reasons = dict.fromkeys(f"- {peer}: {reason}" for line in lines for peer, reason in line["absent"].items())
     return "\n".join([*table, *reasons])
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The ratios as one Markdown table, a row for each case, with the machine below it."""
+    ratios = {
+        (line["case"], line["direction"], peer): r for line in summary["cases"] for peer, r in line["ratio"].items()
+    }
+    cases = dict.fromkeys(line["case"] for line in summary["cases"])
+    measured = {(direction, peer) for _, direction, peer in ratios}
+    pairs = [(direction, peer) for direction in DIRECTIONS for peer in PEERS if (direction, peer) in measured]
+    table = [
+        ["case", *(f"{direction} / {peer}" for direction, peer in pairs)],
+        ["---"] + ["--:"] * len(pairs),
+        *([case, *(_number(ratios.get((case, *pair))) for pair in pairs)] for case in cases),
+    ]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in table) + f"\n\n{heading(summary)}\n"
 
 
 def bar_chart(summary: dict[str, Any], path: Path) -> None:
