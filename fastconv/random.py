@@ -1,4 +1,4 @@
-"""The one random generator: initialisation, dropout and the order of data draw from it, so one seed fixes a training."""
+"""The one random generator: initialisation, dropout and data order draw from it, so one seed fixes a training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def generator() -> np.random.Generator:
 
 def get_state() -> dict[str, Any]:
     """The generator's state as a dict of plain Python numbers and strings, which JSON can hold."""
-    return dict(_generator.bit_generator.state)
+    state: dict[str, Any] = dict(_generator.bit_generator.state)
+    return state
 
 
 def set_state(state: dict[str, Any]) -> None:
