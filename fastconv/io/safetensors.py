@@ -1,0 +1,77 @@
+"""Arrays by name in a safetensors file: the format of published weights; nothing in it is ever executed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastconv import backends
+from fastconv.autograd import raw, to_device
+
+Array = Any
+
+
+def save_safetensors(
+    state: Mapping[str, Any], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write arrays (or Tensors), as `Module.state_dict()` gives them, and optional text `metadata`.
+
+    The file appears whole or not at all: it is written beside `path` and then renamed, so that a file that was there
+    before survives a failure. Raises OSError where the directory cannot be written.
+    """
+    from safetensors.numpy import save_file
+
+    target = Path(path)
+    arrays = {name: _for_disk(value) for name, value in state.items()}
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    os.close(handle)
+    try:
+        save_file(arrays, temporary, dict(metadata or {}))
+        _flush(temporary)
+        os.replace(temporary, target)
+    except BaseException:  # also when interrupted by Ctrl-C
+        os.unlink(temporary)
+        raise
+
+
+def load_safetensors(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """The arrays of a file by name, as NumPy arrays.
+
+    Raises FileNotFoundError for no such file, ValueError for one that is damaged or no safetensors file.
+    """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+
+
+def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The text metadata of a file, without its arrays; raises as `load_safetensors` does."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+def _opened(path: str | os.PathLike[str]) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"load_safetensors: there is no file {path}")
+    try:
+        return safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise ValueError(f"load_safetensors: {path} is damaged or no safetensors file ({error})") from error
+
+
+def _for_disk(value: Any) -> Array:
+    """A NumPy array in the order and byte order of the format; `ascontiguousarray` would give a 0-d array an axis."""
+    array = np.asarray(value) if not backends.is_cupy(raw(value)) else to_device(raw(value), "cpu")
+    return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
+
+
+def _flush(path: str) -> None:
+    """Have the bytes on the disk before the name: after a power cut a renamed file must not be an empty one."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
