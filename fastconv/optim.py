@@ -164,7 +164,8 @@ class SGD(Optimizer):
         if momentum:
             velocity = state.get("momentum_buffer")
             if velocity is None:
-                velocity = state["momentum_buffer"] = gradient.copy()
+                # array(), as the sum of 0-d arrays is a NumPy scalar, which cannot be updated in place.
+                state["momentum_buffer"] = velocity = backends.of(x).xp.array(gradient)
             else:
                 velocity *= momentum
                 velocity += (1 - group["dampening"]) * gradient
