@@ -1,0 +1,23 @@
+"""The CPU backend: Numba-compiled SIMD kernels on NumPy arrays. Satisfies backends/contract.py."""
+
+import numpy as xp
+
+from fastconv.backends.cpu.convolution import conv_forward as conv_forward
+from fastconv.backends.cpu.convolution import conv_input_grad as conv_input_grad
+from fastconv.backends.cpu.convolution import conv_weight_grad as conv_weight_grad
+from fastconv.backends.cpu.convolution import explain_conv as explain_conv
+from fastconv.backends.cpu.gemm import matmul as matmul
+from fastconv.backends.cpu.padding import pad as pad
+from fastconv.backends.cpu.padding import pad_grad as pad_grad
+from fastconv.backends.cpu.pointwise import activation_backward as activation_backward
+from fastconv.backends.cpu.pointwise import activation_forward as activation_forward
+from fastconv.backends.cpu.normalisation import batch_norm_apply as batch_norm_apply
+from fastconv.backends.cpu.normalisation import batch_norm_backward as batch_norm_backward
+from fastconv.backends.cpu.normalisation import batch_norm_statistics as batch_norm_statistics
+from fastconv.backends.cpu.normalisation import channel_sum as channel_sum
+from fastconv.backends.cpu.pooling import avg_pool_backward as avg_pool_backward
+from fastconv.backends.cpu.pooling import avg_pool_forward as avg_pool_forward
+from fastconv.backends.cpu.pooling import max_pool_backward as max_pool_backward
+from fastconv.backends.cpu.pooling import max_pool_forward as max_pool_forward
+from fastconv.backends.cpu.softmax import softmax as softmax
+from fastconv.backends.cpu.softmax import softmax_backward as softmax_backward

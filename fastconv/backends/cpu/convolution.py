@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import correlate, weight_grad
-from fastconv.backends.cpu.plan import Correlation, forward_plan, input_grad_plans
+from fastconv.backends.cpu.plan import Correlation, forward_plan, input_grad_plans, weight_grad_plan
 from fastconv.backends.cpu.pointwise import activation_forward
 from fastconv.backends.cpu.scratch import scratch
 from fastconv.backends.cpu.threads import parallel_for
@@ -26,7 +26,7 @@ def conv_forward(x: Array, w: Array, b: Array | None, geometry: ConvGeometry, ac
     y = np.empty(geometry.output_shape(len(x)), x.dtype)
     correlation = forward_plan(geometry, x.itemsize)
     relu = activation == "relu"
-    _run(correlation, x, w, b, y, relu, forward=True)
+    correlate_into(correlation, x, w, (w[0].size, geometry.taps), b, y, relu=relu)
     if activation is None or relu:
         return y
     return activation_forward(y, activation, 0.0)
@@ -36,7 +36,7 @@ def conv_input_grad(gy: Array, w: Array, b: Array | None, geometry: ConvGeometry
     """See contract.Backend.conv_input_grad."""
     gx = np.empty(geometry.input_shape(len(gy)), gy.dtype)
     for correlation in input_grad_plans(geometry, gy.itemsize):
-        _run(correlation, gy, w, b, gx, False, forward=False)
+        correlate_into(correlation, gy, w, (geometry.taps, w[0].size), b, gx, relu=False)
     return gx
 
 
@@ -50,22 +50,27 @@ def explain_conv(geometry: ConvGeometry, dtype: Any, operation: str) -> str:
     itemsize = np.dtype(dtype).itemsize
     if operation == "input_grad":
         return " + ".join(sorted({_name(c) for c in input_grad_plans(geometry, itemsize)}))
-    name = _name(forward_plan(geometry, itemsize))
-    return name if operation == "forward" else name.replace("in place", "columns")
+    if operation == "forward":
+        return _name(forward_plan(geometry, itemsize))
+    correlation = weight_grad_plan(geometry, itemsize)
+    return "constant" if correlation.empty else f"inner-product {'columns' if correlation.small else 'boxes'}"
 
 
 def _name(correlation: Correlation) -> str:
     if correlation.empty:
         return "constant"
-    if correlation.plan[0]["direct"]:
-        return "shift-gemm in place"
-    return "shift-gemm columns" if correlation.columns else "shift-gemm boxes"
+    if correlation.columns:
+        return "shift-gemm columns"
+    return "shift-gemm in place" if correlation.plan[0]["direct"] else "shift-gemm boxes"
 
 
-def _run(
-    correlation: Correlation, source: Array, w: Array, b: Array | None, target: Array, relu: bool, *, forward: bool
+def correlate_into(
+    correlation: Correlation, source: Array, w: Array, steps: tuple[int, int], b: Array | None, target: Array, *, relu: bool
 ) -> None:
-    """Write one correlation of `source` with w into its part of `target`."""
+    """Write one correlation of `source` with w into its part of `target`.
+
+    `steps`: how far apart in the flat w the rows (target channels) and the source channels of a group lie.
+    """
     if not target.size:
         return
     if correlation.empty:
@@ -77,13 +82,11 @@ def _run(
     groups, packed_rows, count = correlation.groups, correlation.packed_rows, correlation.count
     packed = np.empty(groups * packed_rows * count, dtype)
     start = np.empty(groups * packed_rows, dtype)
-    size = correlation.kernel_size
-    inner, outer = size, w.shape[1] * size
-    row_step, channel_step = (outer, inner) if forward else (inner, outer)
+    row_step, channel_step = steps
     flat_w, bias, taps = w.reshape(-1), _NO_BIAS[dtype] if b is None else b, correlation.kernel_taps
 
     def pack(begin: int, end: int) -> None:
-        correlate.pack(flat_w, bias, packed, start, plan, taps, row_step, channel_step, size, begin, end)
+        correlate.pack(flat_w, bias, packed, start, plan, taps, row_step, channel_step, correlation.kernel_size, begin, end)
 
     parallel_for(pack, groups * int(fields["blocks"]), w.size * _NS_PER_ELEMENT)
     samples = len(source)
@@ -94,7 +97,7 @@ def _run(
         elements = correlation.count * correlation.panel_columns
         pieces = groups * -(-samples * correlation.outputs // correlation.panel_columns)
     else:
-        kernel, where, offsets = correlate.correlate_boxes, correlation.tables, correlation.box_offsets
+        kernel, where, offsets = correlate.correlate_boxes, correlation.tables, correlation.source_offsets
         elements = correlation.box_elements
         pieces = samples * groups * correlation.boxes
     chunks = max(1, min(int(fields["blocks"]), _MIN_TASKS // pieces))

@@ -7,8 +7,8 @@ outputs, the first-level cache the tile's source (shared by all row blocks), the
 weights stream. Cost per output: k FMAs; per tile and k 8 weights and 3 source vectors for 24 vector FMAs.
 Floor: the FMA rate for many rows, the source and target traffic for few.
 
-Small images and 1×1 take exact columns instead of boxes: the same product, the source gathered tap by tap or, where the
-tile lies inside one sample of a 1×1 convolution, read in place.
+A box of a 1×1 convolution is read in place. Small images take exact columns instead of boxes, over all samples: the
+same product, the source gathered tap by tap.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns
+from fastconv.backends.cpu.gather import copy_bytes, copy_strided, gather_box, gather_columns
 from fastconv.backends.cpu.host import kernel
 from fastconv.backends.cpu.plan import PANEL_VECTORS
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, interleave, lanes_of, outer
@@ -47,8 +47,11 @@ def pack(
     size = w.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     group_step = p.rows * p.channels * kernel_size
-    # The taps of a row follow each other in memory, channel after channel: whole vectors can be transposed.
-    runs = channel_step == p.taps and p.taps == kernel_size and p.count >= lanes
+    # Whole vectors of taps of eight rows are transposed at once: all channels in one run where they follow each other
+    # in memory (forward), else channel by channel (input gradient).
+    all_taps = p.taps == kernel_size
+    joined = all_taps and channel_step == p.taps
+    run = p.count // lanes if joined else -(-p.taps // lanes)
     for task in range(begin, end):
         g, block = divmod(task, p.blocks)
         r0 = block * ROWS
@@ -59,9 +62,14 @@ def pack(
         for r in range(mr):
             start[g * p.packed + r0 + r] = b[g * p.rows + r0 + r] if r < valid and b.size else start.dtype.type(0)
         first = 0
-        if runs and valid == ROWS:
-            first = p.count // lanes * lanes
-            interleave(w, ROWS, w.ctypes.data + source * size, row_step, p.count // lanes, packed.ctypes.data + to * size)
+        if valid == ROWS and all_taps and run > 0 and (joined or p.taps > 2):
+            for c in range(1 if joined else p.channels):
+                at = 0 if joined else c * p.taps
+                if at + run * lanes > p.count:
+                    break  # the last channels would write, or read, beyond the block
+                from_, target = source + c * channel_step, to + at * ROWS
+                interleave(w, ROWS, w.ctypes.data + from_ * size, row_step, run, packed.ctypes.data + target * size)
+                first = at + (run * lanes if joined else p.taps)
         _pack_block(w, packed, to, source, row_step, channel_step, taps, p.taps, first, p.count, mr, valid)
 
 
@@ -76,7 +84,9 @@ def _pack_block(
     for k in range(first, count):
         column = np.uintp(source + c * channel_step + taps[t])
         at = np.uintp(to + k * mr)
-        if valid == ROWS:
+        if valid == ROWS and row_step == 1:
+            copy_bytes(packed.ctypes.data + at * w.itemsize, w.ctypes.data + column * w.itemsize, ROWS * w.itemsize)
+        elif valid == ROWS:
             for r in range(np.uintp(ROWS)):
                 packed[at + r] = w[column + r * step]
         else:
@@ -148,7 +158,10 @@ def _store_rows(y: Any, to: int, row_step: int, tile: Any, valid: int, width: in
 def correlate_boxes(
     x: Any, packed: Any, start: Any, y: Any, plan: Any, tables: Any, off: Any, scratch: Any, relu: int, begin: int, end: int
 ) -> None:
-    """Tasks begin ≤ task < end of (sample, group, plane, box row, box column, chunk of row blocks), the last fastest."""
+    """Tasks begin ≤ task < end of (sample, group, plane, box row, box column, chunk of row blocks), the last fastest.
+
+    `off` holds count offsets into the gathered box, then (1×1 only) count offsets into the source in place.
+    """
     p = plan[0]
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
@@ -156,6 +169,7 @@ def correlate_boxes(
     target = p.target_d * p.target_h * p.target_w
     origin = scratch.ctypes.data + TILE_ELEMENTS * size
     gathered = -1
+    source_at, offsets = origin, off.ctypes.data
     for task in range(begin, end):
         box, chunk = divmod(task, p.chunks)
         rest, bw = divmod(box, p.boxes_w)
@@ -165,8 +179,14 @@ def correlate_boxes(
         h0, w0 = bh * p.box_h, bw * p.box_w
         rows, columns = min(p.box_h, p.outputs_h - h0), min(p.box_w, p.outputs_w - w0)
         if box != gathered:
-            gather_box(x, image * p.channels * volume, scratch, TILE_ELEMENTS, plan, tables, d, h0, w0)
             gathered = box
+            base = image * p.channels * volume
+            # Read in place where the last tile does not reach beyond the array.
+            if p.direct and base + (p.channels - 1) * volume + w0 + columns + SLACK <= x.size:
+                source_at, offsets = x.ctypes.data + (base + w0) * size, off.ctypes.data + p.count * 8
+            else:
+                source_at, offsets = origin, off.ctypes.data
+                gather_box(x, base, scratch, TILE_ELEMENTS, plan, tables, d, h0, w0)
         to = image * p.rows * target + (p.first_d + d * p.stride_d) * p.target_h * p.target_w
         to += (p.first_h + h0 * p.stride_h) * p.target_w + p.first_w + w0 * p.stride_w
         runs, length = (rows, columns) if p.rowwise else (1, (rows - 1) * p.pitch + columns)
@@ -181,14 +201,14 @@ def correlate_boxes(
                 while q < length:
                     width, wide = _tile_width(mr, lanes, length - q)
                     position = run * p.pitch + q
-                    source = origin + position * size
+                    source = source_at + position * size
                     row, column = divmod(position, p.pitch)
                     whole = q + width <= length if p.linear else column + width <= columns and p.stride_w == 1
                     if whole and valid == mr:
                         c = y.ctypes.data + (to + r0 * target + row * p.stride_h * p.target_w + column) * size
-                        _tile(x, mr, wide, a, source, off.ctypes.data, p.count, s, c, target, relu)
+                        _tile(x, mr, wide, a, source, offsets, p.count, s, c, target, relu)
                     else:
-                        _tile(x, mr, wide, a, source, off.ctypes.data, p.count, s, scratch.ctypes.data, width, relu)
+                        _tile(x, mr, wide, a, source, offsets, p.count, s, scratch.ctypes.data, width, relu)
                         _store_rows(y, to + r0 * target, target, scratch, valid, width, position, columns, rows, plan)
                     q += width
 
@@ -220,10 +240,7 @@ def _column_targets(address: Any, plan: Any, group: int, first: int, count: int)
 def correlate_columns(
     x: Any, packed: Any, start: Any, y: Any, plan: Any, positions: Any, off: Any, scratch: Any, relu: int, begin: int, end: int
 ) -> None:
-    """Tasks begin ≤ task < end of (group, tile of columns over all samples, chunk of row blocks), the last fastest.
-
-    `off` holds count offsets into the panel, then count offsets into the source in place (1×1 only).
-    """
+    """Tasks begin ≤ task < end of (group, tile of columns over all samples, chunk of row blocks), the last fastest."""
     p = plan[0]
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
@@ -242,20 +259,11 @@ def correlate_columns(
         first = tile * span
         count = min(span, total - first)
         sample, o = divmod(first, outputs)
-        inside = count == span and o + count <= outputs
-        # The tiles of a short last block are wider than the panel and read on beyond it.
-        in_place = p.direct and inside and (p.tail == 0 or p.tail == ROWS or o + 2 * count <= outputs)
+        whole = count == span and o + count <= outputs and p.linear
         if piece != gathered:
             gathered = piece
-            if not in_place:
-                gather_columns(x, g, scratch, TILE_ELEMENTS, span, plan, positions, first, count, 0, p.channels)
+            gather_columns(x, g, scratch, TILE_ELEMENTS, span, plan, positions, first, count, 0, p.channels)
             _column_targets(address, plan, g, first, count)
-        whole = inside and p.linear
-        if in_place:
-            source = x.ctypes.data + ((sample * p.groups + g) * p.channels * outputs + o) * size
-            offsets = off.ctypes.data + p.count * 8
-        else:
-            source, offsets = panel, off.ctypes.data
         for block in range(p.blocks * chunk // p.chunks, p.blocks * (chunk + 1) // p.chunks):
             r0 = block * ROWS
             mr = min(ROWS, p.packed - r0)
@@ -269,9 +277,9 @@ def correlate_columns(
                     width, wide = _tile_width(mr, lanes, 0)
                 if whole and valid == mr and q + width <= span:
                     c = y.ctypes.data + (address[q] + r0 * target) * size
-                    _tile(x, mr, wide, a, source + q * size, offsets, p.count, s, c, target, relu)
+                    _tile(x, mr, wide, a, panel + q * size, off.ctypes.data, p.count, s, c, target, relu)
                 else:
-                    _tile(x, mr, wide, a, source + q * size, offsets, p.count, s, scratch.ctypes.data, width, relu)
+                    _tile(x, mr, wide, a, panel + q * size, off.ctypes.data, p.count, s, scratch.ctypes.data, width, relu)
                     for m in range(valid):
                         for j in range(min(width, count - q)):
                             y[address[q + j] + (r0 + m) * target] = scratch[m * width + j]

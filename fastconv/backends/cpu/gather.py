@@ -19,6 +19,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastconv.backends.cpu.host import kernel
+from fastconv.backends.cpu.simd import copy_masked, lanes_of
+
+_LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -110,38 +113,67 @@ def gather_columns(
 ) -> None:
     """Gather `count` outputs from number `first` on (sample-major) into panel[to:] of shape [channel][tap][width].
 
-    Channels c0 ≤ c < c1 of the group; columns from `count` to `width` and positions outside the source are 0.
+    Channels c0 ≤ c < c1 of the group; columns from `count` to `width` and positions outside the source are 0. Up to a
+    vector behind the panel is overwritten.
     """
     p = plan[0]
-    outputs = p.outputs_d * p.outputs_h * p.outputs_w
+    size = x.itemsize
+    lanes = _LANES4 if size == 4 else _LANES8
     volume = p.depth * p.height * p.width
-    taps = p.taps
-    index = np.empty(width, np.int64)
-    for t in range(taps):
-        off_d, off_h, off_w = positions[t, 0], positions[t, 1], positions[t, 2]
-        sample, rest = divmod(first, outputs)
-        d, rest = divmod(rest, p.outputs_h * p.outputs_w)
-        h, w = divmod(rest, p.outputs_w)
-        for j in range(width):
-            index[j] = -1
-            if j < count:
-                z, y, v = d * p.step_d + off_d, h * p.step_h + off_h, w * p.step_w + off_w
-                if 0 <= z < p.depth and 0 <= y < p.height and 0 <= v < p.width:
-                    channel = (sample * p.groups + group) * p.channels + c0
-                    index[j] = channel * volume + (z * p.height + y) * p.width + v
-                w += 1
-                if w == p.outputs_w:
-                    w = 0
-                    h += 1
-                    if h == p.outputs_h:
-                        h = 0
-                        d += 1
-                        if d == p.outputs_d:
-                            d = 0
-                            sample += 1
-        for c in range(c1 - c0):
-            row = np.uintp(to + (c * taps + t) * width)
-            shift = c * volume
-            for j in range(np.uintp(width)):
-                i = index[j]
-                panel[row + j] = x[np.uintp(i + shift)] if i >= 0 else x.dtype.type(0)
+    runs, column, length = _runs(plan, group, c0, first, count, lanes, positions)
+    for c in range(c1 - c0):
+        for t in range(p.taps):
+            row = to + (c * p.taps + t) * width
+            # Ascending rows and runs: what a run writes beyond its end is written again by the next.
+            for i in range(len(column)):
+                source, before, inside = runs[t, i, 0] + c * volume, runs[t, i, 1], runs[t, i, 2]
+                at = row + column[i]
+                if p.step_w == 1:
+                    copy_masked(x, panel.ctypes.data + at * size, x.ctypes.data + source * size, before, inside)
+                else:
+                    for j in range(length[i]):
+                        panel[at + j] = x[source + j * p.step_w] if before <= j < inside else x.dtype.type(0)
+            zero_bytes(panel.ctypes.data + (row + count) * size, (width - count) * size)
+
+
+@kernel
+def _runs(plan: Any, group: int, c0: int, first: int, count: int, lanes: int, positions: Any) -> Any:
+    """Columns first ≤ column < first + count cut where an output row ends, and into vectors.
+
+    Returns for each tap and run (index in the source of the run's first output, outputs from which and up to which it
+    lies inside the source), and for each run its first column and its length.
+    """
+    p = plan[0]
+    volume = p.depth * p.height * p.width
+    most = -(-count // lanes) + count // p.outputs_w + 2
+    runs = np.empty((p.taps, most, 3), np.int64)
+    column, length = np.empty(most, np.int64), np.empty(most, np.int64)
+    sample, rest = divmod(first, p.outputs_d * p.outputs_h * p.outputs_w)
+    d, rest = divmod(rest, p.outputs_h * p.outputs_w)
+    h, w = divmod(rest, p.outputs_w)
+    done, number = 0, 0
+    while done < count:
+        n = min(lanes, count - done, p.outputs_w - w)
+        column[number], length[number] = done, n
+        channel = ((sample * p.groups + group) * p.channels + c0) * volume
+        for t in range(p.taps):
+            z, y, v = d * p.step_d + positions[t, 0], h * p.step_h + positions[t, 1], w * p.step_w + positions[t, 2]
+            runs[t, number, 0] = channel + (z * p.height + y) * p.width + v
+            if 0 <= z < p.depth and 0 <= y < p.height:
+                runs[t, number, 1] = max(0, -(v // p.step_w))
+                runs[t, number, 2] = min(n, -((v - p.width) // p.step_w))
+            else:
+                runs[t, number, 1], runs[t, number, 2] = 0, 0
+        done += n
+        number += 1
+        w += n
+        if w == p.outputs_w:
+            w = 0
+            h += 1
+            if h == p.outputs_h:
+                h = 0
+                d += 1
+                if d == p.outputs_d:
+                    d = 0
+                    sample += 1
+    return runs, column[:number], length[:number]

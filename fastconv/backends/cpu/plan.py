@@ -32,6 +32,12 @@ WEIGHT_GRAD_BOX_BYTES = 1536 * 1024
 PANEL_VECTORS = simd.WIDE[simd.ROWS]
 """Vectors of a tile of columns: one panel serves all blocks of rows, so it is as wide as a full block's tile."""
 
+GATHER_COST = 0.02
+"""Time to gather a vector of the source over the time to compute a vector of outputs, for a few dozen channels."""
+
+MIN_ROW = 240
+"""Rows of outputs are cut only above this length, and into no shorter pieces."""
+
 PANEL_OUTPUTS = 256
 """Up to this many outputs in a channel a box wastes too many columns between the rows; exact columns are gathered."""
 
@@ -189,7 +195,7 @@ class Correlation:
         self._layout(itemsize, contiguous, rows if weight_grad else 0)
         self.count, self.packed_rows = int(plan["count"]), int(plan["packed"])
         self.small = self.outputs <= PANEL_OUTPUTS
-        self.columns = bool(plan["direct"]) or (self.small and rows >= 4 * simd.ROWS)
+        self.columns = self.small and rows >= 4 * simd.ROWS
         self.flops = 2 * groups * rows * self.count * self.outputs
         self.panel_columns = PANEL_VECTORS * simd.lanes_of(itemsize)
         self.boxes = int(plan["outputs_d"] * plan["boxes_h"] * plan["boxes_w"])
@@ -198,8 +204,10 @@ class Correlation:
         self.tables = np.array([*depth.offsets, *height.phases, *width.phases], dtype=np.int64)
         self.box_offsets = self._box_offsets()
         k = np.arange(self.count, dtype=np.int64)
-        # Into the panel, then into the source in place, where one tap of each channel is read.
-        self.column_offsets = np.concatenate([k * self.panel_columns, k * self.outputs])
+        self.column_offsets = k * self.panel_columns
+        # Into the gathered box, then into the source in place, where a 1×1 convolution can read it there.
+        in_place = k * self.outputs if plan["direct"] else k[:0]
+        self.source_offsets = np.concatenate([self.box_offsets, in_place])
 
     def _layout(self, itemsize: int, contiguous: bool, rows: int) -> None:
         """Size of a box of outputs and the layout [channel][plane of a tap][phase h][phase w][row][pitch] of its source.
@@ -214,23 +222,24 @@ class Correlation:
         images = int(plan["channels"]) * len(depth.offsets) * len(height.phases) * len(width.phases)
         available = (WEIGHT_GRAD_BOX_BYTES if rows else BOX_BYTES) // (itemsize * (images + rows))
         row_limit = available // (1 + height.halo)
+        lanes = simd.lanes_of(itemsize)
         box_w = width.outputs
-        if box_w + width.halo > row_limit and box_w > 480:
-            box_w = _even_part(width.outputs, max(240, 2 * width.halo, row_limit - width.halo))
+        if box_w + width.halo > row_limit and box_w > MIN_ROW:
+            box_w = even_part(width.outputs, max(MIN_ROW, 2 * width.halo, row_limit - width.halo))
+            box_w = min(width.outputs, -(-box_w // PANEL_VECTORS // lanes) * PANEL_VECTORS * lanes)
         shared = 0
         if box_w == width.outputs and width.step == 1:
             left, right = max(0, -width.low), max(0, width.outputs - 1 + max(width.offsets) - (width.size - 1))
-            shared = min(left, right)
+            shared = min(left, right, width.halo)
         pitch = box_w + width.halo - shared
         rows_fit = available // pitch - height.halo
-        box_h = _even_part(height.outputs, max(1, height.halo, rows_fit))
+        box_h = _box_rows(height, max(1, height.halo, rows_fit), pitch, box_w, lanes)
         plan["box_h"], plan["box_w"] = box_h, box_w
         plan["boxes_h"], plan["boxes_w"] = -(-height.outputs // box_h), -(-width.outputs // box_w)
         plan["box_rows"], plan["pitch"], plan["shared"] = box_h + height.halo, pitch, shared
         plan["plane"] = (box_h + height.halo) * pitch + shared
         plan["channel"] = plan["plane"] * len(depth.offsets) * len(height.phases) * len(width.phases)
         plan["linear"] = contiguous and pitch == box_w == width.outputs and height.stride == 1
-        lanes = simd.lanes_of(itemsize)
         # Row by row where a row is a whole number of vectors: nothing is wasted and every tile is stored directly.
         plan["rowwise"] = not plan["linear"] and contiguous and box_w % lanes == 0
 
@@ -255,9 +264,23 @@ class Correlation:
         return axis.phases.index(phase) * image + position * pitch
 
 
-def _even_part(total: int, limit: int) -> int:
+def even_part(total: int, limit: int) -> int:
     """The length of parts of `total`, at most `limit`, all about equally long."""
     return -(-total // -(-total // min(limit, total)))
+
+
+def _box_rows(height: Axis, limit: int, pitch: int, columns: int, lanes: int) -> int:
+    """Output rows of a box, at most `limit`: those that cost least in vectors computed and rows gathered again."""
+
+    def cost(rows: int) -> float:
+        full, rest = divmod(height.outputs, rows)
+        lengths = [(rows - 1) * pitch + columns] * full + ([(rest - 1) * pitch + columns] if rest else [])
+        vectors = sum(-(-length // lanes) for length in lengths)
+        gathered = (full * (rows + height.halo) + (rest + height.halo if rest else 0)) * pitch / lanes
+        return vectors + GATHER_COST * gathered
+
+    limit = min(limit, height.outputs)
+    return min(range(limit, max(0, limit // 4 - 1), -1), key=cost)
 
 
 @lru_cache(maxsize=4096)

@@ -4,8 +4,8 @@ LLVM's auto-vectoriser does not register-tile a convolution; these intrinsics em
 compiler only has to allocate registers. Accumulators are phi nodes of the one loop and never touch memory inside it.
 
 - `outer`: C[m, v] = c0[m] + Σ_k A[k, m] · B[off[k] + v], broadcast × vector. Per k: mr broadcasts, nv loads, mr·nv FMA.
-- `inner`: C[m, n] += Σ_p A[m, p] · B[off[n] + p], vector × vector, one horizontal sum at the end.
-  Per vector of p: mr + nr loads, mr·nr FMA.
+- `inner`: C[m, n] += Σ_p A[m, p] · B[off[n] + p], vector × vector, the lanes summed at the end, all tiles' sums
+  together by a tree of shuffles. Per vector of p: mr + nr loads, mr·nr FMA.
 
 Every element of `outer` is one chain of FMAs in the order of k, whatever mr, nv, the lane or the vector width: that is
 what makes results independent of where in a tile, a batch or a thread an output happens to be computed. The floor of
@@ -37,9 +37,8 @@ else:
     WIDE = {4: 3, 2: 4, 1: 8}
     NARROW = {4: 1, 2: 2, 1: 4}
 
-INNER_ROWS = 4
-INNER_COLUMNS = 6 if REGISTERS == 32 else 3
-INNER_COLUMNS_ONE_ROW = 8
+INNER_TILE = (4, 6) if REGISTERS == 32 else (4, 3)
+INNER_TILE_ONE_ROW = (1, 8)
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
@@ -88,12 +87,22 @@ class _Emitter:
         function = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.fma.{self.suffix}")
         return self.builder.call(function, [a, b, c])
 
-    def horizontal_sum(self, vector: Any) -> Any:
-        kind = ir.FunctionType(self.element, [self.element, self.vector])
-        name = f"llvm.vector.reduce.fadd.{self.suffix}"
-        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
-        # "reassoc" only lets LLVM add the lanes as a tree; the tree is fixed at compile time.
-        return self.builder.call(function, [ir.Constant(self.element, 0.0), vector], fastmath=("reassoc",))
+    def lane_sums(self, vectors: list[Any]) -> list[Any]:
+        """The sums over the lanes of each vector, packed in order into as few vectors as hold them, zeros behind.
+
+        Each round adds neighbouring lanes of two vectors into one: log2(lanes) rounds, a fixed tree for every sum.
+        """
+        lanes = self.lanes
+        even, odd = (
+            ir.Constant(ir.VectorType(_I32, lanes), [2 * i + first for i in range(lanes)]) for first in (0, 1)
+        )
+        for _ in range(lanes.bit_length() - 1):
+            vectors = [*vectors, self.zero] if len(vectors) % 2 else vectors
+            vectors = [
+                self.builder.fadd(self.builder.shuffle_vector(a, b, even), self.builder.shuffle_vector(a, b, odd))
+                for a, b in zip(vectors[::2], vectors[1::2])
+            ]
+        return vectors
 
     def loop(self, count: Any, start: list[list[Any]], body: Callable[[Any, list[list[Any]]], list[list[Any]]]) -> Any:
         """for i in range(count), count ≥ 1: values = body(i, values), from `start`; returns the last values."""
@@ -160,17 +169,18 @@ def outer(  # type: ignore[no-untyped-def]
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def inner(typing_context, like, rows, columns, a, a_stride, b, off, vectors, c, c_stride):  # type: ignore[no-untyped-def]
+def inner(typing_context, like, rows, columns, a, a_stride, b, off, vectors, c):  # type: ignore[no-untyped-def]
     """C[m, n] += Σ_p A[m, p] · B[off[n] + p] for m < rows, n < columns, p < vectors · lanes (vectors ≥ 1).
 
-    `a` (row stride `a_stride`), `b` and `c` (row stride `c_stride`) are addresses of elements, `off` of int64 offsets.
+    `a` (row stride `a_stride`) and `b` are addresses of elements, `off` of int64 offsets. `c` is the address of the
+    contiguous tile [rows][columns], padded to whole vectors (see `inner_tile_size`).
     """
     mr, nr = rows.literal_value, columns.literal_value
-    signature = types.void(like, rows, columns, *[types.intp] * 7)
+    signature = types.void(like, rows, columns, *[types.intp] * 6)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = _Emitter(builder, signature.args[0])
-        a, a_stride, b, off, vectors, c, c_stride = args[3:]
+        a, a_stride, b, off, vectors, c = args[3:]
         a, b, c = (emit.pointer(address) for address in (a, b, c))
         off = builder.inttoptr(off, _I64.as_pointer())
         rows_a = [emit.at(a, builder.mul(a_stride, emit.index(m))) for m in range(mr)]
@@ -187,10 +197,48 @@ def inner(typing_context, like, rows, columns, a, a_stride, b, off, vectors, c, 
             return new
 
         result = emit.loop(vectors, [[emit.zero] * nr for _ in range(mr)], step)
-        for m in range(mr):
-            for n in range(nr):
-                element = emit.at(c, builder.add(builder.mul(c_stride, emit.index(m)), emit.index(n)))
-                builder.store(builder.fadd(builder.load(element), emit.horizontal_sum(result[m][n])), element)
+        for number, sums in enumerate(emit.lane_sums([value for row in result for value in row])):
+            place = emit.at(c, emit.index(number * emit.lanes))
+            emit.store(builder.fadd(emit.load(place), sums), place)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def inner_tile_size(rows: int, columns: int, itemsize: int) -> int:
+    """Elements of a tile of `inner`, whole vectors."""
+    lanes = lanes_of(itemsize)
+    return -(-rows * columns // lanes) * lanes
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def copy_masked(typing_context, like, target, source, first, last):  # type: ignore[no-untyped-def]
+    """Store one vector at address `target`: lanes first ≤ lane < last from `source`, 0 in the others.
+
+    Memory behind masked lanes is never read.
+    """
+    signature = types.void(like, *[types.intp] * 4)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = _Emitter(builder, signature.args[0])
+        target, source, first, last = args[1:]
+        ints = ir.VectorType(_I64, emit.lanes)
+        bits = ir.VectorType(ir.IntType(1), emit.lanes)
+        numbers = ir.Constant(ints, list(range(emit.lanes)))
+
+        def splat(scalar: Any) -> Any:
+            undefined = ir.Constant(ints, ir.Undefined)
+            zeros = ir.Constant(ir.VectorType(_I32, emit.lanes), [0] * emit.lanes)
+            return builder.shuffle_vector(builder.insert_element(undefined, scalar, ir.Constant(_I32, 0)), undefined, zeros)
+
+        mask = builder.and_(
+            builder.icmp_signed(">=", numbers, splat(first)), builder.icmp_signed("<", numbers, splat(last))
+        )
+        pointer = builder.inttoptr(source, emit.vector.as_pointer())
+        kind = ir.FunctionType(emit.vector, [pointer.type, _I32, bits, emit.vector])
+        load = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.{emit.suffix}.p0")
+        value = builder.call(load, [pointer, ir.Constant(_I32, emit.itemsize), mask, emit.zero])
+        emit.store(value, emit.pointer(target))
         return context.get_dummy_value()
 
     return signature, codegen
