@@ -28,14 +28,16 @@ FLOORS = (
     ("_tape", "_derivatives", "autograd"),
     ("ops", "grad"),
     ("nn",),
+    ("io",),
     ("optim", "data", "training"),
-    ("io", "models", "plotting"),
+    ("models", "plotting"),
     ("cli",),
 )
 FLOOR_OF = {name: level for level, names in enumerate(FLOORS) for name in names}
 
 # What `import fastconv` must not bring along: optional packages, and those needed only by training and files.
-LAZY = ("cupy", "torch", "matplotlib", "sklearn", "PIL", "scipy", "onnx", "dask", "mpi4py", "tqdm", "safetensors")
+# (SciPy, where installed, is imported by Numba.)
+LAZY = ("cupy", "torch", "matplotlib", "sklearn", "PIL", "onnx", "dask", "mpi4py", "tqdm", "safetensors")
 
 
 def module_name(path: Path) -> str:
@@ -47,11 +49,9 @@ def trees() -> list[tuple[Path, ast.Module]]:
 
 
 def test_version_is_the_top_entry_of_the_changelog():
-    release = re.fullmatch(r"(\d+\.\d+\.\d+)(\.dev\d+)?", fastconv.__version__)
-    assert release, fastconv.__version__
-    heading = re.search(r"^## \[(.+?)\] - (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert heading and heading[1] == release[1]
-    assert (heading[2] == "unreleased") == bool(release[2])
+    heading = re.search(r"^## \[(.+?)\] - ", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert heading is not None
+    assert fastconv.__version__ == heading[1]
 
 
 @pytest.mark.parametrize("name", [module_name(path) for path in SOURCES if path.stem != "__main__"])
@@ -59,9 +59,11 @@ def test_every_module_imports_without_the_extras(name):
     assert importlib.import_module(name).__doc__
 
 
-def test_public_names_exist():
-    assert sorted(fastconv.__all__) == sorted(set(fastconv.__all__))
-    assert [name for name in fastconv.__all__ if not hasattr(fastconv, name)] == []
+def test_public_face_is_names_and_no_logic():
+    body = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body
+    assert ast.get_docstring(ast.Module(body, [])) is not None
+    rest = [ast.unparse(node) for node in body[1:] if not isinstance(node, ast.ImportFrom)]
+    assert [line for line in rest if not re.fullmatch(r"__version__ = '[^']+'|import fastconv\.\w+ as \w+", line)] == []
 
 
 def test_import_leaves_optional_packages_alone(tmp_path):
