@@ -35,6 +35,7 @@ _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 _ROWS, _TAPS = INNER_TILE
 _TAPS_ONE_ROW = INNER_TILE_ONE_ROW[1]
 _COLUMN_VECTORS = 40  # of a unit, at most: long enough to pay for the sums over lanes, short enough for the caches
+_PANEL_TILES = 2  # tiles of taps that share a visit to the output gradient: their rows of the panel do not overlap
 _PANEL_BYTES = 1 << 20
 _PARTIAL_BYTES = 4 << 20
 _MAX_SLICES = 16
@@ -43,18 +44,26 @@ _NS_PER_FLOP = 0.012
 
 
 @kernel
-def _products(like: Any, rows: int, taps: int, a: int, a_stride: int, b: int, off: int, vectors: int, c: int, tile: int, row_tiles: int) -> None:
-    """Tiles of C (`tile` elements each, `row_tiles` to a block of rows) += A · B over `vectors` vectors of positions."""
+def _products(
+    like: Any, rows: int, taps: int, a: int, a_stride: int, b: int, off: int, vectors: int, c: int, tile: int, row_tiles: int,
+    group: int,
+) -> None:  # fmt: skip
+    """Tiles of C (`tile` elements each, `row_tiles` to a block of rows) += A · B over `vectors` vectors of positions.
+
+    A row block meets `group` tiles of taps before the next does: as many as the first-level cache holds.
+    """
     size = like.itemsize
     if rows == 1:
         for k in range(-(-taps // _TAPS_ONE_ROW)):
             inner(like, 1, _TAPS_ONE_ROW, a, a_stride, b, off + 8 * k * _TAPS_ONE_ROW, vectors, c + k * tile * size)
         return
-    for m in range(-(-rows // _ROWS)):
-        row = a + m * _ROWS * a_stride * size
-        for k in range(-(-taps // _TAPS)):
-            place = c + (m * row_tiles + k) * tile * size
-            inner(like, _ROWS, _TAPS, row, a_stride, b, off + 8 * k * _TAPS, vectors, place)
+    tiles = -(-taps // _TAPS)
+    for first in range(0, tiles, group):
+        for m in range(-(-rows // _ROWS)):
+            row = a + m * _ROWS * a_stride * size
+            for k in range(first, min(first + group, tiles)):
+                place = c + (m * row_tiles + k) * tile * size
+                inner(like, _ROWS, _TAPS, row, a_stride, b, off + 8 * k * _TAPS, vectors, place)
 
 
 @kernel
@@ -138,7 +147,7 @@ def weight_grad_boxes(
                 vectors = -(-((rows - 1) * p.pitch + columns) // lanes)
                 a, c = scratch.ctypes.data + gy_to * size, partial.ctypes.data + to * size
                 b = scratch.ctypes.data
-                _products(x, padded, p.count, a, gy_stride, b, off.ctypes.data, vectors, c, tile, row_tiles)
+                _products(x, padded, p.count, a, gy_stride, b, off.ctypes.data, vectors, c, tile, row_tiles, row_tiles)
 
 
 @kernel
@@ -169,31 +178,49 @@ def weight_grad_columns(
             taps = (c1 - c0) * p.taps
             a, c = scratch.ctypes.data + gy_to * size, partial.ctypes.data + to * size
             vectors = -(-count // lanes)
-            _products(x, rows, taps, a, span, scratch.ctypes.data, off.ctypes.data, vectors, c, tile, row_tiles)
+            b = scratch.ctypes.data
+            _products(x, rows, taps, a, span, b, off.ctypes.data, vectors, c, tile, row_tiles, _PANEL_TILES)
+
+
+@kernel
+def _add_slices(partial: Any, gw: Any, taps: Any, kernel_size: int, rows: int, channels: int, tile_rows: int, tile_taps: int,
+    begin: int, end: int,
+) -> None:  # fmt: skip
+    """gw[group][row][channel][tap] from the tiles of all slices, added in order; tasks are (group, row block)."""
+    slices, groups, row_blocks, row_tiles, tile = partial.shape
+    for task in range(begin, end):
+        g, block = divmod(task, row_blocks)
+        for in_block in range(min(tile_rows, rows - block * tile_rows)):
+            row = g * rows + block * tile_rows + in_block
+            c, t = 0, 0
+            for k in range(row_tiles):
+                for j in range(min(tile_taps, channels * taps.size - k * tile_taps)):
+                    total = partial[0, g, block, k, in_block * tile_taps + j]
+                    for s in range(1, slices):
+                        total += partial[s, g, block, k, in_block * tile_taps + j]
+                    gw[(row * channels + c) * kernel_size + taps[t]] = total
+                    t += 1
+                    if t == taps.size:
+                        t = 0
+                        c += 1
 
 
 def weight_gradient(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     """The whole weight gradient; see contract.Backend.conv_weight_grad."""
     correlation = weight_grad_plan(geometry, x.itemsize)
-    gw = np.zeros(geometry.weight_shape, x.dtype)
     if correlation.empty or not gy.size:
-        return gw
+        return np.zeros(geometry.weight_shape, x.dtype)
     if correlation.small:
-        total = _columns(gy, x, correlation)
-    else:
-        total = _boxes(gy, x, correlation, exact=False)
-        if not np.isfinite(total).all():
-            total = _boxes(gy, x, correlation, exact=True)
-    shape = (geometry.out_channels, -1, len(correlation.kernel_taps))
-    found = total[:, : correlation.rows, : correlation.count].reshape(shape)
-    gw.reshape(geometry.out_channels, -1, correlation.kernel_size)[:, :, correlation.kernel_taps] = found
-    return gw
+        return _columns(gy, x, correlation).total(geometry)
+    gw = _boxes(gy, x, correlation, exact=False).total(geometry)
+    return gw if np.isfinite(gw).all() else _boxes(gy, x, correlation, exact=True).total(geometry)
 
 
 class _Partial:
     """Partial gradients [slice][group][row block][tap block][tile] of zeros, with as many slices as memory allows."""
 
     def __init__(self, correlation: Correlation, units: int, dtype: npt.DTypeLike) -> None:
+        self.correlation = correlation
         self.tile_rows, self.tile_taps = INNER_TILE_ONE_ROW if correlation.rows == 1 else INNER_TILE
         self.tile = inner_tile_size(self.tile_rows, self.tile_taps, np.dtype(dtype).itemsize)
         self.row_blocks = -(-correlation.rows // self.tile_rows)
@@ -202,14 +229,20 @@ class _Partial:
         self.slices = max(1, min(units, _MAX_SLICES, _PARTIAL_BYTES // (one * np.dtype(dtype).itemsize)))
         self.memory = np.zeros((self.slices, correlation.groups, self.row_blocks, self.row_tiles, self.tile), dtype)
 
-    def total(self) -> Array:
-        """The partials added one after the other, as [group][row][tap]."""
-        total = self.memory[0]
-        for one in self.memory[1:]:
-            total += one
-        tiles = total[..., : self.tile_rows * self.tile_taps]
-        tiles = tiles.reshape(*tiles.shape[:3], self.tile_rows, self.tile_taps).transpose(0, 1, 3, 2, 4)
-        return tiles.reshape(len(tiles), self.row_blocks * self.tile_rows, self.row_tiles * self.tile_taps)
+    def total(self, geometry: ConvGeometry) -> Array:
+        """The partials added one after the other, in the shape of the weight; 0 for taps that meet only padding."""
+        taps, channels = self.correlation.kernel_taps, geometry.in_channels // geometry.groups
+        gw = (np.empty if len(taps) == geometry.taps else np.zeros)(geometry.weight_shape, self.memory.dtype)
+        flat = gw.reshape(-1)
+
+        def call(begin: int, end: int) -> None:
+            _add_slices(
+                self.memory, flat, taps, geometry.taps, self.correlation.rows, channels, self.tile_rows, self.tile_taps,
+                begin, end,
+            )  # fmt: skip
+
+        parallel_for(call, self.correlation.groups * self.row_blocks, self.memory.size)
+        return gw
 
 
 def _with_chunks(correlation: Correlation, chunks: int) -> Array:
@@ -225,7 +258,7 @@ def _padded_offsets(offsets: npt.NDArray[np.int64], partial: _Partial) -> npt.ND
     return off
 
 
-def _boxes(gy: Array, x: Array, correlation: Correlation, *, exact: bool) -> Array:
+def _boxes(gy: Array, x: Array, correlation: Correlation, *, exact: bool) -> _Partial:
     p = correlation.plan[0]
     partial = _Partial(correlation, len(x) * correlation.boxes, x.dtype)
     pieces = partial.slices * correlation.groups
@@ -245,10 +278,10 @@ def _boxes(gy: Array, x: Array, correlation: Correlation, *, exact: bool) -> Arr
         )  # fmt: skip
 
     parallel_for(call, pieces * chunks, len(x) * correlation.flops * _NS_PER_FLOP)
-    return partial.total()
+    return partial
 
 
-def _columns(gy: Array, x: Array, correlation: Correlation) -> Array:
+def _columns(gy: Array, x: Array, correlation: Correlation) -> _Partial:
     vectors = -(-len(x) * correlation.outputs // lanes_of(x.itemsize))
     span = even_part(vectors, _COLUMN_VECTORS) * lanes_of(x.itemsize)
     partial = _Partial(correlation, -(-len(x) * correlation.outputs // span), x.dtype)
@@ -272,7 +305,7 @@ def _columns(gy: Array, x: Array, correlation: Correlation) -> Array:
         )  # fmt: skip
 
     parallel_for(call, partial.slices * correlation.groups * chunks, len(x) * correlation.flops * _NS_PER_FLOP)
-    return partial.total()
+    return partial
 
 
 def _identity_plan(correlation: Correlation) -> Array:
