@@ -221,6 +221,7 @@ def extreme_along(a: Array, dim: int, keepdim: bool, largest: bool) -> tuple[Arr
 
 def matmul(a: Array, b: Array) -> tuple[Array, Vjp, Vjp]:
     """a (..., M, K) @ b (..., K, N) as in NumPy: vectors are promoted, leading axes broadcast."""
+    a, b, dtypes = _factors(a, b)
     row, column = a.ndim == 1, b.ndim == 1
     left = a[None, :] if row else a
     right = b[:, None] if column else b
@@ -228,13 +229,31 @@ def matmul(a: Array, b: Array) -> tuple[Array, Vjp, Vjp]:
     full = y.shape
 
     def grad_a(gy: Array) -> Array:
-        return unbroadcast(_products(gy.reshape(full), right.swapaxes(-1, -2)), left.shape).reshape(a.shape)
+        gradient = unbroadcast(_products(gy.reshape(full), right.swapaxes(-1, -2)), left.shape)
+        return gradient.reshape(a.shape).astype(dtypes[0], copy=False)
 
     def grad_b(gy: Array) -> Array:
-        return unbroadcast(_products(left.swapaxes(-1, -2), gy.reshape(full)), right.shape).reshape(b.shape)
+        gradient = unbroadcast(_products(left.swapaxes(-1, -2), gy.reshape(full)), right.shape)
+        return gradient.reshape(b.shape).astype(dtypes[1], copy=False)
 
     outer = full[:-2] + (() if row else full[-2:-1]) + (() if column else full[-1:])
     return y.reshape(outer), grad_a, grad_b
+
+
+def _factors(a: Array, b: Array) -> tuple[Array, Array, tuple[Any, Any]]:
+    """Both factors in one floating dtype, and the dtypes they had; with sizes that fit, as the backend checks none."""
+    kinds = [x.dtype.name if hasattr(x, "dtype") else type(x).__name__ for x in (a, b)]
+    if any(kind not in ("float32", "float64") for kind in kinds):
+        raise TypeError(
+            f'matmul: both factors must be float32 or float64, got {" and ".join(kinds)}; try x.to(dtype="float32")'
+        )
+    if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+        raise ValueError(
+            f"matmul: the last axis of the left factor must fit the rows of the right one, got shapes {a.shape} "
+            f"and {b.shape}"
+        )
+    common = backends.of(a).xp.result_type(a, b).newbyteorder("=")
+    return a.astype(common, copy=False), b.astype(common, copy=False), (a.dtype, b.dtype)
 
 
 def _products(a: Array, b: Array) -> Array:
@@ -253,16 +272,14 @@ def _products(a: Array, b: Array) -> Array:
 
 
 def concatenate(arrays: Sequence[Array], axis: int) -> tuple[Any, ...]:
-    xp = backends.of(arrays[0]).xp
-    y = xp.concatenate(arrays, axis=axis)
+    y = backends.of(arrays[0]).xp.concatenate(arrays, axis=axis)
     vjps, start = [], 0
     for array in arrays:
         stop = start + array.shape[axis]
-        vjps.append(_slice_along(axis % y.ndim, start, stop))
+        vjps.append(_part((slice(None),) * (axis % y.ndim) + (slice(start, stop),), array.dtype))
         start = stop
     return (y, *vjps)
 
 
-def _slice_along(axis: int, start: int, stop: int) -> Vjp:
-    key = (slice(None),) * axis + (slice(start, stop),)
-    return lambda gy: gy[key]
+def _part(key: tuple[slice, ...], dtype: Any) -> Vjp:
+    return lambda gy: gy[key].astype(dtype, copy=False)

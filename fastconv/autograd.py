@@ -337,11 +337,15 @@ class Tensor:
 
 def concatenate(tensors: Sequence[Any], axis: int = 0) -> Any:
     """Join arrays or Tensors along an existing axis; a Tensor if any of them is one."""
+    if not tensors:
+        raise ValueError("concatenate: at least one array is needed, got none")
     return _apply(lambda *arrays: rules.concatenate(arrays, axis), tuple(tensors))
 
 
 def stack(tensors: Sequence[Any], axis: int = 0) -> Any:
     """Join arrays or Tensors of one shape along a new axis; a Tensor if any of them is one."""
+    if not tensors:
+        raise ValueError("stack: at least one array is needed, got none")
     key = (slice(None),) * (axis % (raw(tensors[0]).ndim + 1)) + (None,)
     return concatenate([tensor[key] for tensor in tensors], len(key) - 1)
 

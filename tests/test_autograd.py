@@ -141,12 +141,19 @@ def test_joining(join, axis):
         np.testing.assert_array_equal(mine.grad, other.grad.numpy())
 
 
+def test_matmul_of_swapped_bytes_and_odd_strides():
+    a, b = operands([(5, 4), (4, 6)])
+    for left in (a.astype(">f8"), a[::-1][::-1], np.asfortranarray(a), np.repeat(a, 2, axis=1)[:, ::2]):
+        for right in (b.astype(">f8"), b[:, ::-1][:, ::-1], np.asfortranarray(b)):
+            np.testing.assert_allclose((Tensor(left) @ right).data, a @ b, rtol=1e-14)
+
+
 def test_joining_arrays_gives_an_array():
     assert isinstance(concatenate([np.ones((2, 2)), np.ones((1, 2))]), np.ndarray)
     assert isinstance(stack([np.ones(2), Tensor(np.ones(2))]), Tensor)
-    unequal = [Tensor(np.ones((1, 2)), requires_grad=True), np.ones((3, 2))]
+    unequal = [Tensor(np.ones((1, 2), np.float32), requires_grad=True), np.ones((3, 2))]
     concatenate(unequal).sum().backward()
-    np.testing.assert_array_equal(unequal[0].grad, np.ones((1, 2)))
+    np.testing.assert_array_equal(unequal[0].grad, np.ones((1, 2), np.float32), strict=True)
 
 
 EDGES = [  # operation at points where a formula could give NaN or choose differently: value of x, function
@@ -197,6 +204,7 @@ def test_winners_along_an_axis():
         (lambda a, x: a + x, np.float32),
         (lambda a, x: x - a, np.float32),
         (lambda a, x: a @ x, np.float32),
+        (lambda a, x: a.astype("float64") @ x, np.float64),
         (lambda a, x: np.float64(2) * x, np.float32),
         (lambda a, x: x * 2, np.float32),
         (lambda a, x: x + np.arange(3), np.float32),
@@ -366,6 +374,15 @@ BAD_CALLS = [
     (lambda: Tensor(np.ones(2, complex)), TypeError, "Tensor: dtype complex128 is not supported"),
     (lambda: Tensor("text"), TypeError, "Tensor: dtype <U4 is not supported"),
     (lambda: leaf().to("gpu"), ValueError, 'device must be "cpu", "cuda" or "cuda:1"'),
+    (lambda: leaf() @ leaf(), ValueError, r"matmul: the last axis of the left .* got shapes \(2, 3\) and \(2, 3\)"),
+    (lambda: leaf() @ np.ones(2), ValueError, r"got shapes \(2, 3\) and \(2,\)"),
+    (lambda: leaf() @ np.array(2.0), ValueError, r"got shapes \(2, 3\) and \(\)"),
+    (lambda: leaf() @ 2, TypeError, "matmul: both factors must be float32 or float64, got float64 and int"),
+    (lambda: Tensor(np.ones((2, 2), int)) @ np.ones((2, 2), int), TypeError, "got int64 and int64"),
+    (lambda: leaf() @ np.ones((3, 2), np.float16), TypeError, "got float64 and float16"),
+    (lambda: concatenate([]), ValueError, "concatenate: at least one array is needed, got none"),
+    (lambda: stack([]), ValueError, "stack: at least one array is needed, got none"),
+    (lambda: concatenate([leaf(), np.ones((2, 2, 2))]), ValueError, "number of dimensions"),
     (lambda: np.exp(leaf()), TypeError, "does not support ufuncs"),
 ]
 
