@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,11 @@ DEVICES = ("cpu",)
 _DEVICE = re.compile(r"^(cpu|cuda(:\d+)?)$")
 
 
+@lru_cache(maxsize=1)
+def _cpu() -> Any:
+    return importlib.import_module("fastconv.backends.cpu")
+
+
 def get(device: str) -> Any:
     """The backend module of a device ("cpu", "cuda", "cuda:1").
 
@@ -25,14 +31,14 @@ def get(device: str) -> Any:
     if not isinstance(device, str) or not _DEVICE.match(device):
         raise ValueError(f'device must be "cpu", "cuda" or "cuda:1" (a number after the colon), got {device!r}')
     if device == "cpu":
-        return importlib.import_module("fastconv.backends.cpu")
+        return _cpu()
     raise DeviceError(_why_no_cuda(device))
 
 
 def of(array: Any) -> Any:
     """The backend module that owns this array."""
     if isinstance(array, np.ndarray):
-        return get("cpu")
+        return _cpu()
     return get(device_of(array))
 
 

@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 
 _NS_PER_FLOP = 0.01
 _NS_PER_ELEMENT = 0.3
-_MIN_TASKS = 16  # fewer pieces than this leave threads idle; pieces of output rows share a gathered source
+_MIN_TASKS = 32  # fewer pieces than this leave threads idle; pieces of output rows share a gathered source
 
 
 def conv_forward(x: Array, w: Array, b: Array | None, geometry: ConvGeometry, activation: str | None) -> Array:
@@ -77,7 +77,6 @@ def correlate_into(
         _fill(correlation, b, target, relu)
         return
     plan = correlation.plan
-    fields = plan[0]
     dtype = source.dtype
     groups, packed_rows, count = correlation.groups, correlation.packed_rows, correlation.count
     packed = np.empty(groups * packed_rows * count, dtype)
@@ -88,7 +87,7 @@ def correlate_into(
     def pack(begin: int, end: int) -> None:
         correlate.pack(flat_w, bias, packed, start, plan, taps, row_step, channel_step, correlation.kernel_size, begin, end)
 
-    parallel_for(pack, groups * int(fields["blocks"]), w.size * _NS_PER_ELEMENT)
+    parallel_for(pack, groups * correlation.blocks, w.size * _NS_PER_ELEMENT)
     samples = len(source)
     cost = samples * (correlation.flops * _NS_PER_FLOP + (source.size + target.size) / samples * _NS_PER_ELEMENT)
     flat_source, flat_target = source.reshape(-1), target.reshape(-1)
@@ -100,15 +99,12 @@ def correlate_into(
         kernel, where, offsets = correlate.correlate_boxes, correlation.tables, correlation.source_offsets
         elements = correlation.box_elements
         pieces = samples * groups * correlation.boxes
-    chunks = max(1, min(int(fields["blocks"]), _MIN_TASKS // pieces))
-    if chunks != fields["chunks"]:
-        plan = plan.copy()
-        plan[0]["chunks"] = chunks
+    chunks = max(1, min(correlation.blocks, _MIN_TASKS // pieces))
     elements += correlate.TILE_ELEMENTS + correlate.SLACK
 
     def call(begin: int, end: int) -> None:
         memory = scratch(elements, dtype)
-        kernel(flat_source, packed, start, flat_target, plan, where, offsets, memory, relu, begin, end)
+        kernel(flat_source, packed, start, flat_target, plan, where, offsets, memory, chunks, relu, begin, end)
 
     parallel_for(call, pieces * chunks, cost)
 

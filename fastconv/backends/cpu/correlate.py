@@ -156,8 +156,9 @@ def _store_rows(y: Any, to: int, row_step: int, tile: Any, valid: int, width: in
 
 @kernel
 def correlate_boxes(
-    x: Any, packed: Any, start: Any, y: Any, plan: Any, tables: Any, off: Any, scratch: Any, relu: int, begin: int, end: int
-) -> None:
+    x: Any, packed: Any, start: Any, y: Any, plan: Any, tables: Any, off: Any, scratch: Any, chunks: int, relu: int, begin: int,
+    end: int,
+) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (sample, group, plane, box row, box column, chunk of row blocks), the last fastest.
 
     `off` holds count offsets into the gathered box, then (1×1 only) count offsets into the source in place.
@@ -171,7 +172,7 @@ def correlate_boxes(
     gathered = -1
     source_at, offsets = origin, off.ctypes.data
     for task in range(begin, end):
-        box, chunk = divmod(task, p.chunks)
+        box, chunk = divmod(task, chunks)
         rest, bw = divmod(box, p.boxes_w)
         rest, bh = divmod(rest, p.boxes_h)
         image, d = divmod(rest, p.outputs_d)
@@ -190,7 +191,7 @@ def correlate_boxes(
         to = image * p.rows * target + (p.first_d + d * p.stride_d) * p.target_h * p.target_w
         to += (p.first_h + h0 * p.stride_h) * p.target_w + p.first_w + w0 * p.stride_w
         runs, length = (rows, columns) if p.rowwise else (1, (rows - 1) * p.pitch + columns)
-        for block in range(p.blocks * chunk // p.chunks, p.blocks * (chunk + 1) // p.chunks):
+        for block in range(p.blocks * chunk // chunks, p.blocks * (chunk + 1) // chunks):
             r0 = block * ROWS
             mr = min(ROWS, p.packed - r0)
             valid = min(mr, p.rows - r0)
@@ -238,8 +239,9 @@ def _column_targets(address: Any, plan: Any, group: int, first: int, count: int)
 
 @kernel
 def correlate_columns(
-    x: Any, packed: Any, start: Any, y: Any, plan: Any, positions: Any, off: Any, scratch: Any, relu: int, begin: int, end: int
-) -> None:
+    x: Any, packed: Any, start: Any, y: Any, plan: Any, positions: Any, off: Any, scratch: Any, chunks: int, relu: int, begin: int,
+    end: int,
+) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (group, tile of columns over all samples, chunk of row blocks), the last fastest."""
     p = plan[0]
     size = x.itemsize
@@ -254,7 +256,7 @@ def correlate_columns(
     address = np.empty(span, np.int64)
     gathered = -1
     for task in range(begin, end):
-        piece, chunk = divmod(task, p.chunks)
+        piece, chunk = divmod(task, chunks)
         g, tile = divmod(piece, tiles)
         first = tile * span
         count = min(span, total - first)
@@ -264,7 +266,7 @@ def correlate_columns(
             gathered = piece
             gather_columns(x, g, scratch, TILE_ELEMENTS, span, plan, positions, first, count, 0, p.channels)
             _column_targets(address, plan, g, first, count)
-        for block in range(p.blocks * chunk // p.chunks, p.blocks * (chunk + 1) // p.chunks):
+        for block in range(p.blocks * chunk // chunks, p.blocks * (chunk + 1) // chunks):
             r0 = block * ROWS
             mr = min(ROWS, p.packed - r0)
             valid = min(mr, p.rows - r0)

@@ -45,7 +45,7 @@ _FIELDS = (
     "channels rows depth height width outputs_d outputs_h outputs_w step_d step_h step_w "
     "first_d first_h first_w stride_d stride_h stride_w target_d target_h target_w groups "
     "taps count blocks tail packed planes phases_h phases_w low_h low_w box_h box_w boxes_h boxes_w "
-    "box_rows pitch shared plane channel rowwise linear direct chunks"
+    "box_rows pitch shared plane channel rowwise linear direct"
 ).split()
 
 PLAN = np.dtype([(name, np.int64) for name in _FIELDS])
@@ -193,7 +193,7 @@ class Correlation:
         plan["direct"] = all(axis.identity and axis.stride == 1 for axis in axes)
         contiguous = width.stride == 1 and width.outputs == width.target
         self._layout(itemsize, contiguous, rows if weight_grad else 0)
-        self.count, self.packed_rows = int(plan["count"]), int(plan["packed"])
+        self.count, self.packed_rows, self.blocks = int(plan["count"]), int(plan["packed"]), int(plan["blocks"])
         self.small = self.outputs <= PANEL_OUTPUTS
         self.columns = self.small and rows >= 4 * simd.ROWS
         self.flops = 2 * groups * rows * self.count * self.outputs

@@ -106,7 +106,7 @@ def _gather_gy(
 @kernel
 def weight_grad_boxes(
     gy: Any, x: Any, partial: Any, plan: Any, tables: Any, off: Any, scratch: Any, gy_stride: int, slices: int, tile: int,
-    row_tiles: int, exact: bool, begin: int, end: int,
+    row_tiles: int, chunks: int, exact: bool, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (slice of units, group, chunk of row blocks); partial is [slice][group][tiles]."""
     p = plan[0]
@@ -120,9 +120,9 @@ def weight_grad_boxes(
     x_size = p.channels * p.channel
     gy_to = x_size + lanes
     for task in range(begin, end):
-        rest, chunk = divmod(task, p.chunks)
+        rest, chunk = divmod(task, chunks)
         s, g = divmod(rest, p.groups)
-        m0, m1 = blocks * chunk // p.chunks * _ROWS, min(p.rows, blocks * (chunk + 1) // p.chunks * _ROWS)
+        m0, m1 = blocks * chunk // chunks * _ROWS, min(p.rows, blocks * (chunk + 1) // chunks * _ROWS)
         padded = 1 if p.rows == 1 else -(-(m1 - m0) // _ROWS) * _ROWS
         to = ((s * p.groups + g) * blocks + m0 // _ROWS) * row_tiles * tile
         for unit in range(units * s // slices, units * (s + 1) // slices):
@@ -153,7 +153,7 @@ def weight_grad_boxes(
 @kernel
 def weight_grad_columns(
     gy: Any, x: Any, partial: Any, plan: Any, gy_plan: Any, positions: Any, origin: Any, off: Any, scratch: Any, span: int,
-    chunk_channels: int, slices: int, tile: int, row_tiles: int, begin: int, end: int,
+    chunk_channels: int, slices: int, tile: int, row_tiles: int, chunks: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (slice of units, group, chunk of channels); a unit is a panel of exact columns."""
     p = plan[0]
@@ -166,7 +166,7 @@ def weight_grad_columns(
     rows, tile_taps = (1, _TAPS_ONE_ROW) if p.rows == 1 else (blocks * _ROWS, _TAPS)
     gy_to = (chunk_channels * p.taps + tile_taps) * span
     for task in range(begin, end):
-        rest, chunk = divmod(task, p.chunks)
+        rest, chunk = divmod(task, chunks)
         s, g = divmod(rest, p.groups)
         c0, c1 = chunk * chunk_channels, min((chunk + 1) * chunk_channels, p.channels)
         to = ((s * p.groups + g) * blocks * row_tiles + c0 * p.taps // tile_taps) * tile
@@ -245,12 +245,6 @@ class _Partial:
         return gw
 
 
-def _with_chunks(correlation: Correlation, chunks: int) -> Array:
-    plan: Array = correlation.plan.copy()
-    plan[0]["chunks"] = chunks
-    return plan
-
-
 def _padded_offsets(offsets: npt.NDArray[np.int64], partial: _Partial) -> npt.NDArray[np.int64]:
     """Offsets for whole tiles of taps; the taps of the padding read tap 0 and are never looked at."""
     off = np.zeros(partial.row_tiles * partial.tile_taps, np.int64)
@@ -263,7 +257,7 @@ def _boxes(gy: Array, x: Array, correlation: Correlation, *, exact: bool) -> _Pa
     partial = _Partial(correlation, len(x) * correlation.boxes, x.dtype)
     pieces = partial.slices * correlation.groups
     chunks = max(1, min(partial.row_blocks, _MIN_TASKS // pieces))
-    plan = _with_chunks(correlation, chunks)
+    plan = correlation.plan
     lanes = lanes_of(x.itemsize)
     length = int((p["box_h"] - 1) * p["pitch"] + p["box_w"])
     gy_stride = -(-length // lanes) * lanes
@@ -274,7 +268,7 @@ def _boxes(gy: Array, x: Array, correlation: Correlation, *, exact: bool) -> _Pa
     def call(begin: int, end: int) -> None:
         weight_grad_boxes(
             flat_gy, flat_x, memory, plan, correlation.tables, off, scratch(elements, x.dtype), gy_stride, partial.slices,
-            partial.tile, partial.row_tiles, exact, begin, end,
+            partial.tile, partial.row_tiles, chunks, exact, begin, end,
         )  # fmt: skip
 
     parallel_for(call, pieces * chunks, len(x) * correlation.flops * _NS_PER_FLOP)
@@ -291,7 +285,7 @@ def _columns(gy: Array, x: Array, correlation: Correlation) -> _Partial:
     fit = _PANEL_BYTES // (taps * span * x.itemsize) // partial.tile_taps * partial.tile_taps
     chunk_channels = min(channels, max(partial.tile_taps, fit))
     chunks = -(-channels // chunk_channels)
-    plan = _with_chunks(correlation, chunks)
+    plan = correlation.plan
     rows = partial.row_blocks * partial.tile_rows
     elements = (chunk_channels * taps + partial.tile_taps + rows + 1) * span
     off = _padded_offsets(np.arange(correlation.count, dtype=np.int64) * span, partial)
@@ -301,7 +295,8 @@ def _columns(gy: Array, x: Array, correlation: Correlation) -> _Partial:
     def call(begin: int, end: int) -> None:
         weight_grad_columns(
             flat_gy, flat_x, memory, plan, gy_plan, correlation.positions, origin, off, scratch(elements, x.dtype),
-            span, chunk_channels, partial.slices, partial.tile, partial.row_tiles, begin, end,
+            span, chunk_channels, partial.slices, partial.tile, partial.row_tiles, chunks, begin,
+            end,
         )  # fmt: skip
 
     parallel_for(call, partial.slices * correlation.groups * chunks, len(x) * correlation.flops * _NS_PER_FLOP)
