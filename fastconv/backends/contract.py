@@ -64,10 +64,13 @@ class Backend(Protocol):
         """Adjoint of `pad`: gy has the padded sizes, the result the sizes `spatial` in its last axes."""
         ...
 
-    def max_pool_forward(self, x: Array, geometry: PoolGeometry) -> tuple[Array, Array]:
+    def max_pool_forward(
+        self, x: Array, geometry: PoolGeometry, with_indices: bool = True
+    ) -> tuple[Array, Array | None]:
         """x (N, C, *S) → values (N, C, *O) and int64 indices of the winners, flat in each channel's *S plane.
 
-        The first of equal values wins; a NaN wins over everything.
+        The first of equal values wins; a NaN wins over everything, the last of several. `with_indices=False` saves
+        the indices (None instead); the values are equal.
         """
         ...
 
@@ -84,11 +87,17 @@ class Backend(Protocol):
         ...
 
     def activation_forward(self, x: Array, name: str, alpha: float) -> Array:
-        """Elementwise `name` of `ops.pointwise.ACTIVATIONS`; `alpha` is its parameter (slope, scale) where it has one."""
+        """Elementwise `name`: those of `ops.pointwise.ACTIVATIONS`, "leaky_relu", "elu" and "softplus".
+
+        `alpha` is the parameter of the last three (slope, scale, threshold); the others ignore it.
+        """
         ...
 
     def activation_backward(self, gy: Array, x: Array, y: Array, name: str, alpha: float) -> Array:
-        """gy · f'(x), given both x and y = f(x)."""
+        """gy · f'(x), given x and y = f(x).
+
+        relu, sigmoid and tanh read y alone, the others x alone: what is not read may be any array.
+        """
         ...
 
     def softmax(self, x: Array, axis: int, log: bool) -> Array:
@@ -100,11 +109,11 @@ class Backend(Protocol):
         ...
 
     def batch_norm_statistics(self, x: Array) -> tuple[Array, Array]:
-        """x (N, C, *S) → mean (C,) and biased variance (C,) over batch and space, summed in float64."""
+        """x (N, C, *S) → float64 mean (C,) and biased variance (C,) over batch and space."""
         ...
 
     def batch_norm_apply(self, x: Array, scale: Array, shift: Array) -> Array:
-        """x (N, C, *S), scale (C,), shift (C,) → x · scale + shift, channel by channel."""
+        """x (N, C, *S), scale (C,), shift (C,), both float64 → x · scale + shift, channel by channel."""
         ...
 
     def batch_norm_backward(
@@ -112,6 +121,7 @@ class Backend(Protocol):
     ) -> tuple[Array, Array, Array]:
         """Gradient through `batch_norm_statistics` and the normalisation → gx, gradient of weight (C,), of bias (C,).
 
-        `scale` is weight · inverse_std (inverse_std alone where there is no weight).
+        mean, inverse_std, scale (C,) are float64; `scale` is weight · inverse_std (inverse_std alone where there is no
+        weight). The results have x's dtype.
         """
         ...
