@@ -435,7 +435,7 @@ REFUSALS = [
         r"BatchNorm2d: input must be \(N, C, H, W\), got input shape \(2, 3\)",
     ),
     (lambda: nn.Dropout(1.5), ValueError, "Dropout: p must be a probability, 0 to 1, got 1.5"),
-    (lambda: nn.MSELoss("average"), ValueError, "MSELoss: reduction must be"),
+    (lambda: nn.MSELoss(reduction="average"), ValueError, "MSELoss: reduction must be"),
     (lambda: nn.Sequential(nn.ReLU(), "relu"), TypeError, "Sequential: every part must be a Module, got str for '1'"),
     (lambda: nn.ModuleDict({"a.b": nn.ReLU()}), ValueError, "ModuleDict: a name must be a string without dots"),
     (lambda: nn.ModuleDict({"forward": nn.ReLU()}), ValueError, "'forward' is an attribute of every ModuleDict"),

@@ -12,7 +12,7 @@ from fastconv.ops import losses
 
 
 class _Loss(Module):
-    def __init__(self, reduction: str = "mean") -> None:
+    def __init__(self, *, reduction: str = "mean") -> None:
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f'{type(self).__name__}: reduction must be "mean", "sum" or "none", got {reduction!r}')
         self.reduction = reduction
@@ -32,7 +32,7 @@ class CrossEntropyLoss(_Loss):
     def __init__(
         self, weight: Any = None, *, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
     ) -> None:
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
         self._register("weight", weight)
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
 
@@ -53,7 +53,7 @@ class NLLLoss(_Loss):
     weight: Any
 
     def __init__(self, weight: Any = None, *, ignore_index: int = -100, reduction: str = "mean") -> None:
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
         self._register("weight", weight)
         self.ignore_index = ignore_index
 
@@ -82,7 +82,7 @@ class BCEWithLogitsLoss(_Loss):
     pos_weight: Any
 
     def __init__(self, weight: Any = None, *, reduction: str = "mean", pos_weight: Any = None) -> None:
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
         self._register("weight", weight)
         self._register("pos_weight", pos_weight)
 
