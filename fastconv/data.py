@@ -175,6 +175,21 @@ def random_crop(x: Array, generator: np.random.Generator, size: Sequence[int], p
     return result
 
 
+def resize(x: Array, size: Sequence[int]) -> Array:
+    """x (N, C, *S) → (N, C, *size), linear between the centres of the pixels, as torch's interpolate does by default.
+
+    Meant for enlarging: a much smaller result skips pixels.
+    """
+    for axis, extent in enumerate(size, start=2):
+        last = x.shape[axis] - 1
+        place = np.clip((np.arange(extent) + 0.5) * (last + 1) / extent - 0.5, 0, last)
+        before = np.floor(place).astype(np.int64)
+        weight = (place - before).astype(x.dtype).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+        low, high = np.take(x, before, axis), np.take(x, np.minimum(before + 1, last), axis)
+        x = low + (high - low) * weight
+    return x
+
+
 # Data sets
 
 

@@ -279,3 +279,12 @@ def test_load_digits_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
     with pytest.raises(ImportError, match=r'pip install "fastconv\[examples\]"'):
         data.load_digits()
+
+
+@pytest.mark.parametrize(("shape", "size"), [((2, 1, 8, 8), (32, 32)), ((1, 2, 5, 7), (11, 9)), ((2, 3, 6), (6,))])
+def test_resize_is_torchs(shape: tuple[int, ...], size: tuple[int, ...]) -> None:
+    torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
+    x = np.random.default_rng(0).random(shape)
+    mode = "bilinear" if len(size) == 2 else "linear"
+    expected = torch.nn.functional.interpolate(torch.from_numpy(x), size=size, mode=mode)
+    np.testing.assert_allclose(data.resize(x, size), expected.numpy(), rtol=0, atol=1e-15)
