@@ -228,9 +228,6 @@ class Tensor:
     def __neg__(self) -> Tensor:
         return _apply(rules.negative, (self,))
 
-    def __abs__(self) -> Tensor:
-        return _apply(rules.absolute, (self,))
-
     def __eq__(self, other: Any) -> Any:
         return _compare("equal", self, other)
 
@@ -262,6 +259,8 @@ class Tensor:
 
     def abs(self) -> Tensor:
         return _apply(rules.absolute, (self,))
+
+    __abs__ = abs
 
     def clip(self, min: float | None = None, max: float | None = None) -> Tensor:
         """Values limited to [min, max]."""
@@ -344,9 +343,8 @@ def concatenate(tensors: Sequence[Any], axis: int = 0) -> Any:
 
 def stack(tensors: Sequence[Any], axis: int = 0) -> Any:
     """Join arrays or Tensors of one shape along a new axis; a Tensor if any of them is one."""
-    if not tensors:
-        raise ValueError("stack: at least one array is needed, got none")
-    key = (slice(None),) * (axis % (raw(tensors[0]).ndim + 1)) + (None,)
+    ndim = raw(tensors[0]).ndim if tensors else 0
+    key = (slice(None),) * (axis % (ndim + 1)) + (None,)
     return concatenate([tensor[key] for tensor in tensors], len(key) - 1)
 
 

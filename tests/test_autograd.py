@@ -381,7 +381,7 @@ BAD_CALLS = [
     (lambda: Tensor(np.ones((2, 2), int)) @ np.ones((2, 2), int), TypeError, "got int64 and int64"),
     (lambda: leaf() @ np.ones((3, 2), np.float16), TypeError, "got float64 and float16"),
     (lambda: concatenate([]), ValueError, "concatenate: at least one array is needed, got none"),
-    (lambda: stack([]), ValueError, "stack: at least one array is needed, got none"),
+    (lambda: stack([]), ValueError, "at least one array is needed, got none"),
     (lambda: concatenate([leaf(), np.ones((2, 2, 2))]), ValueError, "number of dimensions"),
     (lambda: np.exp(leaf()), TypeError, "does not support ufuncs"),
 ]
