@@ -1,6 +1,8 @@
 """Convolution, pooling and their gradients for NumPy and CuPy arrays. `import fastconv as fc`."""
 
 from fastconv import grad as grad
+from fastconv import nn as nn
+from fastconv import optim as optim
 from fastconv.autograd import Tensor as Tensor
 from fastconv.autograd import concatenate as concatenate
 from fastconv.autograd import is_grad_enabled as is_grad_enabled
@@ -9,6 +11,7 @@ from fastconv.autograd import stack as stack
 from fastconv.backends.cpu.threads import get_num_threads as get_num_threads
 from fastconv.backends.cpu.threads import set_num_threads as set_num_threads
 from fastconv.errors import DeviceError as DeviceError
+from fastconv.ops.convolution import Explanation as Explanation
 from fastconv.ops.convolution import conv as conv
 from fastconv.ops.convolution import conv1d as conv1d
 from fastconv.ops.convolution import conv2d as conv2d
@@ -18,6 +21,40 @@ from fastconv.ops.convolution import conv_transpose2d as conv_transpose2d
 from fastconv.ops.convolution import conv_transpose3d as conv_transpose3d
 from fastconv.ops.convolution import convolve as convolve
 from fastconv.ops.convolution import explain as explain
+from fastconv.ops.dense import linear as linear
+from fastconv.ops.losses import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
+from fastconv.ops.losses import cross_entropy as cross_entropy
+from fastconv.ops.losses import l1_loss as l1_loss
+from fastconv.ops.losses import mse_loss as mse_loss
+from fastconv.ops.losses import nll_loss as nll_loss
+from fastconv.ops.normalisation import batch_norm as batch_norm
+from fastconv.ops.pointwise import dropout as dropout
+from fastconv.ops.pointwise import elu as elu
+from fastconv.ops.pointwise import gelu as gelu
+from fastconv.ops.pointwise import leaky_relu as leaky_relu
+from fastconv.ops.pointwise import log_softmax as log_softmax
+from fastconv.ops.pointwise import relu as relu
+from fastconv.ops.pointwise import selu as selu
+from fastconv.ops.pointwise import sigmoid as sigmoid
+from fastconv.ops.pointwise import silu as silu
+from fastconv.ops.pointwise import softmax as softmax
+from fastconv.ops.pointwise import softplus as softplus
+from fastconv.ops.pointwise import tanh as tanh
+from fastconv.ops.pooling import adaptive_avg_pool1d as adaptive_avg_pool1d
+from fastconv.ops.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
+from fastconv.ops.pooling import adaptive_avg_pool3d as adaptive_avg_pool3d
+from fastconv.ops.pooling import adaptive_max_pool1d as adaptive_max_pool1d
+from fastconv.ops.pooling import adaptive_max_pool2d as adaptive_max_pool2d
+from fastconv.ops.pooling import adaptive_max_pool3d as adaptive_max_pool3d
+from fastconv.ops.pooling import avg_pool1d as avg_pool1d
+from fastconv.ops.pooling import avg_pool2d as avg_pool2d
+from fastconv.ops.pooling import avg_pool3d as avg_pool3d
+from fastconv.ops.pooling import max_pool1d as max_pool1d
+from fastconv.ops.pooling import max_pool2d as max_pool2d
+from fastconv.ops.pooling import max_pool3d as max_pool3d
+from fastconv.ops.pooling import sum_pool1d as sum_pool1d
+from fastconv.ops.pooling import sum_pool2d as sum_pool2d
+from fastconv.ops.pooling import sum_pool3d as sum_pool3d
 from fastconv.random import manual_seed as manual_seed
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Which backend owns this array, which backend serves this device. CuPy is never imported here before it is asked for."""
+"""Which backend owns this array, which serves this device. CuPy is never imported before it is asked for."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _why_no_cuda(device: str) -> str:
             f'device="{device}" needs CuPy, which is not installed: pip install "fastconv[cuda13]" '
             '(CUDA 13 driver) or "fastconv[cuda12]" (CUDA 12 driver)'
         )
-    import cupy  # type: ignore[import-not-found]  # optional, and only when a GPU was asked for
+    import cupy  # optional, and only when a GPU was asked for
 
     try:
         count = cupy.cuda.runtime.getDeviceCount()

@@ -24,7 +24,7 @@ def floating(op: str, **operands: Any) -> Any:
 
     Raises TypeError for other kinds and for dtypes that differ, DeviceError for devices that differ.
     """
-    arrays = []
+    arrays: list[Array] = []
     first: tuple[str, Array] | None = None
     for name, operand in operands.items():
         if operand is None:
@@ -46,9 +46,7 @@ def _converted(op: str, name: str, value: Any) -> Array:
     dtype = array.dtype
     if dtype.kind in "iub":
         kind = "boolean" if dtype.kind == "b" else "integer"
-        raise TypeError(
-            f'{op}: {kind} {name} ({dtype}) is not supported; convert first, e.g. {name}.astype("float32")'
-        )
+        raise TypeError(f'{op}: {kind} {name} ({dtype}) is not supported; convert first, e.g. {name}.astype("float32")')
     if dtype.name in _HALF and not backends.is_cupy(array):
         raise TypeError(f'{op}: {dtype} {name} runs on the GPU only; convert first, e.g. {name}.astype("float32")')
     if dtype.newbyteorder("=") not in _FLOATING and dtype.name not in _HALF:

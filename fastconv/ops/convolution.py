@@ -10,6 +10,7 @@ signal processing, which flips the kernel.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from fastconv import backends
@@ -82,7 +83,7 @@ def conv3d(
     padding_mode: str = "zeros",
     activation: str | None = None,
 ) -> Any:
-    """Cross-correlation of volumes: input (N, C, D, H, W) or (C, D, H, W), weight (K, C/groups, kd, kh, kw) → (N, K, *O).
+    """Cross-correlation of volumes: input (N, C, D, H, W), weight (K, C/groups, kd, kh, kw) → (N, K, OD, OH, OW).
 
     Arguments as in `conv2d`.
     """
@@ -123,9 +124,7 @@ def convolve(
     """
     axes = tuple(range(2, len(getattr(kernel, "shape", ()))))
     flipped = kernel[(slice(None), slice(None), *[slice(None, None, -1)] * len(axes))] if axes else kernel
-    return _conv(
-        "convolve", len(axes), input, flipped, bias, stride, padding, dilation, groups, padding_mode, None
-    )
+    return _conv("convolve", len(axes), input, flipped, bias, stride, padding, dilation, groups, padding_mode, None)
 
 
 def conv_transpose1d(
@@ -315,5 +314,11 @@ def explain(
     if x.ndim == w.ndim - 1:
         x = x[None]
     geometry = ConvGeometry.of("explain", x.shape, w.shape, stride, padding, dilation, groups)
-    names = [backends.of(x).explain_conv(geometry, x.dtype, name) for name in ("forward", "input_grad", "weight_grad")]
-    return Explanation(*names, geometry.multiply_adds(x.shape[0]), geometry.output_shape(x.shape[0]))
+    name = partial(backends.of(x).explain_conv, geometry, x.dtype)
+    return Explanation(
+        name("forward"),
+        name("input_grad"),
+        name("weight_grad"),
+        geometry.multiply_adds(x.shape[0]),
+        geometry.output_shape(x.shape[0]),
+    )

@@ -65,7 +65,14 @@ def _name(correlation: Correlation) -> str:
 
 
 def correlate_into(
-    correlation: Correlation, source: Array, w: Array, steps: tuple[int, int], b: Array | None, target: Array, *, relu: bool
+    correlation: Correlation,
+    source: Array,
+    w: Array,
+    steps: tuple[int, int],
+    b: Array | None,
+    target: Array,
+    *,
+    relu: bool,
 ) -> None:
     """Write one correlation of `source` with w into its part of `target`.
 
@@ -85,7 +92,9 @@ def correlate_into(
     flat_w, bias, taps = w.reshape(-1), _NO_BIAS[dtype] if b is None else b, correlation.kernel_taps
 
     def pack(begin: int, end: int) -> None:
-        correlate.pack(flat_w, bias, packed, start, plan, taps, row_step, channel_step, correlation.kernel_size, begin, end)
+        correlate.pack(
+            flat_w, bias, packed, start, plan, taps, row_step, channel_step, correlation.kernel_size, begin, end
+        )
 
     parallel_for(pack, groups * correlation.blocks, w.size * _NS_PER_ELEMENT)
     samples = len(source)
@@ -114,9 +123,10 @@ _NO_BIAS = {np.dtype(d): np.empty(0, d) for d in ("float32", "float64")}
 
 def _fill(correlation: Correlation, b: Array | None, target: Array, relu: bool) -> None:
     """A part of the target that no tap reaches: the bias alone."""
-    index = tuple(slice(axis.first, None, axis.stride) for axis in correlation.axes)[-(target.ndim - 2) :]
+    steps = [slice(axis.first, None, axis.stride) for axis in correlation.axes[-(target.ndim - 2) :]]
+    index = (slice(None), slice(None), *steps)
     if b is None:
-        target[(..., *index)] = 0
+        target[index] = 0
     else:
         value = np.maximum(b, 0) if relu else b
-        target[(..., *index)] = value.reshape(-1, *([1] * (target.ndim - 2)))
+        target[index] = value.reshape(-1, *([1] * (target.ndim - 2)))

@@ -35,8 +35,8 @@ SLACK = 16 * _LANES4
 
 @kernel
 def pack(
-    w: Any, b: Any, packed: Any, start: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size: int,
-    begin: int, end: int,
+    w: Any, b: Any, packed: Any, start: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size:
+    int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Weights into [group][block of rows][channel, tap][row of block] and biases into [group][row], zeros at the end.
 
@@ -75,8 +75,8 @@ def pack(
 
 @kernel
 def _pack_block(
-    w: Any, packed: Any, to: int, source: int, row_step: int, channel_step: int, taps: Any, taps_used: int, first: int, count: int,
-    mr: int, valid: int,
+    w: Any, packed: Any, to: int, source: int, row_step: int, channel_step: int, taps: Any, taps_used: int, first:
+    int, count: int, mr: int, valid: int,
 ) -> None:  # fmt: skip
     """The same for one block, element by element, from its k = `first` on."""
     c, t = divmod(first, taps_used)
@@ -99,7 +99,9 @@ def _pack_block(
 
 
 @kernel
-def _tile(like: Any, mr: int, wide: bool, a: int, b: int, off: int, k: int, start: int, c: int, ldc: int, relu: int) -> None:
+def _tile(
+    like: Any, mr: int, wide: bool, a: int, b: int, off: int, k: int, start: int, c: int, ldc: int, relu: int
+) -> None:
     """One tile by the micro-kernel of its shape."""
     if mr == 8:
         if wide:
@@ -134,7 +136,9 @@ def _tile_width(mr: int, lanes: int, left: int) -> tuple[int, bool]:
 
 
 @kernel
-def _store_rows(y: Any, to: int, row_step: int, tile: Any, valid: int, width: int, q: int, columns: int, rows: int, plan: Any) -> None:
+def _store_rows(
+    y: Any, to: int, row_step: int, tile: Any, valid: int, width: int, q: int, columns: int, rows: int, plan: Any
+) -> None:
     """Store the tile that begins at flat position q of a box (rows × columns, `pitch` apart) without the waste between rows."""
     p = plan[0]
     row0, column0 = divmod(q, p.pitch)
@@ -156,8 +160,8 @@ def _store_rows(y: Any, to: int, row_step: int, tile: Any, valid: int, width: in
 
 @kernel
 def correlate_boxes(
-    x: Any, packed: Any, start: Any, y: Any, plan: Any, tables: Any, off: Any, scratch: Any, chunks: int, relu: int, begin: int,
-    end: int,
+    x: Any, packed: Any, start: Any, y: Any, plan: Any, tables: Any, off: Any, scratch: Any, chunks: int, relu:
+    int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (sample, group, plane, box row, box column, chunk of row blocks), the last fastest.
 
@@ -239,8 +243,8 @@ def _column_targets(address: Any, plan: Any, group: int, first: int, count: int)
 
 @kernel
 def correlate_columns(
-    x: Any, packed: Any, start: Any, y: Any, plan: Any, positions: Any, off: Any, scratch: Any, chunks: int, relu: int, begin: int,
-    end: int,
+    x: Any, packed: Any, start: Any, y: Any, plan: Any, positions: Any, off: Any, scratch: Any, chunks: int, relu:
+    int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (group, tile of columns over all samples, chunk of row blocks), the last fastest."""
     p = plan[0]
@@ -281,7 +285,9 @@ def correlate_columns(
                     c = y.ctypes.data + (address[q] + r0 * target) * size
                     _tile(x, mr, wide, a, panel + q * size, off.ctypes.data, p.count, s, c, target, relu)
                 else:
-                    _tile(x, mr, wide, a, panel + q * size, off.ctypes.data, p.count, s, scratch.ctypes.data, width, relu)
+                    _tile(
+                        x, mr, wide, a, panel + q * size, off.ctypes.data, p.count, s, scratch.ctypes.data, width, relu
+                    )
                     for m in range(valid):
                         for j in range(min(width, count - q)):
                             y[address[q + j] + (r0 + m) * target] = scratch[m * width + j]

@@ -24,7 +24,7 @@ from fastconv.backends.cpu.simd import copy_masked, lanes_of
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def copy_bytes(typing_context, target, source, count):  # type: ignore[no-untyped-def]
     """memcpy of `count` bytes between addresses."""
     signature = types.void(types.intp, types.intp, types.intp)
@@ -38,7 +38,7 @@ def copy_bytes(typing_context, target, source, count):  # type: ignore[no-untype
     return signature, codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def zero_bytes(typing_context, target, count):  # type: ignore[no-untyped-def]
     """memset of `count` bytes at an address to 0."""
     signature = types.void(types.intp, types.intp)
@@ -109,7 +109,17 @@ def gather_box(x: Any, base: int, scratch: Any, to: int, plan: Any, tables: Any,
 
 @kernel
 def gather_columns(
-    x: Any, group: int, panel: Any, to: int, width: int, plan: Any, positions: Any, first: int, count: int, c0: int, c1: int
+    x: Any,
+    group: int,
+    panel: Any,
+    to: int,
+    width: int,
+    plan: Any,
+    positions: Any,
+    first: int,
+    count: int,
+    c0: int,
+    c1: int,
 ) -> None:
     """Gather `count` outputs from number `first` on (sample-major) into panel[to:] of shape [channel][tap][width].
 

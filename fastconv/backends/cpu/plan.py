@@ -252,9 +252,7 @@ class Correlation:
         planes = images_h * len(height.phases)
         offset_h = [self._in_phase(height, o, images_h, int(plan["pitch"])) for o in height.offsets]
         offset_w = [self._in_phase(width, o, images_w, 1) for o in width.offsets]
-        taps = [
-            d * planes + h + w for d, h, w in itertools.product(range(len(depth.offsets)), offset_h, offset_w)
-        ]
+        taps = [d * planes + h + w for d, h, w in itertools.product(range(len(depth.offsets)), offset_h, offset_w)]
         channels = np.arange(int(plan["channels"]), dtype=np.int64) * int(plan["channel"])
         return (channels[:, None] + np.array(taps, dtype=np.int64)).reshape(-1)
 

@@ -93,9 +93,7 @@ class _Emitter:
         Each round adds neighbouring lanes of two vectors into one: log2(lanes) rounds, a fixed tree for every sum.
         """
         lanes = self.lanes
-        even, odd = (
-            ir.Constant(ir.VectorType(_I32, lanes), [2 * i + first for i in range(lanes)]) for first in (0, 1)
-        )
+        even, odd = (ir.Constant(ir.VectorType(_I32, lanes), [2 * i + first for i in range(lanes)]) for first in (0, 1))
         for _ in range(lanes.bit_length() - 1):
             vectors = [*vectors, self.zero] if len(vectors) % 2 else vectors
             vectors = [
@@ -126,7 +124,7 @@ class _Emitter:
         return new
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def outer(  # type: ignore[no-untyped-def]
     typing_context, like, rows, vectors, a, b, off, count, start, c, c_stride, relu
 ):
@@ -168,7 +166,7 @@ def outer(  # type: ignore[no-untyped-def]
     return signature, codegen
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def inner(typing_context, like, rows, columns, a, a_stride, b, off, vectors, c):  # type: ignore[no-untyped-def]
     """C[m, n] += Σ_p A[m, p] · B[off[n] + p] for m < rows, n < columns, p < vectors · lanes (vectors ≥ 1).
 
@@ -211,7 +209,7 @@ def inner_tile_size(rows: int, columns: int, itemsize: int) -> int:
     return -(-rows * columns // lanes) * lanes
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def copy_masked(typing_context, like, target, source, first, last):  # type: ignore[no-untyped-def]
     """Store one vector at address `target`: lanes first ≤ lane < last from `source`, 0 in the others.
 
@@ -229,7 +227,9 @@ def copy_masked(typing_context, like, target, source, first, last):  # type: ign
         def splat(scalar: Any) -> Any:
             undefined = ir.Constant(ints, ir.Undefined)
             zeros = ir.Constant(ir.VectorType(_I32, emit.lanes), [0] * emit.lanes)
-            return builder.shuffle_vector(builder.insert_element(undefined, scalar, ir.Constant(_I32, 0)), undefined, zeros)
+            return builder.shuffle_vector(
+                builder.insert_element(undefined, scalar, ir.Constant(_I32, 0)), undefined, zeros
+            )
 
         mask = builder.and_(
             builder.icmp_signed(">=", numbers, splat(first)), builder.icmp_signed("<", numbers, splat(last))
@@ -244,7 +244,7 @@ def copy_masked(typing_context, like, target, source, first, last):  # type: ign
     return signature, codegen
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def interleave(typing_context, like, rows, source, stride, vectors, target):  # type: ignore[no-untyped-def]
     """target[k][m] = source[m · stride + k] for m < rows (a power of two), k < vectors · lanes (vectors ≥ 1).
 
@@ -260,7 +260,9 @@ def interleave(typing_context, like, rows, source, stride, vectors, target):  # 
         rows_in = [emit.at(source, builder.mul(stride, emit.index(m))) for m in range(mr)]
         half = emit.lanes // 2
         mixes = [
-            ir.Constant(ir.VectorType(_I32, emit.lanes), [start + i // 2 + emit.lanes * (i % 2) for i in range(2 * half)])
+            ir.Constant(
+                ir.VectorType(_I32, emit.lanes), [start + i // 2 + emit.lanes * (i % 2) for i in range(2 * half)]
+            )
             for start in (0, half)
         ]
 

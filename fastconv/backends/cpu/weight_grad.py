@@ -45,8 +45,8 @@ _NS_PER_FLOP = 0.012
 
 @kernel
 def _products(
-    like: Any, rows: int, taps: int, a: int, a_stride: int, b: int, off: int, vectors: int, c: int, tile: int, row_tiles: int,
-    group: int,
+    like: Any, rows: int, taps: int, a: int, a_stride: int, b: int, off: int, vectors: int, c: int, tile: int,
+    row_tiles: int, group: int,
 ) -> None:  # fmt: skip
     """Tiles of C (`tile` elements each, `row_tiles` to a block of rows) += A · B over `vectors` vectors of positions.
 
@@ -68,8 +68,8 @@ def _products(
 
 @kernel
 def _exact_products(
-    gathered: Any, gy_at: int, gy_stride: int, off: Any, partial: Any, to: int, tile: int, row_tiles: int, plan: Any, m_count: int,
-    rows: int, columns: int,
+    gathered: Any, gy_at: int, gy_stride: int, off: Any, partial: Any, to: int, tile: int, row_tiles: int, plan:
+    Any, m_count: int, rows: int, columns: int,
 ) -> None:  # fmt: skip
     """The products of one box over its outputs alone, so that nothing between the rows is ever multiplied."""
     p = plan[0]
@@ -88,7 +88,16 @@ def _exact_products(
 
 @kernel
 def _gather_gy(
-    gy: Any, base: int, row_step: int, scratch: Any, to: int, stride: int, m_count: int, rows: int, columns: int, plan: Any
+    gy: Any,
+    base: int,
+    row_step: int,
+    scratch: Any,
+    to: int,
+    stride: int,
+    m_count: int,
+    rows: int,
+    columns: int,
+    plan: Any,
 ) -> None:
     """Rows of outputs of `m_count` channels, at the pitch of the box of x with zeros between them and behind."""
     p = plan[0]
@@ -105,8 +114,8 @@ def _gather_gy(
 
 @kernel
 def weight_grad_boxes(
-    gy: Any, x: Any, partial: Any, plan: Any, tables: Any, off: Any, scratch: Any, gy_stride: int, slices: int, tile: int,
-    row_tiles: int, chunks: int, exact: bool, begin: int, end: int,
+    gy: Any, x: Any, partial: Any, plan: Any, tables: Any, off: Any, scratch: Any, gy_stride: int, slices: int,
+    tile: int, row_tiles: int, chunks: int, exact: bool, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (slice of units, group, chunk of row blocks); partial is [slice][group][tiles]."""
     p = plan[0]
@@ -152,8 +161,8 @@ def weight_grad_boxes(
 
 @kernel
 def weight_grad_columns(
-    gy: Any, x: Any, partial: Any, plan: Any, gy_plan: Any, positions: Any, origin: Any, off: Any, scratch: Any, span: int,
-    chunk_channels: int, slices: int, tile: int, row_tiles: int, chunks: int, begin: int, end: int,
+    gy: Any, x: Any, partial: Any, plan: Any, gy_plan: Any, positions: Any, origin: Any, off: Any, scratch: Any,
+    span: int, chunk_channels: int, slices: int, tile: int, row_tiles: int, chunks: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (slice of units, group, chunk of channels); a unit is a panel of exact columns."""
     p = plan[0]
@@ -183,7 +192,8 @@ def weight_grad_columns(
 
 
 @kernel
-def _add_slices(partial: Any, gw: Any, taps: Any, kernel_size: int, rows: int, channels: int, tile_rows: int, tile_taps: int,
+def _add_slices(
+    partial: Any, gw: Any, taps: Any, kernel_size: int, rows: int, channels: int, tile_rows: int, tile_taps: int,
     begin: int, end: int,
 ) -> None:  # fmt: skip
     """gw[group][row][channel][tap] from the tiles of all slices, added in order; tasks are (group, row block)."""
@@ -267,8 +277,8 @@ def _boxes(gy: Array, x: Array, correlation: Correlation, *, exact: bool) -> _Pa
 
     def call(begin: int, end: int) -> None:
         weight_grad_boxes(
-            flat_gy, flat_x, memory, plan, correlation.tables, off, scratch(elements, x.dtype), gy_stride, partial.slices,
-            partial.tile, partial.row_tiles, chunks, exact, begin, end,
+            flat_gy, flat_x, memory, plan, correlation.tables, off, scratch(elements, x.dtype), gy_stride,
+            partial.slices, partial.tile, partial.row_tiles, chunks, exact, begin, end,
         )  # fmt: skip
 
     parallel_for(call, pieces * chunks, len(x) * correlation.flops * _NS_PER_FLOP)
