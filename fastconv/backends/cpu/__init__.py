@@ -1,6 +1,6 @@
 """The CPU backend: Numba-compiled SIMD kernels on NumPy arrays. Satisfies backends/contract.py."""
 
-import numpy as xp
+import numpy as xp  # noqa: F401  # the array namespace of this backend
 
 from fastconv.backends.cpu.convolution import conv_forward as conv_forward
 from fastconv.backends.cpu.convolution import conv_input_grad as conv_input_grad

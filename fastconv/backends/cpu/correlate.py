@@ -264,8 +264,7 @@ def correlate_columns(
         g, tile = divmod(piece, tiles)
         first = tile * span
         count = min(span, total - first)
-        sample, o = divmod(first, outputs)
-        whole = count == span and o + count <= outputs and p.linear
+        whole = count == span and first % outputs + count <= outputs and p.linear
         if piece != gathered:
             gathered = piece
             gather_columns(x, g, scratch, TILE_ELEMENTS, span, plan, positions, first, count, 0, p.channels)

@@ -1,4 +1,4 @@
-"""Padding and its adjoint, axis by axis, by whole-array copies: the work is small beside the convolution that follows."""
+"""Padding and its adjoint by whole-array copies: the work is small beside the convolution that follows."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from fastconv.geometry import ConvGeometry
 Ints = npt.NDArray[np.int64]
 
 BOX_BYTES = 384 * 1024
-"""Scratch for the gathered source of one box: a good third of a typical second-level cache, the weights need the rest."""
+"""Scratch for the gathered source of one box: a third of a typical second-level cache, the weights need the rest."""
 
 WEIGHT_GRAD_BOX_BYTES = 1536 * 1024
 """The same for the weight gradient, source and output gradient together: long runs pay for its horizontal sums."""
@@ -210,7 +210,7 @@ class Correlation:
         self.source_offsets = np.concatenate([self.box_offsets, in_place])
 
     def _layout(self, itemsize: int, contiguous: bool, rows: int) -> None:
-        """Size of a box of outputs and the layout [channel][plane of a tap][phase h][phase w][row][pitch] of its source.
+        """Size of a box of outputs and the layout [channel][tap plane][phase h][phase w][row][pitch] of its source.
 
         `rows` of output gradient, if any, share the scratch with it.
         """

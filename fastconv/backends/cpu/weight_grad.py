@@ -3,8 +3,8 @@
 Idea: the same gathered box of x as in correlate.py, and the same box of gy at the same pitch with zeros between its
 rows; then both operands are contiguous in the flat position and `simd.inner` takes their products, 4 rows × 6 taps in
 registers, their lanes summed once a box. Loop order: unit (box) → 4 rows → 6 taps → position. The first-level cache
-holds the 4 rows of gy and a channel of x, whose taps are shifts of it; x streams from the second. Cost: one FMA for each
-lane of (row, tap, output). Floor: the FMA rate.
+holds the 4 rows of gy and a channel of x, whose taps are shifts of it; x streams from the second. Cost: one FMA for
+each lane of (row, tap, output). Floor: the FMA rate.
 
 The units of a batch are cut into a fixed number of slices, each summed in order into its own partial gradient, and the
 partials are added in order: the cut depends on the shapes alone, so the threads cannot change a bit. A partial gradient
@@ -168,7 +168,6 @@ def weight_grad_columns(
     p = plan[0]
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
-    outputs = p.outputs_d * p.outputs_h * p.outputs_w
     total = gy.size // (p.groups * p.rows)
     units = -(-total // span)
     blocks = -(-p.rows // _ROWS)
@@ -197,7 +196,7 @@ def _add_slices(
     begin: int, end: int,
 ) -> None:  # fmt: skip
     """gw[group][row][channel][tap] from the tiles of all slices, added in order; tasks are (group, row block)."""
-    slices, groups, row_blocks, row_tiles, tile = partial.shape
+    slices, row_blocks, row_tiles = partial.shape[0], partial.shape[2], partial.shape[3]
     for task in range(begin, end):
         g, block = divmod(task, row_blocks)
         for in_block in range(min(tile_rows, rows - block * tile_rows)):
