@@ -17,8 +17,9 @@ def heading(summary: dict[str, Any]) -> str:
     """Machine, versions and the measured roofs."""
     copies = ", ".join(f"{rate:.0f} at {size >> 20} MiB" for size, rate in summary["roofs"]["copy_gbs"].items())
     versions = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
+    load = "" if summary["load"] is None else f", load before the run {summary['load']:.2f}"
     return (
-        f"{summary['processor']}, {summary['threads']} threads of {summary['cores']} cores, {summary['date']}\n"
+        f"{summary['processor']}, {summary['threads']} threads of {summary['cores']} cores, {summary['date']}{load}\n"
         f"{versions}\n"
         f"roofs: {summary['roofs']['fma_gflops']:.0f} GFLOP/s multiply-add; copy GB/s (read + write): {copies}"
     )
