@@ -52,8 +52,8 @@ def _converted(op: str, name: str, value: Any) -> Array:
     if dtype.newbyteorder("=") not in _FLOATING and dtype.name not in _HALF:
         raise TypeError(f"{op}: {name} must be float32 or float64, got {dtype}; convert first, e.g. {name}.real")
     if backends.is_cupy(array):
-        return backends.of(array).xp.ascontiguousarray(array)
-    return np.ascontiguousarray(array, dtype=dtype.newbyteorder("="))
+        return backends.of(array).xp.asarray(array, order="C")
+    return np.asarray(array, dtype=dtype.newbyteorder("="), order="C")  # ascontiguousarray gives a 0-d array an axis
 
 
 def _as_array(op: str, name: str, value: Any) -> Array:
