@@ -46,6 +46,8 @@ ROWS = [
     (lambda: conv(stride=[]), ValueError, "conv2d: stride must be an int or a tuple of 2 ints, got 0: []"),
     (lambda: conv1(stride=(1, 1)), ValueError, "conv1d: stride must be an int or a tuple of 1 int, got 2: (1, 1)"),
     (lambda: conv(dilation=0), ValueError, "conv2d: dilation must be at least 1, got 0"),
+    (lambda: conv(stride=2**63), ValueError, f"conv2d: stride must be at most {2**40}, got {2**63}"),
+    (lambda: conv(padding=2**62), ValueError, f"conv2d: padding must be at most {2**40}, got {2**62}"),
     (lambda: conv(dilation=(2,)), ValueError, "conv2d: dilation must be an int or a tuple of 2 ints, got 1: (2,)"),
     (lambda: conv(dilation={2}), TypeError, "conv2d: dilation must be an int or a tuple of 2 ints, got {2}"),
     # padding

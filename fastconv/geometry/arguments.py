@@ -15,6 +15,9 @@ Pairs = tuple[tuple[int, int], ...]
 AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 """What the spatial axes are called in messages, by rank."""
 
+LARGEST = 2**40
+"""No stride, dilation, padding or kernel is larger: arithmetic with it would leave 64 bits."""
+
 _RANK = re.compile(r"([123])d")
 
 
@@ -47,8 +50,7 @@ def integer(op: str, name: str, value: Any, minimum: int) -> int:
     number = _index(value)
     if number is None:
         raise TypeError(f"{op}: {name} must be an int, got {value!r}")
-    if number < minimum:
-        raise ValueError(f"{op}: {name} must be at least {minimum}, got {number}")
+    _check_range(op, name, minimum, number, number, number)
     return number
 
 
@@ -75,8 +77,7 @@ def per_axis(op: str, name: str, value: Any, rank: int, minimum: int) -> tuple[i
     sizes = tuple(number for number in numbers if number is not None)
     if len(sizes) != len(numbers):
         raise TypeError(f"{op}: {name} must be an int or {_count(rank)}, got {value!r}")
-    if min(sizes) < minimum:
-        raise ValueError(f"{op}: {name} must be at least {minimum}, got {value!r}")
+    _check_range(op, name, minimum, min(sizes), max(sizes), value)
     return sizes
 
 
@@ -98,10 +99,16 @@ def pairs(op: str, value: Any, rank: int) -> Pairs:
         before, after = (_index(side) for side in sides) if len(sides) == 2 else (None, None)
         if before is None or after is None:
             raise TypeError(f"{op}: padding must be {forms}, got {value!r}")
-        if min(before, after) < 0:
-            raise ValueError(f"{op}: padding must be at least 0, got {value!r}")
+        _check_range(op, "padding", 0, min(before, after), max(before, after), value)
         result.append((before, after))
     return tuple(result)
+
+
+def _check_range(op: str, name: str, minimum: int, least: int, most: int, value: Any) -> None:
+    if least < minimum:
+        raise ValueError(f"{op}: {name} must be at least {minimum}, got {value!r}")
+    if most > LARGEST:
+        raise ValueError(f"{op}: {name} must be at most {LARGEST}, got {value!r}")
 
 
 def _index(value: Any) -> int | None:

@@ -6,6 +6,7 @@ Every function takes the name of the operation first, for its messages, and rais
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from fastconv.geometry.arguments import AXES, Pairs, rank_in_name
 from fastconv.geometry.formulas import extent
@@ -167,3 +168,9 @@ def _check_groups(op: str, array: str, axis: int, array_shape: tuple[int, ...], 
             f"{op}: groups must divide the {side} channels, but groups={groups} does not divide {array_shape[axis]} "
             f"({array} shape {array_shape})"
         )
+
+
+def check_volume(op: str, shape: tuple[int, ...]) -> None:
+    """The result must be an array that can exist: its bytes are counted in 64 bits."""
+    if prod(shape) > 2**59:
+        raise ValueError(f"{op}: the output would have shape {shape}, more elements than an array can hold")

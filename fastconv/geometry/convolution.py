@@ -16,6 +16,7 @@ from fastconv.geometry.checks import (
     check_grad_output,
     check_padding_mode,
     check_transposed_channels,
+    check_volume,
     conv_rank,
     transposed_rank,
 )
@@ -222,6 +223,7 @@ def _of(
     geometry = ConvGeometry(input_shape[1], weight_shape[0], groups, input_shape[2:], kernel, stride, dilation, sides)
     check_padding_mode(op, padding_mode, geometry.spatial, sides)
     check_fit(op, geometry.spatial, kernel, dilation, sides, geometry.out_spatial)
+    check_volume(op, geometry.output_shape(input_shape[0]))
     return geometry
 
 
@@ -263,9 +265,9 @@ def _transposed(
                 f"(input {input_shape[2 + axis]}, kernel {k}, stride {s}, dilation {d}, output_padding {e})"
             )
         sizes.append(size)
-    return ConvGeometry(
-        per_group * groups, out_channels, groups, tuple(sizes), tuple(kernel), stride, dilation, padding
-    )
+    channels = per_group * groups
+    check_volume(op, (input_shape[0], channels, *sizes))
+    return ConvGeometry(channels, out_channels, groups, tuple(sizes), tuple(kernel), stride, dilation, padding)
 
 
 def _window(

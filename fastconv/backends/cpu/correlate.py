@@ -139,7 +139,7 @@ def _tile_width(mr: int, lanes: int, left: int) -> tuple[int, bool]:
 def _store_rows(
     y: Any, to: int, row_step: int, tile: Any, valid: int, width: int, q: int, columns: int, rows: int, plan: Any
 ) -> None:
-    """Store the tile that begins at flat position q of a box (rows × columns, `pitch` apart) without the waste between rows."""
+    """Store the tile at flat position q of a box (rows × columns, `pitch` apart) without the waste between rows."""
     p = plan[0]
     row0, column0 = divmod(q, p.pitch)
     for m in range(valid):

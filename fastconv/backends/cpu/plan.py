@@ -190,7 +190,8 @@ class Correlation:
         plan["tail"] = next((r for r in (1, 2, 4, 8) if r >= rest), 0) if rest else 0
         plan["blocks"] = full + (rest > 0)
         plan["packed"] = full * simd.ROWS + plan["tail"]
-        plan["direct"] = all(axis.identity and axis.stride == 1 for axis in axes)
+        one_row = depth.size == height.size == 1
+        plan["direct"] = one_row and all(axis.identity and axis.stride == 1 for axis in axes)
         contiguous = width.stride == 1 and width.outputs == width.target
         self._layout(itemsize, contiguous, rows if weight_grad else 0)
         self.count, self.packed_rows, self.blocks = int(plan["count"]), int(plan["packed"]), int(plan["blocks"])
