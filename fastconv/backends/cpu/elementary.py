@@ -151,6 +151,8 @@ _MILLS = polynomial(
      6.311195518414113e-09, -4.2142851980449005e-08, 2.933781166607965e-09, 5.09805605809035e-09,
      -3.2699638638557554e-10, -3.8816505337153176e-10),
 )  # fmt: skip
+# Veltkamp's splitting: half of the digits, whose square is exact.
+_SPLIT = by_type(2.0**12 + 1.0, 2.0**27 + 1.0)
 # Beyond this e^(-x²/2) is zero.
 _TAIL_ENDS = by_type(15.0, 40.0)
 
@@ -158,16 +160,22 @@ _TAIL_ENDS = by_type(15.0, 40.0)
 @inlined
 def exp(x: Any) -> Any:
     """e^x, with gradual underflow."""
+    return _exp_of_sum(x, like(x, -0.0))
+
+
+@inlined
+def _exp_of_sum(x: Any, rest: Any) -> Any:
+    """e^(x + rest), where rest is too small to matter for the power of two."""
     x = _EXP_HIGHEST(x) if x > _EXP_HIGHEST(x) else x  # in this order a NaN stays one
     x = _EXP_LOWEST(x) if x < _EXP_LOWEST(x) else x
     shifted = fma(x, like(x, 1.4426950408889634), _SHIFT(x))
     n = shifted - _SHIFT(x)
-    r = fma(-n, _LN2_LOW(x), fma(-n, _LN2_HIGH(x), x))
+    r = fma(-n, _LN2_LOW(x), fma(-n, _LN2_HIGH(x), x)) + rest
     value = fma(r * r, _EXP_TAIL(r), r) + like(x, 1.0)
     # In two steps, because 2^n itself may be too large or too small where the result is neither.
     half = fma(n, like(x, 0.5), _SHIFT(x))
-    rest = (n - (half - _SHIFT(x))) + _SHIFT(x)
-    return value * _two_to(half) * _two_to(rest)
+    whole = (n - (half - _SHIFT(x))) + _SHIFT(x)
+    return value * _two_to(half) * _two_to(whole)
 
 
 @inlined
@@ -217,12 +225,14 @@ def tanh(x: Any) -> Any:
 
 @inlined
 def gaussian(x: Any) -> Any:
-    """e^(-x²/2); the rounding error of x² is carried along, or it would count x² times."""
+    """e^(-x²/2), with x² in two parts: its rounding error would count x² times."""
     x = magnitude(x)
     x = _TAIL_ENDS(x) if x > _TAIL_ENDS(x) else x
-    square = x * x
-    error = fma(x, x, -square)
-    return exp(like(x, -0.5) * square) * fma(like(x, -0.5), error, like(x, 1.0))
+    scaled = x * _SPLIT(x)
+    high = scaled - (scaled - x)
+    square, rest = x * x, (x - high) * (x + high)
+    error = (high * high - square) + rest
+    return _exp_of_sum(like(x, -0.5) * square, like(x, -0.5) * error)
 
 
 @inlined
