@@ -107,26 +107,26 @@ def binary_cross_entropy_with_logits(
 ) -> Any:
     """−pos_weight · t · ln σ(x) − (1 − t) · ln(1 − σ(x)) for logits x and targets t of one shape, σ the sigmoid.
 
-    `weight` multiplies each loss, `pos_weight` its positive part; both broadcast against the input. Computed as
-    (1 − t) · x + (1 + (pos_weight − 1) · t) · ln(1 + e⁻ˣ), which neither overflows nor cancels.
+    `weight` multiplies each loss, `pos_weight` its positive part; both broadcast against the input. The logarithms are
+    computed as −ln σ(x) = ln(1 + e⁻ˣ) and −ln(1 − σ(x)) = ln(1 + eˣ), which neither overflow nor cancel.
     """
     op = "binary_cross_entropy_with_logits"
     x, t = _alike(op, input, target, reduction)
     _, w, p = floating(op, input=input, weight=weight, pos_weight=pos_weight)
     _check_broadcast(op, x.shape, {"weight": w, "pos_weight": p})
     backend = backends.of(x)
-    softplus = backend.activation_forward(-x, "softplus", math.inf)  # ln(1 + e⁻ˣ)
-    factor = 1 + (p - 1) * t if p is not None else None
-    losses = (1 - t) * x + (softplus if factor is None else factor * softplus)
+    positive, negative = (backend.activation_forward(z, "softplus", math.inf) for z in (-x, x))
+    if p is not None:
+        positive = positive * p
+    losses = t * positive + (1 - t) * negative
     needed = needs_grad(target)
 
     def gradient(g: Array) -> tuple[Array, Array | None]:
         g = g if w is None else g * w
-        slope = backend.activation_forward(-x, "sigmoid", 0.0)
-        gx = g * (1 - t - (slope if factor is None else factor * slope))
-        if not needed:
-            return gx, None
-        return gx, g * (-x if p is None else (p - 1) * softplus - x)
+        falling = backend.activation_forward(-x, "sigmoid", 0.0)
+        rising = backend.activation_forward(x, "sigmoid", 0.0)
+        gx = g * ((1 - t) * rising - t * (falling if p is None else falling * p))
+        return gx, g * (positive - negative) if needed else None
 
     return _elementwise(losses if w is None else losses * w, (input, target), reduction, gradient)
 
@@ -191,7 +191,7 @@ class _Classes:
     def losses(self, log_p: Array) -> Array:
         """−weight · log_p of the target class, 0 where ignored."""
         numbers = self.xp.expand_dims(self.numbers, 1)
-        return self.zero_ignored(-self.xp.take_along_axis(log_p, numbers, axis=1).squeeze(1) * self.weights)
+        return self.zero_ignored(-self.xp.take_along_axis(log_p, numbers, axis=1).squeeze(1)) * self.weights
 
     def scatter(self, g: Array) -> Array:
         """Adjoint of `losses`."""
