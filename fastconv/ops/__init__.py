@@ -1,0 +1,1 @@
+"""The public operations, a file per family: check, record if a Tensor asks, call the backend."""
