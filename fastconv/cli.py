@@ -102,7 +102,8 @@ def _train(given: argparse.Namespace) -> None:
     (folder / "settings.json").write_text(json.dumps(asdict(chosen), indent=2) + "\n", encoding="utf-8")
     print(
         f"{chosen.model} on {chosen.data}: {len(split[0][0]):,} images to train with, {len(split[1][0]):,} to test "
-        f"with, {chosen.epochs} epochs, seed {chosen.seed}, {threads.get_num_threads()} threads"
+        f"with, {chosen.epochs} epochs, seed {chosen.seed}, {threads.get_num_threads()} threads",
+        flush=True,  # before the progress, which goes to standard error
     )
     try:
         model, history = digits.train(chosen, split, given.device, folder, given.resume)
@@ -114,11 +115,13 @@ def _train(given: argparse.Namespace) -> None:
     x, y = split[1]
     x = digits.RECIPES[chosen.data, chosen.model].preparation(x)
     guesses = to_device(predict_scores(model, x), "cpu").argmax(axis=1)
-    _print_result(plotting.confusion_matrix(y, guesses, 10))
+    matrix = plotting.confusion_matrix(y, guesses, 10)
+    _print_result(matrix)
+    title = f"{chosen.model} on {chosen.data}: test accuracy {matrix.trace() / matrix.sum():.4f}"
     written = ["model.safetensors", "history.csv"]
     if not given.no_plots:
         try:
-            plotting.report(folder / "report.png", model, history, x, y)
+            plotting.report(folder / "report.png", title, model, history, x, y)
             written.append("report.png")
         except ImportError as error:
             print(f"no report.png: {error}", file=sys.stderr)

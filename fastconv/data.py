@@ -125,10 +125,10 @@ def train_test_split(
 # Augmentation: functions of (batch (N, C, *S), generator) that return a new array and leave the batch as it is.
 
 
-def random_shift(x: Array, generator: np.random.Generator, limit: float = 1.0) -> Array:
+def random_shift(x: Array, generator: np.random.Generator, limit: float = 1.0, fill: float = 0.0) -> Array:
     """Move each sample by up to `limit` pixels along every spatial axis, fractions of a pixel included.
 
-    x (N, C, *S) → (N, C, *S), interpolated linearly; what moves in from outside is zero.
+    x (N, C, *S) → (N, C, *S), interpolated linearly; outside x everything is `fill`.
     """
     reach = math.ceil(limit)
     for axis in range(2, x.ndim):
@@ -136,7 +136,7 @@ def random_shift(x: Array, generator: np.random.Generator, limit: float = 1.0) -
         shifts = generator.uniform(-limit, limit, len(x))
         padding = [(0, 0)] * x.ndim
         padding[axis] = (reach + 1, reach)
-        padded = np.moveaxis(np.pad(x, padding), axis, 1)
+        padded = np.moveaxis(np.pad(x, padding, constant_values=fill), axis, 1)
         result = np.empty_like(x)
         for source, target, shift in zip(padded, np.moveaxis(result, axis, 1), shifts, strict=True):
             whole = math.floor(shift)

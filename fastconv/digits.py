@@ -28,7 +28,8 @@ class Preparation:
     """How an image becomes the input of a model; it is stored with the weights.
 
     `size`: pixels of the training images; `box`: of the longer side of a digit in them; `centre`: what of it stands in
-    the middle ("box" or "mass"); `input`: pixels that the model takes, by padding if `padded`, else by enlarging.
+    the middle ("box" or "mass"); `input`: pixels that the model takes, by padding if `padded`, else by enlarging;
+    `mean` and `std`: of the pixels, which are standardised with them.
     """
 
     size: int
@@ -36,14 +37,23 @@ class Preparation:
     centre: str
     input: int
     padded: bool
+    mean: float
+    std: float
 
     def __call__(self, x: Array) -> Array:
-        """x (N, 1, size, size) → (N, 1, input, input)."""
-        if not self.padded:
-            return data.resize(x, (self.input, self.input))
-        before = (self.input - self.size) // 2
-        after = self.input - self.size - before
-        return np.pad(x, [(0, 0), (0, 0), (before, after), (before, after)])
+        """x (N, 1, size, size), ground 0 and ink 1 → (N, 1, input, input)."""
+        if self.padded:
+            before = (self.input - self.size) // 2
+            after = self.input - self.size - before
+            x = np.pad(x, [(0, 0), (0, 0), (before, after), (before, after)])
+        else:
+            x = data.resize(x, (self.input, self.input))
+        return (x - np.float32(self.mean)) / np.float32(self.std)
+
+    @property
+    def ground(self) -> float:
+        """What the ground around a digit has become."""
+        return -self.mean / self.std
 
 
 @dataclass(frozen=True)
@@ -58,10 +68,10 @@ class Recipe:
 
 
 RECIPES = {
-    ("digits", "cnn"): Recipe(Preparation(8, 8, "box", 8, padded=True), 25, 32, 3e-3, 0.5),
-    ("digits", "lenet5"): Recipe(Preparation(8, 8, "box", 32, padded=False), 20, 32, 2e-3, 2.0),
-    ("mnist", "cnn"): Recipe(Preparation(28, 20, "mass", 28, padded=True), 6, 64, 2e-3, 1.5),
-    ("mnist", "lenet5"): Recipe(Preparation(28, 20, "mass", 32, padded=True), 8, 64, 2e-3, 2.0),
+    ("digits", "cnn"): Recipe(Preparation(8, 8, "box", 8, True, 0.305, 0.376), 25, 32, 3e-3, 0.5),
+    ("digits", "lenet5"): Recipe(Preparation(8, 8, "box", 32, False, 0.305, 0.376), 20, 32, 2e-3, 2.0),
+    ("mnist", "cnn"): Recipe(Preparation(28, 20, "mass", 28, True, 0.131, 0.308), 6, 64, 2e-3, 1.5),
+    ("mnist", "lenet5"): Recipe(Preparation(28, 20, "mass", 32, True, 0.131, 0.308), 8, 64, 2e-3, 2.0),
 }
 """By data set and model."""
 
@@ -120,7 +130,7 @@ def train(chosen: Settings, split: Split, device: str, folder: Path, resume: boo
             y,
             chosen.batch_size,
             shuffle=True,
-            transform=partial(data.random_shift, limit=recipe.shift),
+            transform=partial(data.random_shift, limit=recipe.shift, fill=recipe.preparation.ground),
             seed=chosen.seed,
         ),
         losses.cross_entropy,

@@ -18,7 +18,9 @@ from fastconv.training.inference import device_of, evaluating
 Array = Any
 
 _TRAINING, _VALIDATION = "#0072B2", "#D55E00"  # two hues that colour-blind readers tell apart as well
-_SHOWN = 32  # images in a grid: more would be too small to see
+_SHOWN = 32  # filters or feature maps in a grid: more would be too small to see
+_MISTAKES = (2, 3), (3, 4), (4, 6)  # rows and columns for few, more and many misclassified images
+_PIXELS = 24  # sides of the images in a grid, at least, so that the lines between them are thin
 
 
 def figure(width: float, height: float) -> Any:
@@ -30,21 +32,23 @@ def figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained", dpi=130)
 
 
-def report(path: str | Path, model: nn.Module, history: History, x: Array, y: Array) -> None:
+def report(path: str | Path, title: str, model: nn.Module, history: History, x: Array, y: Array) -> None:
     """Write one picture that shows a training and its result on the test set x (N, C, H, W), y (N,).
 
     Loss and accuracy by epoch, the confusion matrix, the filters of the first convolution, the feature maps of one
     image after the first and the last convolution, and images whose class was not recognised.
     """
-    sheet = figure(15, 9.5)
-    top, bottom = sheet.subfigures(2, 1, height_ratios=(1, 1.15))
+    sheet = figure(16, 10)
+    sheet.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
+    sheet.suptitle(title, fontsize=15, fontweight="bold")
+    top, bottom = sheet.subfigures(2, 1)
     loss, score, table = top.subplots(1, 3, width_ratios=(1, 1, 0.9))
     curves(loss, history, "loss", "Loss")
     curves(score, history, "accuracy", "Accuracy")
     scores = predict(model, x)
     guesses = scores.argmax(axis=1)
     confusion(table, confusion_matrix(y, guesses, scores.shape[1]))
-    left, middle, right = bottom.subfigures(1, 3, width_ratios=(0.8, 1.3, 1))
+    left, middle, right = bottom.subfigures(1, 3, width_ratios=(1, 1.3, 1))
     filters(left, model)
     feature_maps(middle, model, x[0])
     mistakes(right, x, y, guesses)
@@ -91,54 +95,55 @@ def filters(part: Any, model: nn.Module) -> None:
     name, layer = _convolutions(model)[0]
     weights = to_device(layer.weight.data, "cpu").mean(axis=1)[:_SHOWN]
     axes, extreme = part.subplots(), float(np.abs(weights).max())
-    image = axes.imshow(tiled(weights, _columns(len(weights))), cmap="RdBu_r", vmin=-extreme, vmax=extreme)
-    part.colorbar(image, ax=axes, shrink=0.6, aspect=30)
+    columns = math.ceil(math.sqrt(len(weights)))
+    image = axes.imshow(tiled(weights, columns), cmap="RdBu_r", vmin=-extreme, vmax=extreme)
+    part.colorbar(image, ax=axes, shrink=0.7, aspect=30).outline.set_visible(False)
     axes.set_axis_off()
-    axes.set_title(f"Learned filters of {name}", loc="left", fontweight="bold")
+    _headline(part, f"Learned filters of {name}")
 
 
 def feature_maps(part: Any, model: nn.Module, image: Array) -> None:
     """One image (C, H, W), and what it turns into after the first and after the last convolution."""
     rows = _feature_maps(model, image)
-    picture, *grids = part.subplots(1, 1 + len(rows), width_ratios=(0.55, *[1] * len(rows)))
-    picture.imshow(image.mean(axis=0), cmap="gray")
-    picture.set_axis_off()
-    picture.set_title("One digit …", loc="left", fontweight="bold")
-    for axes, (name, maps) in zip(grids, rows, strict=True):
-        axes.imshow(tiled(maps[:_SHOWN], 4), cmap="magma")
+    names = [name for name, _ in rows]
+    grid = part.subplot_mosaic([["image", name] for name in names], width_ratios=(1, 2.6))
+    for axes in grid.values():
         axes.set_axis_off()
-        axes.set_title(f"after {name}", loc="left")
+    grid["image"].imshow(image.mean(axis=0), cmap="gray")
+    grid["image"].set_title("image", loc="left")
+    _headline(part, "Feature maps")
+    for name, maps in rows:
+        grid[name].imshow(tiled(maps[:_SHOWN], min(8, len(maps))), cmap="magma")
+        grid[name].set_title(f"after {name}", loc="left")
 
 
 def mistakes(part: Any, x: Array, y: Array, guesses: Array) -> None:
     """Images whose class was not recognised, with the true and the predicted class above each."""
     wrong = np.flatnonzero(guesses != y)
-    title = f"Misclassified: {len(wrong)} of {len(y)}"
-    part.suptitle(title, x=0.02, ha="left", fontweight="bold")
-    if not len(wrong):
-        return
-    shown = wrong[: _SHOWN - 2]
-    columns = max(4, _columns(len(shown)))
-    grid = part.subplots(math.ceil(len(shown) / columns), columns, squeeze=False).ravel()
-    for axes in grid:
+    _headline(part, f"Misclassified: {len(wrong)} of {len(y)}")
+    rows, columns = next((shape for shape in _MISTAKES if math.prod(shape) >= len(wrong)), _MISTAKES[-1])
+    for axes in (grid := part.subplots(rows, columns).ravel()):
         axes.set_axis_off()
-    for axes, index in zip(grid, shown):
+    for axes, index in zip(grid, wrong):
         axes.imshow(x[index].mean(axis=0), cmap="gray_r")
         axes.set_title(f"{y[index]} → {guesses[index]}", fontsize=9)
 
 
 def tiled(images: Sequence[Array], columns: int) -> Array:
-    """Images (K, H, W) side by side in rows of `columns`, one pixel apart; what is left free is NaN."""
+    """Images (K, H, W) side by side in rows of `columns`, enlarged if small, with a line of NaN between them."""
+    enlarged = math.ceil(_PIXELS / max(images[0].shape))
+    images = [np.kron(image, np.ones((enlarged, enlarged))) for image in images]
     height, width = images[0].shape
-    sheet = np.full((math.ceil(len(images) / columns) * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
+    rows, gap = math.ceil(len(images) / columns), 2
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), np.nan)
     for number, image in enumerate(images):
-        top, left = number // columns * (height + 1), number % columns * (width + 1)
+        top, left = number // columns * (height + gap), number % columns * (width + gap)
         sheet[top : top + height, left : left + width] = image
     return sheet
 
 
-def _columns(count: int) -> int:
-    return math.ceil(math.sqrt(count))
+def _headline(part: Any, text: str) -> None:
+    part.suptitle(text, x=0.03, ha="left", fontweight="bold")
 
 
 def _convolutions(model: nn.Module) -> list[tuple[str, Any]]:

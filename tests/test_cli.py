@@ -89,10 +89,10 @@ def test_resume_ends_where_an_uninterrupted_training_does(
     assert train(mnist, whole, *options) == 0
     calls = iter(range(100))
 
-    def interrupted(x: np.ndarray, generator: np.random.Generator, limit: float) -> np.ndarray:
+    def interrupted(x: np.ndarray, generator: np.random.Generator, **options: float) -> np.ndarray:
         if next(calls) == 7:
             raise KeyboardInterrupt
-        return data_random_shift(x, generator, limit)
+        return data_random_shift(x, generator, **options)
 
     data_random_shift = data.random_shift
     with monkeypatch.context() as patch:
@@ -188,7 +188,7 @@ def test_a_loss_that_is_not_finite_is_status_1(
     mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("safetensors", reason=NO_SAFETENSORS)
-    monkeypatch.setattr(data, "random_shift", lambda x, generator, limit: x * np.float32(np.nan))
+    monkeypatch.setattr(data, "random_shift", lambda x, generator, **options: x * np.float32(np.nan))
     assert train(mnist, tmp_path / "out") == 1
     assert "fastconv: fit: the loss is nan in epoch 1, batch 1: the input batch itself" in capsys.readouterr().err
 

@@ -141,7 +141,8 @@ def test_shift_interpolates_and_brings_in_zeros() -> None:
 
     x = np.tile(np.array([4.0, 8.0, 12.0, 16.0], np.float32), (3, 1, 1))
     moved = data.random_shift(x, Fixed(), 2.0)  # type: ignore[arg-type]
-    assert moved.dtype == np.float32
+    raised = data.random_shift(x - 4, Fixed(), 2.0, fill=-4)  # type: ignore[arg-type]
+    assert moved.dtype == np.float32 and (raised == moved - 4).all()
     assert moved[:, 0].tolist() == [[9, 13, 12, 0], [2, 6, 10, 14], [0, 0, 4, 8]]
 
 
