@@ -13,7 +13,7 @@ from differences import check_gradients, spread_out
 import fastconv as fc
 from fastconv import backends
 from fastconv.autograd import to_device
-from fastconv.backends.cpu import threads
+from fastconv.backends.cpu import pool_gather, threads
 
 DTYPES = ["float32", "float64"]
 
@@ -92,6 +92,20 @@ ADAPTIVE = [
     ((4, 5, 6), (1, 1, 1)),
 ]
 
+
+@pytest.fixture(params=["tables", "rows"])
+def path(request, monkeypatch):
+    """The CPU kernels for small planes, and those for large ones on the same planes."""
+    tables = pool_gather.max_table, pool_gather.sum_table, pool_gather.spread_table
+    if request.param == "rows":
+        monkeypatch.setattr(pool_gather, "_MAX_TAPS", 0)
+    for table in tables:
+        table.cache_clear()
+    yield request.param
+    for table in tables:
+        table.cache_clear()
+
+
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(map(str, case)).replace(" ", ""))
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
@@ -115,7 +129,7 @@ def run(device, function, x, gy_seed=1):
 
 @every_dtype
 @every_case
-def test_max_pool_exactly(device, case, dtype):
+def test_max_pool_exactly(path, device, case, dtype):
     x = integers(0, (2, 3, *case.spatial), dtype)
     arguments = (case.kernel, case.stride, case.padding, case.dilation, case.ceil_mode)
     values, indices = reference.max_pool(x, case.axes)
@@ -135,7 +149,7 @@ def test_max_pool_exactly(device, case, dtype):
 @pytest.mark.parametrize("count_include_pad", [True, False])
 @every_dtype
 @every_case
-def test_avg_pool(device, case, dtype, count_include_pad, divisor):
+def test_avg_pool(path, device, case, dtype, count_include_pad, divisor):
     case = case.for_average
     x = integers(0, (2, 3, *case.spatial), dtype)
     rest = case.ceil_mode, count_include_pad, divisor
@@ -165,7 +179,7 @@ def test_sum_pool_exactly(device, case, dtype):
 
 @every_dtype
 @pytest.mark.parametrize(("spatial", "sizes"), ADAPTIVE)
-def test_adaptive_pools(device, spatial, sizes, dtype):
+def test_adaptive_pools(path, device, spatial, sizes, dtype):
     x = integers(0, (2, 3, *spatial), dtype)
     axes = [reference.adaptive_windows(size, out) for size, out in zip(spatial, sizes)]
     rank = len(spatial)
@@ -224,7 +238,7 @@ def test_gradients_against_finite_differences(case):
 
 @every_dtype
 @every_case
-def test_same_bits_for_any_threads_and_batch(device, case, dtype, monkeypatch):
+def test_same_bits_for_any_threads_and_batch(path, device, case, dtype, monkeypatch):
     monkeypatch.setattr(threads, "SERIAL_NS", 0)  # small work is shared out, too
     x = np.random.default_rng(0).standard_normal((64, 3, *case.spatial)).astype(dtype)
     average = case.for_average
@@ -254,7 +268,7 @@ def test_same_bits_for_any_threads_and_batch(device, case, dtype, monkeypatch):
 @every_dtype
 @pytest.mark.parametrize("width", [3, 40])
 @pytest.mark.parametrize("stride", [1, 2, 3])
-def test_nan_wins_and_infinity_counts(device, dtype, width, stride):
+def test_nan_wins_and_infinity_counts(path, device, dtype, width, stride):
     x = np.random.default_rng(0).standard_normal((1, 4, 5, width)).astype(dtype)
     x[0, 0, 1, 1] = x[0, 1, 2, 2] = x[0, 1, 2, 1] = np.nan
     x[0, 2] = -np.inf
@@ -365,6 +379,17 @@ BAD_CALLS = [
 def test_bad_calls(call, kind, text):
     with pytest.raises(kind, match=f"^{re.escape(text)}$"):
         call()
+
+
+@pytest.mark.parametrize(
+    ("spatial", "kernel", "tables"),
+    [((28, 28), 2, True), ((56, 56), 3, True), ((7, 7), 7, True), ((512, 512), 3, False), ((9, 9), 9, False)],
+)
+def test_small_planes_go_through_tables(spatial, kernel, tables):
+    geometry = fc.geometry.PoolGeometry.of("avg_pool2d", (1, 1, *spatial), kernel)
+    assert (pool_gather.max_table(geometry) is not None) == tables
+    assert (pool_gather.sum_table(geometry) is not None) == tables
+    assert (pool_gather.spread_table(geometry) is not None) == tables
 
 
 def test_the_backend_skips_indices_nobody_asked_for(device):

@@ -1,16 +1,105 @@
-"""Where a task of a pooling lies: helpers that the kernels of max_pool.py and avg_pool.py share."""
+"""Pooling of large planes, row by row: what the kernels of max_pool.py and avg_pool.py are told, and share.
+
+Every rank is lifted to three axes, and every kind of window (strided, dilated, padded, adaptive) to the same tables:
+for each output of an axis its first tap and its end inside the input. Axes that a window covers completely are merged,
+so that global pooling is one long run. A row of outputs whose windows are complete and equally spaced, its interior,
+is computed tap by tap for all its columns at once; the few columns at the borders, long windows and irregular ones are
+computed one by one.
+"""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from fastconv.backends.cpu.host import kernel
+from fastconv.geometry import PoolGeometry
+
+Array = npt.NDArray[Any]
 
 COLUMNS = 1024
 """Outputs of a row that are computed together at most; what they need stays in the first-level cache."""
 
 LONG_WINDOW = 16
 """Neighbouring taps from which on a window is worth vectors of its own."""
+
+_MIN_INTERIOR = 8  # fewer columns do not pay for the loop over taps
+_MAX_INTERIOR_STRIDE = 8  # with larger ones every tap is a cache line of its own
+
+
+@dataclass(frozen=True, eq=False)
+class RowPlan:
+    """Windows of a geometry as the kernels take them, three axes each."""
+
+    windows: tuple[Array, Array, Array]  # of each axis: int64 (2, outputs), first taps and ends
+    divisors: tuple[Array, Array, Array]  # of each axis: float64 (outputs,)
+    sizes: tuple[int, int, int]
+    steps: tuple[int, int, int]
+    interior: tuple[int, int, int]  # first column, end, distance of the windows
+    taps: int
+
+    @property
+    def outputs(self) -> int:
+        """Of a plane."""
+        depth, height, width = self.windows
+        return len(depth[0]) * len(height[0]) * len(width[0])
+
+    @property
+    def tasks(self) -> int:
+        """Of a plane: rows of outputs, cut into blocks of columns."""
+        depth, height, width = self.windows
+        return len(depth[0]) * len(height[0]) * -(-len(width[0]) // COLUMNS)
+
+
+@lru_cache(maxsize=64)
+def row_plan(geometry: PoolGeometry) -> RowPlan:
+    """The plan of a geometry; few are kept, as those of a long 1-D input hold a number for every output."""
+    kernel, stride, sizes = list(geometry.kernel), list(geometry.stride), list(geometry.spatial)
+    windows = [(np.array(table[:2], np.int64), table[2]) for table in geometry.windows()]
+    counts = geometry.divisors()
+    if counts is None:
+        counts = tuple((1,) * size for size in geometry.out_spatial)
+        counts = ((geometry.divisor_override or 1,) * geometry.out_spatial[0], *counts[1:])
+    divisors = [np.array(count, np.float64) for count in counts]
+    for axis in reversed(range(len(sizes) - 1)):
+        if all(_covers(*windows[a], sizes[a]) for a in (axis, axis + 1)):
+            kernel[axis], stride[axis] = kernel[axis] * kernel.pop(axis + 1), stride.pop(axis + 1)
+            sizes[axis] *= sizes.pop(axis + 1)
+            divisors[axis] = divisors[axis] * divisors.pop(axis + 1)
+            del windows[axis + 1]
+            windows[axis] = (np.array([[0], [sizes[axis]]]), 1)
+    low, high = (0, 0) if geometry.is_adaptive else _interior(*windows[-1], kernel[-1], stride[-1])
+    if math.prod(sizes) >= 2**31:  # interiors count in 32 bits
+        low = high = 0
+    missing = 3 - len(sizes)
+    lifted = [(np.array([[0], [1]]), 1)] * missing + windows
+    tables: Any = tuple(window for window, _ in lifted)
+    steps: Any = tuple(step for _, step in lifted)
+    return RowPlan(
+        windows=tables,
+        divisors=(np.ones(1),) * missing + tuple(divisors),  # type: ignore[arg-type]
+        sizes=(1,) * missing + tuple(sizes),  # type: ignore[arg-type]
+        steps=steps,
+        interior=(low, high, stride[-1]),
+        taps=math.prod(kernel),
+    )
+
+
+def _covers(window: Array, step: int, size: int) -> bool:
+    return window.shape[1] == 1 and window[0, 0] == 0 and window[1, 0] == size and (step == 1 or size == 1)
+
+
+def _interior(window: Array, step: int, taps: int, stride: int) -> tuple[int, int]:
+    """First column and end of the columns to be computed together."""
+    complete = np.flatnonzero(-(-(window[1] - window[0]) // step) == taps)
+    if len(complete) < _MIN_INTERIOR or stride > _MAX_INTERIOR_STRIDE:
+        return 0, 0
+    return int(complete[0]), int(complete[-1]) + 1
 
 
 @kernel
