@@ -32,11 +32,3 @@ clean:
 .venv/.stamp-%: pyproject.toml | .venv/.stamp-venv
 	$(PIP) --editable '.[$*]'
 	@touch $@
-
-.venv/.stamp-test .venv/.stamp-bench: .venv/.stamp-torch
-
-# The CPU build of torch, where PyTorch's own index can be reached: for Linux, PyPI's brings gigabytes of CUDA libraries.
-TORCH_CPU := https://download.pytorch.org/whl/cpu
-.venv/.stamp-torch: pyproject.toml | .venv/.stamp-venv
-	$(PIP) --no-deps --retries 1 --extra-index-url $(TORCH_CPU) $$(grep -o 'torch==[0-9.]*' pyproject.toml)
-	@touch $@

@@ -113,7 +113,9 @@ def _check_range(op: str, name: str, minimum: int, least: int, most: int, value:
 
 def _index(value: Any) -> int | None:
     """The int that `value` stands for, None if it is none. A bool is none: it is always a misplaced flag."""
-    if isinstance(value, bool) or getattr(value, "dtype", None) == bool:  # NumPy 2.0's bool is also an index
+    if (
+        isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", "") == "b"
+    ):  # NumPy 2.0's bool is also an index
         return None
     try:
         return operator.index(value)

@@ -16,18 +16,18 @@ _FLOATING = (np.dtype("float32"), np.dtype("float64"))
 _HALF = ("float16", "bfloat16")
 
 
-def floating(op: str, **operands: Any) -> Any:
+def floating(op: str, *, optional: tuple[str, ...] = ("bias",), **operands: Any) -> Any:
     """The operands as C-contiguous arrays in native byte order, of one floating dtype and on one device.
 
-    Takes arrays, Tensors and array-likes (`__array__`, `__dlpack__`); None passes through. The first operand sets dtype
-    and device. One operand gives an array, several give a tuple in their order.
+    Takes arrays, Tensors and array-likes (`__array__`, `__dlpack__`); the `optional` ones may be None. The first
+    operand sets dtype and device. One operand gives an array, several give a tuple in their order.
 
     Raises TypeError for other kinds and for dtypes that differ, DeviceError for devices that differ.
     """
     arrays: list[Array] = []
     first: tuple[str, Array] | None = None
     for name, operand in operands.items():
-        if operand is None:
+        if operand is None and name in optional:
             arrays.append(None)
             continue
         array = operand.data if isinstance(operand, Tensor) else operand

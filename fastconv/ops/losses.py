@@ -43,7 +43,7 @@ def cross_entropy(
         raise ValueError(f"{op}: label_smoothing must lie between 0 and 1, got {label_smoothing}")
     if getattr(raw(target), "dtype", None) is not None and raw(target).dtype.kind == "f":
         return _soft_cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
-    x, w = floating(op, input=input, weight=weight)
+    x, w = floating(op, optional=("weight",), input=input, weight=weight)
     classes = _Classes(op, x, target, w, ignore_index)
     backend = backends.of(x)
     log_p = backend.softmax(classes.rows(x), 1, True)
@@ -71,7 +71,7 @@ def nll_loss(input: Any, target: Any, weight: Any = None, *, ignore_index: int =
     Shapes, `weight`, `ignore_index` and `reduction` as in `cross_entropy`, classes only.
     """
     _check_reduction("nll_loss", reduction)
-    x, w = floating("nll_loss", input=input, weight=weight)
+    x, w = floating("nll_loss", optional=("weight",), input=input, weight=weight)
     classes = _Classes("nll_loss", x, target, w, ignore_index)
     losses = classes.losses(classes.rows(x))
     return classes.reduced(input, losses, reduction, lambda g: classes.scatter(g).reshape(x.shape))
@@ -112,7 +112,7 @@ def binary_cross_entropy_with_logits(
     """
     op = "binary_cross_entropy_with_logits"
     x, t = _alike(op, input, target, reduction)
-    _, w, p = floating(op, input=input, weight=weight, pos_weight=pos_weight)
+    _, w, p = floating(op, optional=("weight", "pos_weight"), input=input, weight=weight, pos_weight=pos_weight)
     _check_broadcast(op, x.shape, {"weight": w, "pos_weight": p})
     backend = backends.of(x)
     positive, negative = (backend.activation_forward(z, "softplus", math.inf) for z in (-x, x))
@@ -214,7 +214,7 @@ def _soft_cross_entropy(
 ) -> Any:
     """Cross-entropy against probabilities."""
     op = "cross_entropy"
-    x, t, w = floating(op, input=input, target=target, weight=weight)
+    x, t, w = floating(op, optional=("weight",), input=input, target=target, weight=weight)
     if t.shape != x.shape or x.ndim < 1:
         raise ValueError(
             f"{op}: target of probabilities must have the input's shape {x.shape}, but has shape {t.shape}; "

@@ -33,7 +33,13 @@ def batch_norm(
     value per channel, TypeError for kinds and dtypes, DeviceError for mixed devices.
     """
     x, old_mean, old_var, w, b = floating(
-        "batch_norm", input=input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias
+        "batch_norm",
+        optional=("running_mean", "running_var", "weight", "bias"),
+        input=input,
+        running_mean=running_mean,
+        running_var=running_var,
+        weight=weight,
+        bias=bias,
     )
     _check_shapes(x.shape, {"running_mean": old_mean, "running_var": old_var, "weight": w, "bias": b})
     backend = backends.of(x)

@@ -1,4 +1,4 @@
-"""Average pooling kernels: window sums over divisors, and their adjoint.
+"""Average pooling by rows: window sums over divisors, and their adjoint.
 
 Sums are float64. Interior columns of a row keep theirs in a buffer to which each tap adds a run of inputs; long windows
 are summed one by one. The gradient spreads gy / divisor over the taps of each window; a plane belongs to one task, so

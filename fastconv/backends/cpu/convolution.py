@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu import correlate, weight_grad
+from fastconv.backends.cpu import correlate, weight_grad, winograd
 from fastconv.backends.cpu.plan import Correlation, forward_plan, input_grad_plans, weight_grad_plan
 from fastconv.backends.cpu.pointwise import activation_forward
 from fastconv.backends.cpu.scratch import scratch
 from fastconv.backends.cpu.threads import parallel_for
 from fastconv.geometry import ConvGeometry
+from fastconv.precision import get_precision
 
 Array = npt.NDArray[Any]
 
@@ -35,7 +37,10 @@ def conv_forward(x: Array, w: Array, b: Array | None, geometry: ConvGeometry, ac
 def conv_input_grad(gy: Array, w: Array, b: Array | None, geometry: ConvGeometry) -> Array:
     """See contract.Backend.conv_input_grad."""
     gx = np.empty(geometry.input_shape(len(gy)), gy.dtype)
-    for correlation in input_grad_plans(geometry, gy.itemsize):
+    correlations, whole = input_grad_plans(geometry, gy.itemsize)
+    if not whole:  # a stride beyond the kernel leaves positions that no tap reaches: the bias alone
+        gx[...] = 0 if b is None else b.reshape(-1, *[1] * geometry.rank)
+    for correlation in correlations:
         correlate_into(correlation, gy, w, (geometry.taps, w[0].size), b, gx, relu=False)
     return gx
 
@@ -49,19 +54,12 @@ def explain_conv(geometry: ConvGeometry, dtype: Any, operation: str) -> str:
     """See contract.Backend.explain_conv."""
     itemsize = np.dtype(dtype).itemsize
     if operation == "input_grad":
-        return " + ".join(sorted({_name(c) for c in input_grad_plans(geometry, itemsize)}))
+        names = {_algorithm(correlation) for correlation in input_grad_plans(geometry, itemsize)[0]}
+        return " + ".join(sorted(names)) or "constant"
     if operation == "forward":
-        return _name(forward_plan(geometry, itemsize))
+        return _algorithm(forward_plan(geometry, itemsize))
     correlation = weight_grad_plan(geometry, itemsize)
     return "constant" if correlation.empty else f"inner-product {'columns' if correlation.small else 'boxes'}"
-
-
-def _name(correlation: Correlation) -> str:
-    if correlation.empty:
-        return "constant"
-    if correlation.columns:
-        return "shift-gemm columns"
-    return "shift-gemm in place" if correlation.plan[0]["direct"] else "shift-gemm boxes"
 
 
 def correlate_into(
@@ -80,9 +78,42 @@ def correlate_into(
     """
     if not target.size:
         return
-    if correlation.empty:
+    algorithm = _algorithm(correlation)
+    if algorithm == "constant":
         _fill(correlation, b, target, relu)
-        return
+    elif algorithm.startswith("winograd"):
+        not_finite = _winograd(correlation).run(source, w, steps, b, target, relu)
+        for n in np.flatnonzero(not_finite):
+            _products(correlation, source[n : n + 1], w, steps, b, target[n : n + 1], relu)
+    else:
+        _products(correlation, source, w, steps, b, target, relu)
+
+
+def _algorithm(correlation: Correlation) -> str:
+    """The algorithm of a correlation: never a matter of batch size or threads."""
+    if correlation.empty:
+        return "constant"
+    fast = correlation.itemsize == 4 and get_precision() != "highest"
+    if fast and winograd.suits(correlation):
+        return "winograd tiles" if _winograd(correlation).small else "winograd boxes"
+    if correlation.columns:
+        return "shift-gemm columns"
+    return "shift-gemm in place" if correlation.plan[0]["direct"] else "shift-gemm boxes"
+
+
+_winograd = lru_cache(maxsize=1024)(winograd.Winograd)
+
+
+def _products(
+    correlation: Correlation,
+    source: Array,
+    w: Array,
+    steps: tuple[int, int],
+    b: Array | None,
+    target: Array,
+    relu: bool,
+) -> None:
+    """The shift-GEMM of `correlate_into`."""
     plan = correlation.plan
     dtype = source.dtype
     groups, packed_rows, count = correlation.groups, correlation.packed_rows, correlation.count

@@ -1,9 +1,9 @@
-"""Max pooling kernels: values, values with the places of the winners, and the gradient.
+"""Max pooling by rows: values, values with the places of the winners, and the gradient of both kinds of planes.
 
 Interior columns of a row keep their best value and its place in two buffers, to which one tap after the other is
 compared: a vector compare and two blends for each tap. Places are 32-bit offsets from the first tap of the window, as
-wide as a float32, and become 64-bit indices at the end of the row. Cost: about taps / 8 cycles an output (float32,
-16 lanes), against memory traffic of 12 bytes for value and index.
+wide as a float32, and become 64-bit indices at the end of the row. Cost: 1 to 2 ns for each tap of an output with its
+index (float32), half of that without, and 12 bytes of memory traffic an output.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def forward_axes(geometry: ConvGeometry) -> list[Axis]:
 
 
 def input_grad_axes(geometry: ConvGeometry) -> list[list[Axis]]:
-    """The three axes of the input gradient, one triple for each phase of the strides."""
+    """The three axes of the input gradient, one triple for each phase of the strides that a tap reaches."""
     per_axis = []
     for size, kernel, stride, dilation, (before, _), out in zip(
         geometry.spatial,
@@ -130,7 +130,9 @@ def input_grad_axes(geometry: ConvGeometry) -> list[list[Axis]]:
         strict=True,
     ):
         phases = []
-        for phase in range(min(stride, size)):
+        for phase in sorted({(tap * dilation - before) % stride for tap in range(kernel)}):
+            if phase >= size:
+                continue
             taps = tuple(t for t in range(kernel) if (phase + before - t * dilation) % stride == 0)
             offsets = tuple((phase + before - t * dilation) // stride for t in taps)
             phases.append(Axis(out, -(-(size - phase) // stride), 1, offsets, taps, phase, stride, size))
@@ -159,11 +161,12 @@ class Correlation:
         itemsize: int,
         *,
         weight_grad: bool = False,
+        flat: int = 0,
     ):
         depth, height, width = axes
         self.axes = axes
-        self.groups, self.rows = groups, rows
-        self.kernel_size = math.prod(kernel)
+        self.groups, self.channels, self.rows = groups, channels, rows
+        self.kernel_size, self.itemsize = math.prod(kernel), itemsize
         self.empty = any(not axis.offsets for axis in axes)
         self.outputs = math.prod(axis.outputs for axis in axes)
         strides = lifted(kernel, 1)
@@ -193,7 +196,7 @@ class Correlation:
         one_row = depth.size == height.size == 1
         plan["direct"] = one_row and all(axis.identity and axis.stride == 1 for axis in axes)
         contiguous = width.stride == 1 and width.outputs == width.target
-        self._layout(itemsize, contiguous, rows if weight_grad else 0)
+        self._layout(itemsize, contiguous, rows if weight_grad else 0, flat)
         self.count, self.packed_rows, self.blocks = int(plan["count"]), int(plan["packed"]), int(plan["blocks"])
         self.small = self.outputs <= PANEL_OUTPUTS
         self.columns = self.small and rows >= 4 * simd.ROWS
@@ -210,10 +213,10 @@ class Correlation:
         in_place = k * self.outputs if plan["direct"] else k[:0]
         self.source_offsets = np.concatenate([self.box_offsets, in_place])
 
-    def _layout(self, itemsize: int, contiguous: bool, rows: int) -> None:
+    def _layout(self, itemsize: int, contiguous: bool, rows: int, flat: int) -> None:
         """Size of a box of outputs and the layout [channel][tap plane][phase h][phase w][row][pitch] of its source.
 
-        `rows` of output gradient, if any, share the scratch with it.
+        `rows` of output gradient, if any, share the scratch with it; `flat` outputs are taken even if they do not fit.
         """
         plan = self.plan[0]
         depth, height, width = self.axes
@@ -234,7 +237,7 @@ class Correlation:
             shared = min(left, right, width.halo)
         pitch = box_w + width.halo - shared
         rows_fit = available // pitch - height.halo
-        box_h = _box_rows(height, max(1, height.halo, rows_fit), pitch, box_w, lanes)
+        box_h = _box_rows(height, max(1, height.halo, rows_fit, -(-flat // pitch)), pitch, box_w, lanes)
         plan["box_h"], plan["box_w"] = box_h, box_w
         plan["boxes_h"], plan["boxes_w"] = -(-height.outputs // box_h), -(-width.outputs // box_w)
         plan["box_rows"], plan["pitch"], plan["shared"] = box_h + height.halo, pitch, shared
@@ -290,13 +293,13 @@ def forward_plan(geometry: ConvGeometry, itemsize: int) -> Correlation:
 
 
 @lru_cache(maxsize=4096)
-def input_grad_plans(geometry: ConvGeometry, itemsize: int) -> list[Correlation]:
-    """The correlations, one for each phase of the strides, of an input gradient."""
+def input_grad_plans(geometry: ConvGeometry, itemsize: int) -> tuple[list[Correlation], bool]:
+    """The correlations of an input gradient, one for each phase of the strides, and whether they write all of it."""
     channels, rows = geometry.out_channels // geometry.groups, geometry.in_channels // geometry.groups
-    return [
-        Correlation(axes, channels, rows, geometry.groups, geometry.kernel, itemsize)
-        for axes in input_grad_axes(geometry)
-    ]
+    triples = input_grad_axes(geometry)
+    plans = [Correlation(axes, channels, rows, geometry.groups, geometry.kernel, itemsize) for axes in triples]
+    phases = math.prod(min(stride, size) for stride, size in zip(geometry.stride, geometry.spatial))
+    return plans, len(plans) == phases
 
 
 @lru_cache(maxsize=4096)

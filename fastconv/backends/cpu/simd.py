@@ -49,17 +49,20 @@ def lanes_of(itemsize: int) -> int:
     return VECTOR_BYTES // itemsize
 
 
-class _Emitter:
-    """The few IR idioms the micro-kernels share, for one element type."""
+class Emitter:
+    """The few IR idioms the micro-kernels share, for the element type of an array and a number of lanes."""
 
-    def __init__(self, builder: Any, array_type: Any) -> None:
+    def __init__(self, builder: Any, array_type: Any, lanes: int | None = None) -> None:
         self.builder = builder
         self.itemsize = array_type.dtype.bitwidth // 8
-        self.lanes = lanes_of(self.itemsize)
+        self.lanes = lanes or lanes_of(self.itemsize)
         self.element = ir.FloatType() if self.itemsize == 4 else ir.DoubleType()
         self.vector = ir.VectorType(self.element, self.lanes)
         self.suffix = f"v{self.lanes}f{8 * self.itemsize}"
-        self.zero = ir.Constant(self.vector, [0.0] * self.lanes)
+        self.zero = self.constant(0.0)
+
+    def constant(self, value: float) -> Any:
+        return ir.Constant(self.vector, [float(value)] * self.lanes)
 
     def pointer(self, address: Any) -> Any:
         return self.builder.inttoptr(address, self.element.as_pointer())
@@ -102,6 +105,32 @@ class _Emitter:
             ]
         return vectors
 
+    def relu_if(self, wanted: Any, value: Any) -> Any:
+        """max(value, 0) if `wanted`; NaN stays NaN."""
+        clipped = self.builder.select(self.builder.fcmp_ordered("<", value, self.zero), self.zero, value)
+        return self.builder.select(wanted, clipped, value)
+
+    def interleaved(self, vectors: list[Any]) -> list[Any]:
+        """The elements of a power of two of vectors, lane by lane: v0[0] v1[0] … v0[1] v1[1] …
+
+        Each round of shuffles doubles the number of vectors whose lanes lie side by side.
+        """
+        half = self.lanes // 2
+        mixes = [
+            ir.Constant(
+                ir.VectorType(_I32, self.lanes), [start + i // 2 + self.lanes * (i % 2) for i in range(self.lanes)]
+            )
+            for start in (0, half)
+        ]
+        pieces = [[vector] for vector in vectors]
+        while len(pieces) > 1:
+            middle = len(pieces) // 2
+            pieces = [
+                [self.builder.shuffle_vector(a, b, mix) for a, b in zip(pieces[m], pieces[m + middle]) for mix in mixes]
+                for m in range(middle)
+            ]
+        return pieces[0]
+
     def loop(self, count: Any, start: list[list[Any]], body: Callable[[Any, list[list[Any]]], list[list[Any]]]) -> Any:
         """for i in range(count), count ≥ 1: values = body(i, values), from `start`; returns the last values."""
         builder = self.builder
@@ -137,7 +166,7 @@ def outer(  # type: ignore[no-untyped-def]
     signature = types.void(like, rows, vectors, *[types.intp] * 8)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        emit = _Emitter(builder, signature.args[0])
+        emit = Emitter(builder, signature.args[0])
         a, b, off, count, start, c, c_stride, relu = args[3:]
         a, b, c, start = (emit.pointer(address) for address in (a, b, c, start))
         off = builder.inttoptr(off, _I64.as_pointer())
@@ -158,9 +187,7 @@ def outer(  # type: ignore[no-untyped-def]
         for m in range(mr):
             row_c = emit.at(c, builder.mul(c_stride, emit.index(m)))
             for v in range(nv):
-                value = result[m][v]
-                clipped = builder.select(builder.fcmp_ordered("<", value, emit.zero), emit.zero, value)
-                emit.store(builder.select(wanted, clipped, value), emit.at(row_c, emit.index(v * emit.lanes)))
+                emit.store(emit.relu_if(wanted, result[m][v]), emit.at(row_c, emit.index(v * emit.lanes)))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -177,7 +204,7 @@ def inner(typing_context, like, rows, columns, a, a_stride, b, off, vectors, c):
     signature = types.void(like, rows, columns, *[types.intp] * 6)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        emit = _Emitter(builder, signature.args[0])
+        emit = Emitter(builder, signature.args[0])
         a, a_stride, b, off, vectors, c = args[3:]
         a, b, c = (emit.pointer(address) for address in (a, b, c))
         off = builder.inttoptr(off, _I64.as_pointer())
@@ -218,7 +245,7 @@ def copy_masked(typing_context, like, target, source, first, last):  # type: ign
     signature = types.void(like, *[types.intp] * 4)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        emit = _Emitter(builder, signature.args[0])
+        emit = Emitter(builder, signature.args[0])
         target, source, first, last = args[1:]
         ints = ir.VectorType(_I64, emit.lanes)
         bits = ir.VectorType(ir.IntType(1), emit.lanes)
@@ -248,36 +275,21 @@ def copy_masked(typing_context, like, target, source, first, last):  # type: ign
 def interleave(typing_context, like, rows, source, stride, vectors, target):  # type: ignore[no-untyped-def]
     """target[k][m] = source[m · stride + k] for m < rows (a power of two), k < vectors · lanes (vectors ≥ 1).
 
-    A transposition in registers: each round of shuffles doubles the number of rows that lie side by side.
+    A transposition in registers.
     """
     mr = rows.literal_value
     signature = types.void(like, rows, *[types.intp] * 4)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        emit = _Emitter(builder, signature.args[0])
+        emit = Emitter(builder, signature.args[0])
         source, stride, vectors, target = args[2:]
         source, target = emit.pointer(source), emit.pointer(target)
         rows_in = [emit.at(source, builder.mul(stride, emit.index(m))) for m in range(mr)]
-        half = emit.lanes // 2
-        mixes = [
-            ir.Constant(
-                ir.VectorType(_I32, emit.lanes), [start + i // 2 + emit.lanes * (i % 2) for i in range(2 * half)]
-            )
-            for start in (0, half)
-        ]
 
         def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
             k = builder.mul(i, emit.index(emit.lanes))
-            # Pieces of the tree: each holds a list of vectors in the order of k, its rows interleaved.
-            pieces = [[emit.load(emit.at(row, k))] for row in rows_in]
-            while len(pieces) > 1:
-                middle = len(pieces) // 2
-                pieces = [
-                    [builder.shuffle_vector(a, b, mix) for a, b in zip(pieces[m], pieces[m + middle]) for mix in mixes]
-                    for m in range(middle)
-                ]
             out = emit.at(target, builder.mul(k, emit.index(mr)))
-            for number, vector in enumerate(pieces[0]):
+            for number, vector in enumerate(emit.interleaved([emit.load(emit.at(row, k)) for row in rows_in])):
                 emit.store(vector, emit.at(out, emit.index(number * emit.lanes)))
             return values
 
