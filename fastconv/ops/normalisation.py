@@ -44,28 +44,13 @@ def batch_norm(
     _check_shapes(x.shape, {"running_mean": old_mean, "running_var": old_var, "weight": w, "bias": b})
     backend = backends.of(x)
     xp = backend.xp
-    by_batch = training and len(x) > 0
-    if by_batch:
-        count = len(x) * math.prod(x.shape[2:])
-        if count == 1:
-            raise ValueError(
-                f"batch_norm: training needs more than one value per channel, got input shape {x.shape}; "
-                "use a larger batch, or training=False"
-            )
-        mean, variance = backend.batch_norm_statistics(x)
-    elif training:
-        mean, variance = xp.zeros(x.shape[1]), xp.ones(x.shape[1])
-    elif old_mean is None or old_var is None:
-        raise ValueError(
-            "batch_norm: evaluation needs running_mean and running_var; training=True normalises by the batch"
-        )
-    else:
-        mean, variance = old_mean.astype("float64"), old_var.astype("float64")
+    mean, variance = _statistics(x, old_mean, old_var, training)
     inverse_std = 1.0 / xp.sqrt(variance + eps)
     scale = inverse_std if w is None else inverse_std * w
     shift = -mean * scale if b is None else b - mean * scale
     y = backend.batch_norm_apply(x, scale, shift)
-    if by_batch:
+    if training and len(x):
+        count = len(x) * math.prod(x.shape[2:])
         _update(running_mean, mean, momentum)
         _update(running_var, variance * (count / (count - 1)), momentum)
     wanted_w, wanted_b = needs_grad(weight), needs_grad(bias)
@@ -83,6 +68,26 @@ def batch_norm(
         return gx, gw if wanted_w else None, gb if wanted_b else None
 
     return record(y, (input, weight, bias), backward)
+
+
+def _statistics(x: Array, old_mean: Array | None, old_var: Array | None, training: bool) -> tuple[Array, Array]:
+    """float64 mean and biased variance to normalise by."""
+    if not training:
+        if old_mean is None or old_var is None:
+            raise ValueError(
+                "batch_norm: evaluation needs running_mean and running_var; training=True normalises by the batch"
+            )
+        return old_mean.astype("float64"), old_var.astype("float64")
+    backend = backends.of(x)
+    if not len(x):
+        return backend.xp.zeros(x.shape[1]), backend.xp.ones(x.shape[1])
+    if len(x) * math.prod(x.shape[2:]) == 1:
+        raise ValueError(
+            f"batch_norm: training needs more than one value per channel, got input shape {x.shape}; "
+            "use a larger batch, or training=False"
+        )
+    mean, variance = backend.batch_norm_statistics(x)
+    return mean, variance
 
 
 def _update(running: Any, batch: Array, momentum: float) -> None:
