@@ -7,6 +7,7 @@ an array was, its name in the file. The file says nothing of devices, so that it
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,14 @@ Array = Any
 
 _ENTRY = "fastconv.training"
 _VERSION = 1
+
+
+def require_place(path: str | Path) -> None:
+    """Raise now what would otherwise be raised after the first epoch: FileNotFoundError or ImportError."""
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"fit: the folder of checkpoint {path} does not exist; make it first")
+    if importlib.util.find_spec("safetensors") is None:
+        raise ImportError("fit: checkpoints need safetensors, which is not installed: pip install safetensors")
 
 
 def save(path: str | Path, model: dict[str, Array], state: dict[str, Any]) -> None:

@@ -60,6 +60,8 @@ def fit(
         raise ValueError("fit: resume=True needs the checkpoint to resume from, e.g. checkpoint='run.safetensors'")
     if epochs < 0:
         raise ValueError(f"fit: epochs must be 0 or more, got {epochs}")
+    if checkpoint is not None:
+        checkpoints.require_place(checkpoint)
     if seed is not None:
         random.manual_seed(seed)
     training = _Training(model, data, loss, optimizer, validation, metric, schedule)

@@ -44,7 +44,8 @@ class Display:
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, str]:
-    return {name: f"{value:.4f}" for name, value in values.items()}
+    """Four decimals, and names short enough for the bar to have room beside them."""
+    return {name.replace("validation_", "val_"): f"{value:.4f}" for name, value in values.items()}
 
 
 def _tqdm() -> Any:
