@@ -67,7 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="continue the training in DIR where it was interrupted")
     train.add_argument("--no-plots", action="store_true", help="write no report.png")
 
-    predict = commands.add_parser("predict", help="recognise the digit in an image")
+    predict = commands.add_parser(
+        "predict",
+        help="recognise the digit in an image",
+        epilog="A model trained on MNIST reads handwriting in general; one trained on the 8×8 digits, only their kind.",
+    )
     predict.set_defaults(run=_predict)
     predict.add_argument("model", metavar="MODEL", help="model.safetensors, as `fastconv train digits` wrote it")
     predict.add_argument("images", metavar="IMAGE", nargs="+", help="a PNG or JPEG with one digit")
