@@ -94,7 +94,7 @@ def _algorithm(correlation: Correlation) -> str:
     if correlation.empty:
         return "constant"
     fast = correlation.itemsize == 4 and get_precision() != "highest"
-    if fast and winograd.suits(correlation):
+    if fast and winograd.suits(correlation) and _winograd(correlation).pays:
         return "winograd tiles" if _winograd(correlation).small else "winograd boxes"
     if correlation.columns:
         return "shift-gemm columns"

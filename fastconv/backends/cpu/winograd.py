@@ -17,6 +17,7 @@ an infinity or a NaN would spread over its tile: samples with a result that is n
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -40,10 +41,12 @@ from fastconv.backends.cpu.winograd_simd import (
 
 LANES = lanes_of(4)
 _WIDE, _NARROW = WIDE[ROWS], NARROW[ROWS]
+_STAGGER = LANES  # elements between frequencies, lest all 36 fall into one set of the first-level cache
 _VECTOR_OUTPUTS = OUTPUTS * OUTPUTS * LANES  # elements of the outputs of one vector of tiles
 _TILE_COLUMNS = 2 * _WIDE * LANES
 _SMALL_OUTPUTS = 400
 _MIN_CHANNELS, _MAX_CHANNELS, _MIN_ROWS = 16, 1024, 16
+_TRANSFORMS = 1.4  # time of everything over the time of the products, for a few dozen channels
 _NS_PER_FLOP = 0.01
 
 Array = npt.NDArray[Any]
@@ -92,11 +95,9 @@ def _products(
     """One block of rows: products[f][row][column] = Σ_k filters[f][k][row] · tiles[f][k][column], f < 36."""
     size = like.itemsize
     for f in range(FREQUENCIES):
-        a, b, c = (
-            filters + f * count * ROWS * size,
-            tiles + f * count * columns * size,
-            products + f * ROWS * columns * size,
-        )
+        a = filters + f * count * ROWS * size
+        b = tiles + f * (count * columns + _STAGGER) * size
+        c = products + f * (ROWS * columns + _STAGGER) * size
         q = 0
         while q < columns:
             if columns - q >= _WIDE * LANES:
@@ -108,13 +109,17 @@ def _products(
 
 
 @kernel(fastmath={"reassoc"})  # type: ignore[untyped-decorator]
-def _store(y: Any, to: int, step: int, outputs: Any, lane: int, rows: int, columns: int) -> bool:
+def _store(y: Any, to: int, row_step: int, column_step: int, outputs: Any, lane: int, rows: int, columns: int) -> bool:
     """rows × columns outputs of neighbouring tiles from `lane` on to y; False if one is not finite."""
     size = y.itemsize
     check = y.dtype.type(0)
     for i in range(rows):
-        at = (i * LANES + lane) * OUTPUTS
-        copy_bytes(y.ctypes.data + (to + i * step) * size, outputs.ctypes.data + at * size, columns * size)
+        at, target = (i * LANES + lane) * OUTPUTS, to + i * row_step
+        if column_step == 1:
+            copy_bytes(y.ctypes.data + target * size, outputs.ctypes.data + at * size, columns * size)
+        else:
+            for j in range(np.uintp(columns)):
+                y[np.uintp(target) + j * np.uintp(column_step)] = outputs[np.uintp(at) + j]
         for j in range(np.uintp(columns)):
             check += outputs[np.uintp(at) + j] * y.dtype.type(0)
     return bool(check == 0)
@@ -127,18 +132,20 @@ def winograd_boxes(
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (sample, group, plane, box of tile rows, box of tile columns).
 
-    The plan is that of the tiles: its outputs are tiles, its taps the 36 elements of a patch. `height` and `width` are
-    the outputs. Scratch: box, transformed box, products, outputs.
+    The plan is that of the tiles of one phase of the dilation: its outputs are tiles, its taps the 36 elements of a
+    patch, its target the outputs. `height` and `width` count the outputs of the phase. Scratch: box, transformed box,
+    products, outputs.
     """
     p = plan[0]
     size = x.itemsize
     volume = p.depth * p.height * p.width
-    target = p.outputs_d * height * width
+    plane = p.target_h * p.target_w
+    row_step, column_step = p.stride_h * p.target_w, p.stride_w
     count = p.channels * p.planes
     most = -(-((p.box_h - 1) * p.pitch + p.box_w) // LANES) * LANES
     box_size = p.channels * p.channel + most
-    products_at = box_size + FREQUENCIES * count * most
-    outputs = memory[products_at + FREQUENCIES * ROWS * most :]
+    products_at = box_size + FREQUENCIES * (count * most + _STAGGER)
+    outputs = memory[products_at + FREQUENCIES * (ROWS * most + _STAGGER) :]
     address = memory.ctypes.data
     zeros = np.zeros(ROWS, x.dtype)
     for task in range(begin, end):
@@ -154,18 +161,20 @@ def winograd_boxes(
             for q in range(0, columns, LANES):
                 to = address + (box_size + k * columns + q) * size
                 taps = off.ctypes.data + 8 * FREQUENCIES * k
-                input_transform(x, address + q * size, taps, to, count * columns)
+                input_transform(x, address + q * size, taps, to, count * columns + _STAGGER)
         steps = np.arange(count) * columns
+        step = ROWS * columns + _STAGGER
         for block in range(p.blocks):
             a = filters.ctypes.data + (g * p.blocks + block) * FREQUENCIES * count * ROWS * size
             b, c = address + box_size * size, address + products_at * size
             _products(x, a, b, steps.ctypes.data, count, columns, zeros.ctypes.data, c)
             for m in range(min(ROWS, p.rows - block * ROWS)):
                 row = block * ROWS + m
-                base = (image * p.rows + row) * target + d * height * width
+                base = ((image * p.rows + row) * p.target_d + p.first_d + d * p.stride_d) * plane
+                base += p.first_h * p.target_w + p.first_w
                 bias = start.ctypes.data + (g * p.blocks * ROWS + row) * size
                 for q in range(0, columns, LANES):
-                    output_transform(x, c + (m * columns + q) * size, ROWS * columns, bias, relu, outputs.ctypes.data)
+                    output_transform(x, c + (m * columns + q) * size, step, bias, relu, outputs.ctypes.data)
                     tile = q
                     while tile < min(q + LANES, columns):
                         ty, tx = divmod(tile, p.pitch)
@@ -174,7 +183,8 @@ def winograd_boxes(
                         if ty < tile_rows and valid > 0:
                             oh, ow = (h0 + ty) * OUTPUTS, (w0 + tx) * OUTPUTS
                             rows, length = min(OUTPUTS, height - oh), min(valid * OUTPUTS, width - ow)
-                            if not _store(y, base + oh * width + ow, width, outputs, tile - q, rows, length):
+                            at = base + oh * row_step + ow * column_step
+                            if not _store(y, at, row_step, column_step, outputs, tile - q, rows, length):
                                 not_finite[n] = True
                         tile = after
 
@@ -214,7 +224,9 @@ def transform_tiles(x: Any, tiles: Any, plan: Any, index: Any, masks: Any, group
         for q in range(0, columns, LANES):
             to = tiles.ctypes.data + (c * columns + q) * size
             inside = masks.ctypes.data + q // LANES * FREQUENCIES * 8
-            input_transform_gathered(x, source, index.ctypes.data + 8 * q, inside, p.width, to, p.channels * columns)
+            input_transform_gathered(
+                x, source, index.ctypes.data + 8 * q, inside, p.width, to, p.channels * columns + _STAGGER
+            )
 
 
 @kernel
@@ -232,10 +244,11 @@ def winograd_tiles(
     count = p.channels
     per_sample = p.outputs_h * p.outputs_w
     products_at = FREQUENCIES * count * ROWS
-    outputs = memory[products_at + FREQUENCIES * ROWS * columns :]
+    outputs = memory[products_at + FREQUENCIES * (ROWS * columns + _STAGGER) :]
     address = memory.ctypes.data
     c = address + products_at * size
     steps = np.arange(count) * columns
+    step = ROWS * columns + _STAGGER
     zeros = np.zeros(ROWS, w.dtype)
     for block in range(begin, end):
         number = group * p.blocks + block
@@ -245,7 +258,7 @@ def winograd_tiles(
             row = group * p.rows + block * ROWS + m
             bias = start.ctypes.data + (group * p.blocks * ROWS + block * ROWS + m) * size
             for q in range(0, columns, LANES):
-                output_transform(w, c + (m * columns + q) * size, ROWS * columns, bias, relu, outputs.ctypes.data)
+                output_transform(w, c + (m * columns + q) * size, step, bias, relu, outputs.ctypes.data)
                 for lane in range(LANES):
                     n, rest = divmod(first + q + lane, per_sample)
                     if n >= samples:
@@ -254,31 +267,40 @@ def winograd_tiles(
                     oh, ow = ty * OUTPUTS, tx * OUTPUTS
                     at = (n * p.groups * p.rows + row) * height * width + oh * width + ow
                     rows, length = min(OUTPUTS, height - oh), min(OUTPUTS, width - ow)
-                    if not _store(y, at, width, outputs, lane, rows, length):
+                    if not _store(y, at, width, 1, outputs, lane, rows, length):
                         not_finite[n] = True
 
 
 class Winograd:
-    """A correlation by tiles: the plan of the tiles and the order of the taps."""
+    """A correlation by tiles: a plan of tiles for each phase of the dilation, and the order of the taps.
+
+    With taps e apart, outputs e apart depend on positions e apart alone: e · e images, each an ordinary convolution.
+    """
 
     def __init__(self, correlation: Correlation) -> None:
         depth, height, width = correlation.axes
-        tiles = [depth, _tiled(height), _tiled(width)]
-        planes, rows, channels = len(depth.offsets), correlation.rows, correlation.channels
+        planes, channels = len(depth.offsets), correlation.channels
         flat = _TILE_COLUMNS if channels * planes <= 64 else _TILE_COLUMNS // 2
-        self.tiles = Correlation(tiles, channels, rows, correlation.groups, (planes, 6, 6), 4, flat=flat)
-        self.height, self.width = height.outputs, width.outputs
+        self.phases = [
+            Correlation([depth, h, w], channels, correlation.rows, correlation.groups, (planes, 6, 6), 4, flat=flat)
+            for h, w in itertools.product(_tiled(height), _tiled(width))
+        ]
         by_offset = [np.argsort(axis.offsets) for axis in correlation.axes]
         order = np.arange(planes * 9).reshape(planes, 3, 3)[np.ix_(np.arange(planes), *by_offset[1:])]
         self.taps = correlation.kernel_taps[order.reshape(-1)]
         self.kernel_size = correlation.kernel_size
-        self.small = planes == depth.outputs == 1 and self.height * self.width <= _SMALL_OUTPUTS
+        small = planes == depth.outputs == 1 and height.outputs * width.outputs <= _SMALL_OUTPUTS
+        self.small = small and len(self.phases) == 1
+        self.height, self.width = height.outputs, width.outputs
+        vectors = sum(-(-_flat(tiles) // LANES) * tiles.boxes for tiles in self.phases)
+        direct = -(-correlation.outputs // LANES) * 9
+        self.pays = self.small or _TRANSFORMS * FREQUENCIES * vectors < direct
 
     def run(
         self, source: Array, w: Array, steps: tuple[int, int], b: Array | None, target: Array, relu: bool
     ) -> npt.NDArray[np.bool_]:
         """Fill `target`; returns for each sample whether one of its results is not finite."""
-        tiles = self.tiles
+        tiles = self.phases[0]
         start = np.zeros((tiles.groups, tiles.blocks * ROWS), source.dtype)
         if b is not None:
             start[:, : tiles.rows] = b.reshape(tiles.groups, tiles.rows)
@@ -290,7 +312,7 @@ class Winograd:
     def _run_boxes(
         self, x: Array, w: Array, steps: tuple[int, int], start: Array, y: Array, relu: bool, not_finite: Array
     ) -> None:
-        tiles, p = self.tiles, self.tiles.plan[0]
+        tiles, p = self.phases[0], self.phases[0].plan[0]
         count = int(p["channels"] * p["planes"])
         filters = np.empty(tiles.groups * tiles.blocks * FREQUENCIES * count * ROWS, x.dtype)
 
@@ -298,30 +320,34 @@ class Winograd:
             transform_filters(w, filters, tiles.plan, self.taps, *steps, self.kernel_size, 0, begin, end)
 
         parallel_for(transform, tiles.groups * tiles.blocks, filters.size)
-        most = -(-int((p["box_h"] - 1) * p["pitch"] + p["box_w"]) // LANES) * LANES
-        elements = tiles.box_elements + most + FREQUENCIES * (count + ROWS) * most + _VECTOR_OUTPUTS
+        for tiles in self.phases:
+            _, height, width = tiles.axes
+            sizes = (len(range(axis.first, axis.target, axis.stride)) for axis in (height, width))
+            most = -(-_flat(tiles) // LANES) * LANES
+            elements = (
+                tiles.box_elements + most + FREQUENCIES * ((count + ROWS) * most + 2 * _STAGGER) + _VECTOR_OUTPUTS
+            )
+            before = (x, filters, start, y, tiles.plan, tiles.tables, tiles.box_offsets)
+            after = (not_finite, relu, *sizes)
 
-        fixed = (x, filters, start, y, tiles.plan, tiles.tables, tiles.box_offsets)
+            def call(begin: int, end: int, before: Any = before, after: Any = after, elements: int = elements) -> None:
+                winograd_boxes(*before, scratch(elements, x.dtype), *after, begin, end)
 
-        def call(begin: int, end: int) -> None:
-            memory = scratch(elements, x.dtype)
-            winograd_boxes(*fixed, memory, not_finite, relu, self.height, self.width, begin, end)
-
-        samples = len(not_finite)
-        parallel_for(call, samples * tiles.groups * tiles.boxes, samples * tiles.flops * _NS_PER_FLOP)
+            samples = len(not_finite)
+            parallel_for(call, samples * tiles.groups * tiles.boxes, samples * tiles.flops * _NS_PER_FLOP)
 
     def _run_tiles(
         self, x: Array, w: Array, steps: tuple[int, int], start: Array, y: Array, relu: bool, not_finite: Array
     ) -> None:
-        tiles, samples = self.tiles, len(not_finite)
+        tiles, samples = self.phases[0], len(not_finite)
         channels = tiles.channels
         total = samples * tiles.outputs
-        elements = FREQUENCIES * ROWS * (channels + _TILE_COLUMNS) + _VECTOR_OUTPUTS
+        elements = FREQUENCIES * (ROWS * (channels + _TILE_COLUMNS) + _STAGGER) + _VECTOR_OUTPUTS
         for first in range(0, total, _TILE_COLUMNS):
             columns = -(-min(_TILE_COLUMNS, total - first) // LANES) * LANES
             index, masks = np.empty(columns, np.int64), np.empty((columns // LANES, FREQUENCIES), np.int64)
             tile_tables(tiles.plan, samples, first, index, masks)
-            transformed = np.empty(FREQUENCIES * channels * columns, x.dtype)
+            transformed = np.empty(FREQUENCIES * (channels * columns + _STAGGER), x.dtype)
             for group in range(tiles.groups):
                 inputs = partial(transform_tiles, x, transformed, tiles.plan, index, masks, group)
                 parallel_for(inputs, channels, 20.0 * channels * columns)
@@ -336,21 +362,37 @@ class Winograd:
                 parallel_for(call, tiles.blocks, 2 * FREQUENCIES * channels * tiles.rows * columns * _NS_PER_FLOP)
 
 
-def _tiled(axis: Axis) -> Axis:
-    """The axis of the tiles: a tile reads six positions and moves on by four."""
-    tiles = -(-axis.outputs // OUTPUTS)
-    return Axis(axis.size, tiles, OUTPUTS, tuple(axis.low + i for i in range(6)), tuple(range(6)), 0, 1, tiles)
+def _tiled(axis: Axis) -> list[Axis]:
+    """The axes of the tiles, one for each phase of the dilation: a tile reads six positions and moves on by four."""
+    apart = _spacing(axis)
+    axes = []
+    for phase in range(min(apart, axis.outputs)):
+        tiles = -(-len(range(phase, axis.outputs, apart)) // OUTPUTS)
+        offsets = tuple(axis.low + phase + i * apart for i in range(6))
+        axes.append(Axis(axis.size, tiles, OUTPUTS * apart, offsets, tuple(range(6)), phase, apart, axis.target))
+    return axes
+
+
+def _flat(tiles: Correlation) -> int:
+    """Tiles computed for a full box, waste between its rows included."""
+    p = tiles.plan[0]
+    return int((p["box_h"] - 1) * p["pitch"] + p["box_w"])
+
+
+def _spacing(axis: Axis) -> int:
+    """How far apart the three taps of an axis lie, 0 if they are not three at equal distances."""
+    offsets = sorted(axis.offsets)
+    if len(offsets) != 3 or offsets[1] - offsets[0] != offsets[2] - offsets[1]:
+        return 0
+    return offsets[1] - offsets[0]
 
 
 def suits(correlation: Correlation) -> bool:
-    """Three adjacent taps on the last two axes at step 1, and channels enough to pay for the transforms.
+    """Three equidistant taps on the last two axes at step 1, and channels enough to pay for the transforms.
 
     The upper bound on channels keeps the rounding error below the 1e-5 of the default precision.
     """
     depth, height, width = correlation.axes
-    adjacent = all(
-        axis.step == axis.stride == 1 and sorted(axis.offsets) == [axis.low, axis.low + 1, axis.low + 2]
-        for axis in (height, width)
-    )
+    three = all(axis.step == axis.stride == 1 and _spacing(axis) for axis in (height, width))
     channels = correlation.channels * len(depth.offsets)
-    return adjacent and _MIN_CHANNELS <= channels <= _MAX_CHANNELS and correlation.rows >= _MIN_ROWS
+    return three and _MIN_CHANNELS <= channels <= _MAX_CHANNELS and correlation.rows >= _MIN_ROWS
