@@ -19,7 +19,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastconv.backends.cpu.host import kernel
-from fastconv.backends.cpu.simd import copy_masked, lanes_of
+from fastconv.backends.cpu.simd import copy_every, copy_masked, lanes_of
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 
@@ -57,12 +57,14 @@ def copy_strided(target: Any, to: int, source: Any, start: int, step: int, count
     size = source.itemsize
     if step == 1:
         copy_bytes(target.ctypes.data + to * size, source.ctypes.data + start * size, count * size)
-    elif step == 2:  # constant steps let LLVM de-interleave whole vectors
-        for j in range(np.uintp(count)):
-            target[np.uintp(to) + j] = source[np.uintp(start) + j * np.uintp(2)]
-    elif step == 4:
-        for j in range(np.uintp(count)):
-            target[np.uintp(to) + j] = source[np.uintp(start) + j * np.uintp(4)]
+    elif step == 2 or step == 4:
+        lanes = _LANES4 if size == 4 else _LANES8
+        for j in range(0, count, lanes):
+            place, origin = target.ctypes.data + (to + j) * size, source.ctypes.data + (start + j * step) * size
+            if step == 2:
+                copy_every(target, 2, place, origin, min(lanes, count - j))
+            else:
+                copy_every(target, 4, place, origin, min(lanes, count - j))
     else:
         for j in range(np.uintp(count)):
             target[np.uintp(to) + j] = source[np.uintp(start) + j * np.uintp(step)]

@@ -180,23 +180,9 @@ class Correlation:
         if self.empty:
             return
         self.plan = np.zeros(1, PLAN)
+        self._sizes()
+        self._layout(rows if weight_grad else 0, flat)
         plan = self.plan[0]
-        plan["channels"], plan["rows"], plan["groups"] = channels, rows, groups
-        for name, axis in zip("dhw", axes, strict=True):
-            plan[f"outputs_{name}"], plan[f"step_{name}"] = axis.outputs, axis.step
-            plan[f"first_{name}"], plan[f"stride_{name}"] = axis.first, axis.stride
-            plan[f"target_{name}"] = axis.target
-        plan["depth"], plan["height"], plan["width"] = (axis.size for axis in axes)
-        plan["taps"] = len(self.kernel_taps)
-        plan["count"] = channels * len(self.kernel_taps)
-        full, rest = divmod(rows, simd.ROWS)
-        plan["tail"] = next((r for r in (1, 2, 4, 8) if r >= rest), 0) if rest else 0
-        plan["blocks"] = full + (rest > 0)
-        plan["packed"] = full * simd.ROWS + plan["tail"]
-        one_row = depth.size == height.size == 1
-        plan["direct"] = one_row and all(axis.identity and axis.stride == 1 for axis in axes)
-        contiguous = width.stride == 1 and width.outputs == width.target
-        self._layout(itemsize, contiguous, rows if weight_grad else 0, flat)
         self.count, self.packed_rows, self.blocks = int(plan["count"]), int(plan["packed"]), int(plan["blocks"])
         self.small = self.outputs <= PANEL_OUTPUTS
         self.columns = self.small and rows >= 4 * simd.ROWS
@@ -213,13 +199,33 @@ class Correlation:
         in_place = k * self.outputs if plan["direct"] else k[:0]
         self.source_offsets = np.concatenate([self.box_offsets, in_place])
 
-    def _layout(self, itemsize: int, contiguous: bool, rows: int, flat: int) -> None:
+    def _sizes(self) -> None:
+        """What follows from the axes, channels and rows alone."""
+        plan, axes = self.plan[0], self.axes
+        depth, height, _ = axes
+        plan["channels"], plan["rows"], plan["groups"] = self.channels, self.rows, self.groups
+        for name, axis in zip("dhw", axes, strict=True):
+            plan[f"outputs_{name}"], plan[f"step_{name}"] = axis.outputs, axis.step
+            plan[f"first_{name}"], plan[f"stride_{name}"] = axis.first, axis.stride
+            plan[f"target_{name}"] = axis.target
+        plan["depth"], plan["height"], plan["width"] = (axis.size for axis in axes)
+        plan["taps"] = len(self.kernel_taps)
+        plan["count"] = self.channels * len(self.kernel_taps)
+        full, rest = divmod(self.rows, simd.ROWS)
+        plan["tail"] = next((r for r in (1, 2, 4, 8) if r >= rest), 0) if rest else 0
+        plan["blocks"] = full + (rest > 0)
+        plan["packed"] = full * simd.ROWS + plan["tail"]
+        one_row = depth.size == height.size == 1
+        plan["direct"] = one_row and all(axis.identity and axis.stride == 1 for axis in axes)
+
+    def _layout(self, rows: int, flat: int) -> None:
         """Size of a box of outputs and the layout [channel][tap plane][phase h][phase w][row][pitch] of its source.
 
         `rows` of output gradient, if any, share the scratch with it; `flat` outputs are taken even if they do not fit.
         """
-        plan = self.plan[0]
+        plan, itemsize = self.plan[0], self.itemsize
         depth, height, width = self.axes
+        contiguous = width.stride == 1 and width.outputs == width.target
         plan["planes"] = len(depth.offsets)
         plan["phases_h"], plan["phases_w"] = len(height.phases), len(width.phases)
         plan["low_h"], plan["low_w"] = height.low, width.low

@@ -79,6 +79,38 @@ class Emitter:
     def store(self, value: Any, pointer: Any) -> None:
         self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.itemsize)
 
+    def lanes_between(self, first: Any, last: Any) -> Any:
+        """The mask of the lanes first ≤ lane < last."""
+        ints = ir.VectorType(_I64, self.lanes)
+        numbers = ir.Constant(ints, list(range(self.lanes)))
+        zeros = ir.Constant(ir.VectorType(_I32, self.lanes), [0] * self.lanes)
+        undefined = ir.Constant(ints, ir.Undefined)
+        first, last = (
+            self.builder.shuffle_vector(
+                self.builder.insert_element(undefined, scalar, ir.Constant(_I32, 0)), undefined, zeros
+            )
+            for scalar in (first, last)
+        )
+        return self.builder.and_(
+            self.builder.icmp_signed(">=", numbers, first), self.builder.icmp_signed("<", numbers, last)
+        )
+
+    def load_between(self, pointer: Any, first: Any, last: Any) -> Any:
+        """Lanes first ≤ lane < last from memory, 0 in the others, whose memory is not touched."""
+        mask = self.lanes_between(first, last)
+        pointer = self.builder.bitcast(pointer, self.vector.as_pointer())
+        kind = ir.FunctionType(self.vector, [pointer.type, _I32, mask.type, self.vector])
+        load = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.masked.load.{self.suffix}.p0")
+        return self.builder.call(load, [pointer, ir.Constant(_I32, self.itemsize), mask, self.zero])
+
+    def store_first(self, value: Any, pointer: Any, count: Any) -> None:
+        """Lanes below `count` to memory; the memory of the others is not touched."""
+        mask = self.lanes_between(self.index(0), count)
+        pointer = self.builder.bitcast(pointer, self.vector.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [self.vector, pointer.type, _I32, mask.type])
+        store = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.masked.store.{self.suffix}.p0")
+        self.builder.call(store, [value, pointer, ir.Constant(_I32, self.itemsize), mask])
+
     def splat(self, scalar: Any) -> Any:
         undefined = ir.Constant(self.vector, ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
@@ -236,7 +268,7 @@ def inner_tile_size(rows: int, columns: int, itemsize: int) -> int:
     return -(-rows * columns // lanes) * lanes
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic
 def copy_masked(typing_context, like, target, source, first, last):  # type: ignore[no-untyped-def]
     """Store one vector at address `target`: lanes first ≤ lane < last from `source`, 0 in the others.
 
@@ -247,25 +279,34 @@ def copy_masked(typing_context, like, target, source, first, last):  # type: ign
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0])
         target, source, first, last = args[1:]
-        ints = ir.VectorType(_I64, emit.lanes)
-        bits = ir.VectorType(ir.IntType(1), emit.lanes)
-        numbers = ir.Constant(ints, list(range(emit.lanes)))
+        emit.store(emit.load_between(emit.pointer(source), first, last), emit.pointer(target))
+        return context.get_dummy_value()
 
-        def splat(scalar: Any) -> Any:
-            undefined = ir.Constant(ints, ir.Undefined)
-            zeros = ir.Constant(ir.VectorType(_I32, emit.lanes), [0] * emit.lanes)
-            return builder.shuffle_vector(
-                builder.insert_element(undefined, scalar, ir.Constant(_I32, 0)), undefined, zeros
-            )
+    return signature, codegen
 
-        mask = builder.and_(
-            builder.icmp_signed(">=", numbers, splat(first)), builder.icmp_signed("<", numbers, splat(last))
-        )
-        pointer = builder.inttoptr(source, emit.vector.as_pointer())
-        kind = ir.FunctionType(emit.vector, [pointer.type, _I32, bits, emit.vector])
-        load = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.{emit.suffix}.p0")
-        value = builder.call(load, [pointer, ir.Constant(_I32, emit.itemsize), mask, emit.zero])
-        emit.store(value, emit.pointer(target))
+
+@intrinsic(prefer_literal=True)
+def copy_every(typing_context, like, step, target, source, count):  # type: ignore[no-untyped-def]
+    """target[j] = source[step · j] for j < count ≤ lanes, step 2 or 4: whole vectors, de-interleaved by shuffles.
+
+    Nothing behind the last element is read or written.
+    """
+    every = step.literal_value
+    signature = types.void(like, step, *[types.intp] * 3)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = Emitter(builder, signature.args[0])
+        target, source, count = args[2:]
+        source = emit.pointer(source)
+        end = builder.sub(builder.mul(count, emit.index(every)), emit.index(every - 1))
+        vectors = []
+        for number in range(every):
+            before = emit.index(number * emit.lanes)
+            vectors.append(emit.load_between(emit.at(source, before), emit.index(0), builder.sub(end, before)))
+        even = ir.Constant(ir.VectorType(_I32, emit.lanes), [2 * i for i in range(emit.lanes)])
+        while len(vectors) > 1:
+            vectors = [builder.shuffle_vector(a, b, even) for a, b in zip(vectors[::2], vectors[1::2])]
+        emit.store_first(vectors[0], emit.pointer(target), count)
         return context.get_dummy_value()
 
     return signature, codegen
