@@ -33,6 +33,12 @@ def test_round_trip(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["arrays.safetensors"]
 
 
+def test_the_file_has_the_permissions_of_any_new_file(tmp_path):
+    save_safetensors(ARRAYS, tmp_path / "arrays.safetensors")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "arrays.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_a_module_comes_back(tmp_path):
     source, target = (nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)) for _ in range(2))
     save_safetensors(source.state_dict(), str(tmp_path / "model.safetensors"))

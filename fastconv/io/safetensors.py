@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,20 @@ def save_safetensors(
     The file appears whole or not at all: it is written beside `path` and then renamed, so that a file that was there
     before survives a failure. Raises OSError where the directory cannot be written.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     target = Path(path)
     arrays = {name: _for_disk(value) for name, value in state.items()}
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    os.close(handle)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        save_file(arrays, temporary, dict(metadata or {}))
-        _flush(temporary)
+        # Written by hand: the library's own files are for their owner alone, and the renamed file would stay so.
+        with open(temporary, "xb") as file:
+            file.write(save(arrays, dict(metadata or {})))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException:  # also when interrupted by Ctrl-C
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -69,9 +71,3 @@ def _for_disk(value: Any) -> Array:
     """A NumPy array in the order and byte order of the format; `ascontiguousarray` would give a 0-d array an axis."""
     array = np.asarray(value) if not backends.is_cupy(raw(value)) else to_device(raw(value), "cpu")
     return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
-
-
-def _flush(path: str) -> None:
-    """Have the bytes on the disk before the name: after a power cut a renamed file must not be an empty one."""
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())

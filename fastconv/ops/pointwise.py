@@ -109,7 +109,7 @@ def dropout(input: Any, p: float = 0.5, training: bool = True) -> Any:
     xp = backends.of(x).xp
     kept = xp.asarray(fastconv_random.generator().random(x.shape, "float32") >= p)
     scale = x.dtype.type(0.0 if p == 1.0 else 1.0 / (1.0 - p))
-    return record(x * kept * scale, (input,), lambda gy: (gy * kept * scale,))
+    return record(xp.where(kept, x * scale, 0), (input,), lambda gy: (xp.where(kept, gy * scale, 0),))
 
 
 def check_activation(op: str, name: str) -> None:
