@@ -14,6 +14,20 @@ def device(request) -> str:
     return request.param
 
 
+@pytest.fixture
+def highest_precision():
+    """Sums of products only: small integers give exact results, rounding stays within tolerance.py."""
+    with fc.precision("highest"):
+        yield
+
+
+@pytest.fixture(params=["highest", "default"])
+def precision(request) -> str:
+    """With and without the algorithms that round more."""
+    with fc.precision(request.param):
+        yield request.param
+
+
 @pytest.fixture(autouse=True)
 def _threads_restored():
     """A test that changes the number of threads changes it for itself only."""

@@ -44,6 +44,7 @@ n1 c8 l700 k4 f101 p50
 n1 c4 l2100 k4 f7 p3 s4
 n1 c8 l600 k8 f3 p64 d64
 n1 c3 l40 k2 f3 d30 p25
+n2 c3 l2 k5 f2 d5 p3
 n2 c3 l25 k4 f3 s7 p0:6
 n1 c2 l9 k2 f2 s1 p0:1
 n1 c2 l9 k2 f2 s1 p1:0
@@ -75,7 +76,9 @@ n1 c3 hw19 k3 f3 s16
 n1 c4 hw6 k4 f3 d2 p2
 n1 c4 hw6 k4 f3 d5 p5
 n1 c2 hw5 k3 f3 d7 p7
+n2 c2 hw6x3 k3 f1x2 d1x5 p0x3
 n1 c3 hw33 k5 f3 d12 p12
+n9 c5 hw4x5 k9 f3 d6 p6
 n2 c2 hw8x9 k2 f3 d3x1 p3x1 s2x1
 n2 c4 hw10 k6 f3 p1 g2
 n2 c6 hw9x8 k9 f3 s2 p1 g3
@@ -107,6 +110,11 @@ n16 c20 hw4 k36 f3 p1
 n33 c3 hw6x5 k8 f3 p1
 n64 c2 hw3 k3 f2
 n2 c33 hw3 k70 f3 p1
+n3 c16 hw17x6 k19 f3 p0:2x2:1
+n2 c36 hw9x11 k32 f3 g2
+n1 c17 hw3x40 k16 f3
+n1 c20 hw5 k16 f3 p3
+n0 c16 hw8 k16 f3 p1
 n1 c3 hw17x15 k4 f3 p1
 n1 c3 hw15x16 k4 f3 p1
 n1 c3 hw16x17 k4 f3 p1
@@ -135,6 +143,7 @@ n1 c2 dhw6 k3 f3 d2x3x1 p2x3x1
 n1 c2 dhw7x8x9 k3 f2 s3x4x5 p1
 n2 c3 dhw3x2x4 k4 f1x2x1 s2
 n1 c2 dhw3 k2 f3 d4 p4
+n7 c2 dhw3 k2 f3 d4 p4
 n1 c4 dhw4x6x5 k6 f3 p1 g2
 n1 c6 dhw5x4x6 k6 f3 p1 g6
 n1 c3 dhw4x5x4 k6 f3 s2 p1 g3
@@ -148,6 +157,29 @@ n1 c3 dhw10x9x12 k4 f5 p2
 n4 c8 dhw3 k34 f2 p1
 n0 c2 dhw4 k3 f3 p1
 """
+
+LARGE_LINES = """
+n8 c16 hw28 k32 f3 p1
+n2 c64 hw28 k48 f3 p1
+n8 c64 hw7 k96 f3 p1
+n4 c128 hw14 k64 f1
+n9 c256 hw7 k100 f1
+n2 c3 hw96 k32 f7 s2 p3
+n2 c3 hw115 k32 f11 s4
+n3 c40 hw33x29 k24 f3 s2 p1
+n4 c48 hw40 k48 f7 p3 g48
+n1 c32 hw50x64 k32 f3 p4 d4
+n1 c6 hw200x210 k5 f5
+n8 c3 l3001 k8 f7 p3
+n2 c32 l3000 k32 f7 p3
+n2 c32 l3000 k32 f31 p15 g32
+n1 c4 l40000 k4 f9 s2 p4
+n1 c8 dhw20 k16 f3 p1
+n1 c1 dhw32 k16 f3 p1
+n2 c16 dhw16x15x18 k16 f3 p1 g16
+n2 c16 dhw14x15x18 k20 f3 s2 p1
+"""
+"""Work that is cut into several pieces: boxes, slices of a batch, threads."""
 
 
 @dataclass(frozen=True)
@@ -275,3 +307,4 @@ def parse(line: str) -> Problem:
 
 
 PROBLEMS = [parse(line) for line in LINES.split("\n") if line]
+LARGE = [parse(line) for line in LARGE_LINES.split("\n") if line]

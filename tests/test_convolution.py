@@ -1,4 +1,7 @@
-"""Convolution, its gradients and its transpose against the oracle: the whole table, both dtypes, every device."""
+"""Convolution, its gradients and its transpose against the oracle: the whole table, both dtypes, every device.
+
+Under precision("highest"), where small integers give exact results; test_precision.py has the faster algorithms.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ import numpy as np
 import pytest
 import reference
 from expected import DTYPES, bias_of_transposed, exact, rounded
-from problems import PROBLEMS, parse
+from problems import LARGE, PROBLEMS, parse
 from tolerance import assert_close
 
 import fastconv as fc
 from fastconv.autograd import to_device
 from fastconv.ops import pointwise
 
-table = pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+pytestmark = pytest.mark.usefixtures("highest_precision")
+table = pytest.mark.parametrize("problem", PROBLEMS + LARGE, ids=str)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
 MODES = ("reflect", "replicate", "circular")

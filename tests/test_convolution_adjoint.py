@@ -24,6 +24,7 @@ ACCURACY = 1e-6  # what is promised
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.usefixtures("highest_precision")
 @table
 def test_dot(problem, dtype, device):
     arrays = problem.normal(dtype)
@@ -151,6 +152,7 @@ def test_double_use_against_differences(function, shapes, device):
     check_differences(function, [rng.standard_normal(shape) for shape in shapes], device)
 
 
+@pytest.mark.usefixtures("highest_precision")
 def test_gradients_of_two_uses_add_up(device):
     arrays = parse("n2 c3 hw7x6 k5 f3 p1").integers("float32")
     x, w, gy = (to_device(a, device) for a in (arrays.x, arrays.w, arrays.gy))

@@ -12,6 +12,7 @@ import fastconv as fc
 
 torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 F = torch.nn.functional
+pytestmark = pytest.mark.usefixtures("highest_precision")
 
 
 def tensors(*arrays):

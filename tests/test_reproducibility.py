@@ -1,0 +1,192 @@
+"""The same input gives the same bits: call after call, for any number of threads, whatever the batch. No tolerance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from expected import DTYPES
+from problems import LARGE, PROBLEMS
+
+import fastconv as fc
+from fastconv.autograd import to_device
+from fastconv.backends.cpu import threads
+
+THREADS = (1, 2, 3, 8)
+BATCHES = (2, 7, 64)
+
+# Operation, input shape, arguments.
+POOLS = [
+    ("max_pool1d", (4, 16, 3001), {"kernel_size": 4, "stride": 3, "padding": 1}),
+    ("max_pool2d", (8, 32, 56, 57), {"kernel_size": 2}),
+    ("max_pool2d", (4, 32, 57, 55), {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True}),
+    ("max_pool2d", (4, 8, 40, 40), {"kernel_size": (3, 5), "stride": 1, "dilation": (2, 1), "padding": 1}),
+    ("max_pool3d", (2, 8, 12, 14, 15), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    ("adaptive_max_pool2d", (8, 32, 31, 30), {"output_size": (7, 4)}),
+    ("avg_pool1d", (4, 16, 3001), {"kernel_size": 5, "stride": 2, "padding": 2}),
+    ("avg_pool2d", (8, 32, 56, 57), {"kernel_size": 2}),
+    ("avg_pool2d", (4, 32, 57, 55), {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False}),
+    ("avg_pool2d", (4, 8, 60, 60), {"kernel_size": 31, "stride": 1}),
+    ("avg_pool3d", (2, 8, 12, 14, 15), {"kernel_size": (2, 3, 3), "stride": 1}),
+    ("sum_pool2d", (4, 16, 50, 51), {"kernel_size": 3, "stride": 2}),
+    ("adaptive_avg_pool2d", (8, 32, 31, 30), {"output_size": (7, 4)}),
+    ("adaptive_avg_pool2d", (64, 48, 17, 19), {"output_size": 1}),
+]
+pools = pytest.mark.parametrize("name, shape, arguments", POOLS, ids=lambda value: str(value))
+dtypes = pytest.mark.parametrize("dtype", DTYPES)
+
+
+def bits(array):
+    """What is compared: the very bytes, so that −0 is not 0 and NaN is NaN."""
+    return to_device(array, "cpu").tobytes()
+
+
+def convolution(problem, x, w, b, gy):
+    """The bits of everything that one problem computes."""
+    window = problem.window
+    name = f"conv{problem.rank}d"
+    transposed = getattr(fc, f"conv_transpose{problem.rank}d")
+    return {
+        "forward": bits(fc.conv(x, w, b, **window)),
+        "input gradient": bits(getattr(fc.grad, f"{name}_input")(x.shape, w, gy, **window)),
+        "weight gradient": bits(getattr(fc.grad, f"{name}_weight")(x, w.shape, gy, **window)),
+        "transposed": bits(transposed(gy, w, output_padding=problem.unused, **window)),
+    }
+
+
+def pooling(name, arguments, x, gy):
+    """The bits of a pooling and its gradient."""
+    tensor = fc.Tensor(x, requires_grad=True)
+    y = getattr(fc, name)(tensor, **arguments)
+    y.backward(gy)
+    return {"forward": bits(y.data), "gradient": bits(tensor.grad)}
+
+
+def pool_arrays(name, shape, arguments, dtype, device):
+    """Input with many equal values, so that the winner of a window matters, and a cotangent."""
+    rng = np.random.default_rng(8)
+    x = np.round(rng.standard_normal(shape), 1).astype(dtype)
+    y = getattr(fc, name)(to_device(x, device), **arguments)
+    return to_device(x, device), to_device(rng.standard_normal(y.shape).astype(dtype), device)
+
+
+@pytest.fixture
+def no_work_is_too_small(monkeypatch):
+    """Even what takes a microsecond is cut into pieces and handed to threads."""
+    monkeypatch.setattr(threads, "SERIAL_NS", 0)
+
+
+@dtypes
+@pytest.mark.parametrize("problem", PROBLEMS + LARGE, ids=str)
+def test_convolution_for_any_number_of_threads(problem, dtype, precision, device, no_work_is_too_small):
+    arrays = problem.normal(dtype)
+    operands = [to_device(a, device) for a in (arrays.x, arrays.w, arrays.b, arrays.gy)]
+    found = []
+    for number in (*THREADS, THREADS[0]):
+        fc.set_num_threads(number)
+        found.append(convolution(problem, *operands))
+    for other in found[1:]:
+        assert other == found[0]
+
+
+@dtypes
+@pools
+def test_pooling_for_any_number_of_threads(name, shape, arguments, dtype, device, no_work_is_too_small):
+    operands = pool_arrays(name, shape, arguments, dtype, device)
+    found = []
+    for number in (*THREADS, THREADS[0]):
+        fc.set_num_threads(number)
+        found.append(pooling(name, arguments, *operands))
+    for other in found[1:]:
+        assert other == found[0]
+
+
+@pytest.mark.parametrize("problem", LARGE, ids=str)
+def test_convolution_from_call_to_call(problem, precision, device):
+    """With the threads of this machine, whichever of them takes a piece."""
+    arrays = problem.normal("float32")
+    operands = [to_device(a, device) for a in (arrays.x, arrays.w, arrays.b, arrays.gy)]
+    first = convolution(problem, *operands)
+    for _ in range(4):
+        assert convolution(problem, *operands) == first
+
+
+@dtypes
+@pytest.mark.parametrize("problem", [p for p in PROBLEMS + LARGE if p.batch], ids=str)
+def test_sample_alone_and_in_a_batch(problem, dtype, precision, device):
+    """Forward, input gradient and transposed convolution of one sample, first or last in batches of 2, 7 and 64."""
+    arrays = problem.normal(dtype)
+    w, b = (to_device(a, device) for a in (arrays.w, arrays.b))
+    largest = 64 if arrays.x.size // problem.batch < 10_000 else 7
+    rng = np.random.default_rng(9)
+    crowd_x, crowd_gy = (rng.standard_normal((largest, *a.shape[1:])).astype(dtype) for a in (arrays.x, arrays.gy))
+
+    def computed(x, gy):
+        x, gy = (to_device(a, device) for a in (x, gy))
+        y = fc.conv(x, w, b, **problem.window)
+        gx = getattr(fc.grad, f"conv{problem.rank}d_input")(x.shape, w, gy, **problem.window)
+        z = getattr(fc, f"conv_transpose{problem.rank}d")(gy, w, output_padding=problem.unused, **problem.window)
+        return y, gx, z
+
+    alone = [bits(a) for a in computed(arrays.x[:1], arrays.gy[:1])]
+    for batch in BATCHES:
+        if batch <= largest:
+            for place in (0, batch - 1):
+                x, gy = crowd_x[:batch].copy(), crowd_gy[:batch].copy()
+                x[place], gy[place] = arrays.x[0], arrays.gy[0]
+                assert [bits(a[place]) for a in computed(x, gy)] == alone, (batch, place)
+
+
+@dtypes
+@pools
+def test_pooled_sample_alone_and_in_a_batch(name, shape, arguments, dtype, device):
+    x, gy = pool_arrays(name, (7, *shape[1:]), arguments, dtype, device)
+    alone = pooling(name, arguments, x[:1], gy[:1])
+    for batch in (2, 7):
+        tensor = fc.Tensor(x[:batch], requires_grad=True)
+        y = getattr(fc, name)(tensor, **arguments)
+        y.backward(gy[:batch])
+        assert {"forward": bits(y.data[:1]), "gradient": bits(tensor.grad[:1])} == alone
+
+
+@pytest.mark.parametrize("problem", [p for p in PROBLEMS if p.batch][::5], ids=str)
+def test_place_in_memory_does_not_matter(problem, precision):
+    """Operands that begin 4, 8, ... 60 bytes behind a multiple of 64."""
+    arrays = problem.normal("float32")
+    operands = arrays.x, arrays.w, arrays.b, arrays.gy
+    expected = convolution(problem, *operands)
+    for shift in (1, 2, 3, 5, 8, 15):
+        assert convolution(problem, *(shifted(a, shift) for a in operands)) == expected
+
+
+def shifted(array, elements):
+    """A copy whose address is that many elements behind a multiple of 64."""
+    memory = np.empty(array.size + 32, array.dtype)
+    begin = (-memory.ctypes.data % 64) // array.itemsize + elements
+    copy = memory[begin : begin + array.size].reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def test_every_algorithm_is_among_the_geometries():
+    """And none has silently died: a line of the table for each name that `explain` knows."""
+    found = {name: set() for name in ("forward", "input_grad", "weight_grad")}
+    for problem in PROBLEMS + LARGE:
+        for dtype in DTYPES:
+            explanation = fc.explain(
+                np.empty(problem.x_shape, dtype), np.empty(problem.w_shape, dtype), **problem.window
+            )
+            for direction, names in found.items():
+                names.update(getattr(explanation, direction).split(" + "))
+    correlation = {
+        *(
+            "constant",
+            "shift-gemm boxes",
+            "shift-gemm columns",
+            "shift-gemm in place",
+            "winograd boxes",
+            "winograd tiles",
+        )
+    }
+    assert found["forward"] == correlation
+    assert found["input_grad"] == correlation
+    assert found["weight_grad"] == {"constant", "inner-product boxes", "inner-product columns"}
