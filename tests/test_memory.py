@@ -13,7 +13,7 @@ pytest.importorskip("resource", reason="the peak of resident memory is known on 
 
 ROOT = Path(__file__).parent.parent
 
-# In a process of its own, whose peak nothing else has raised: compile on small arrays first, then fill the input and take
+# In a process of its own, whose peak nothing else has raised: compile on small arrays, then fill the input and take
 # the peak as the baseline. The first columns are compared with float64 afterwards, so that the work was done.
 PROGRAM = """
 import resource, sys
