@@ -272,6 +272,7 @@ def _products(a: Array, b: Array) -> Array:
 
 
 def concatenate(arrays: Sequence[Array], axis: int) -> tuple[Any, ...]:
+    _check_joinable([array.shape for array in arrays], axis)
     y = backends.of(arrays[0]).xp.concatenate(arrays, axis=axis)
     vjps, start = [], 0
     for array in arrays:
@@ -279,6 +280,18 @@ def concatenate(arrays: Sequence[Array], axis: int) -> tuple[Any, ...]:
         vjps.append(_part((slice(None),) * (axis % y.ndim) + (slice(start, stop),), array.dtype))
         start = stop
     return (y, *vjps)
+
+
+def _check_joinable(shapes: Sequence[tuple[int, ...]], axis: int) -> None:
+    first = shapes[0]
+    if not -len(first) <= axis < len(first):
+        raise ValueError(f"concatenate: axis {axis} is not one of the {len(first)} axes of shape {first}")
+    axis %= len(first)
+    for shape in shapes:
+        if shape[:axis] + shape[axis + 1 :] != first[:axis] + first[axis + 1 :] or len(shape) != len(first):
+            raise ValueError(
+                f"concatenate: all sizes but that of axis {axis} must agree, got shapes {first} and {shape}"
+            )
 
 
 def _part(key: tuple[slice, ...], dtype: Any) -> Vjp:

@@ -20,7 +20,7 @@ def check_input(op: str, input_shape: tuple[int, ...], rank: int) -> None:
     axes = len(input_shape)
     if axes != rank + 2:
         # The operations add a missing batch axis, so that this form is only news to whoever did not use it.
-        unbatched = "" if axes == rank + 1 else f", or {rank + 1} without the batch,"
+        unbatched = "" if axes == rank + 1 or op.startswith("grad.") else f", or {rank + 1} without the batch,"
         remedy = "; a single-channel input becomes x[None, None]" if axes == rank else ""
         raise ValueError(
             f"{op}: input must have {rank + 2} axes (N, C, {letters}){unbatched} "
@@ -172,5 +172,5 @@ def _check_groups(op: str, array: str, axis: int, array_shape: tuple[int, ...], 
 
 def check_volume(op: str, shape: tuple[int, ...]) -> None:
     """The result must be an array that can exist: its bytes are counted in 64 bits."""
-    if prod(shape) > 2**59:
+    if prod(shape[1:]) * max(shape[0], 1) > 2**59:  # NumPy makes no empty arrays of such shapes either
         raise ValueError(f"{op}: the output would have shape {shape}, more elements than an array can hold")

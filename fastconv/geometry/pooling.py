@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from fastconv.geometry.arguments import AXES, Pairs, integer, is_plain, pairs, per_axis
-from fastconv.geometry.checks import check_fit, pool_rank
+from fastconv.geometry.checks import check_fit, check_volume, pool_rank
 from fastconv.geometry.formulas import extent, longest_adaptive_window, output_size
 
 Windows = tuple[tuple[int, ...], tuple[int, ...], int]
@@ -89,11 +89,12 @@ class PoolGeometry:
             raise ValueError(
                 f"{op}: output_size must be an int, None or {rank} of them, got {len(entries)}: {output_size!r}"
             )
-        sizes = (
+        sizes = tuple(
             own if entry is None else integer(op, "output_size", entry, 1)
             for entry, own in zip(entries, input_shape[2:])
         )
-        return _adaptive(input_shape[2:], tuple(sizes))
+        check_volume(op, (*input_shape[:2], *sizes))
+        return _adaptive(input_shape[2:], sizes)
 
     @property
     def rank(self) -> int:

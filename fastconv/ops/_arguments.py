@@ -50,7 +50,8 @@ def _converted(op: str, name: str, value: Any) -> Array:
     if dtype.name in _HALF and not backends.is_cupy(array):
         raise TypeError(f'{op}: {dtype} {name} runs on the GPU only; convert first, e.g. {name}.astype("float32")')
     if dtype.newbyteorder("=") not in _FLOATING and dtype.name not in _HALF:
-        raise TypeError(f"{op}: {name} must be float32 or float64, got {dtype}; convert first, e.g. {name}.real")
+        remedy = f"{name}.real" if dtype.kind == "c" else f'{name}.astype("float32")'
+        raise TypeError(f"{op}: {name} must be float32 or float64, got {dtype}; convert first, e.g. {remedy}")
     if backends.is_cupy(array):
         return backends.of(array).xp.asarray(array, order="C")
     return np.asarray(array, dtype=dtype.newbyteorder("="), order="C")  # ascontiguousarray gives a 0-d array an axis

@@ -122,6 +122,7 @@ def convolve(
 
     kernel (K, C/groups, *kernel). For one channel and padding k − 1 this is `numpy.convolve` (mode "full").
     """
+    floating("convolve", kernel=kernel)  # only to name it in errors: a Tensor is flipped as a Tensor
     axes = tuple(range(2, len(getattr(kernel, "shape", ()))))
     flipped = kernel[(slice(None), slice(None), *[slice(None, None, -1)] * len(axes))] if axes else kernel
     return _conv("convolve", len(axes), input, flipped, bias, stride, padding, dilation, groups, padding_mode, None)
