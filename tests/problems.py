@@ -115,6 +115,15 @@ n2 c36 hw9x11 k32 f3 g2
 n1 c17 hw3x40 k16 f3
 n1 c20 hw5 k16 f3 p3
 n0 c16 hw8 k16 f3 p1
+n2 c18 hw13x11 k16 f3 p2 d2
+n3 c16 hw7x9 k16 f3 p3 d3
+n2 c16 hw6x7 k17 f3 d3x1 p3x1
+n2 c5 l37 k5 f4 s3 p2 g5
+n1 c3 l70 k6 f9 p4 d2 g3
+n2 c8 hw9 k8 f1 g8
+n1 c4 hw6x35 k4 f5 d3 p6 g4
+n1 c4 hw33x34 k8 f4 s3x2 p0:3 g4
+n2 c3 dhw5x6x20 k6 f2x3x4 s1x2x1 p1 g3
 n1 c3 hw17x15 k4 f3 p1
 n1 c3 hw15x16 k4 f3 p1
 n1 c3 hw16x17 k4 f3 p1
