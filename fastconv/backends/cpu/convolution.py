@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu import correlate, weight_grad, winograd
+from fastconv.backends.cpu import correlate, depthwise, weight_grad, winograd
 from fastconv.backends.cpu.plan import Correlation, forward_plan, input_grad_plans, weight_grad_plan
 from fastconv.backends.cpu.pointwise import activation_forward
 from fastconv.backends.cpu.scratch import scratch
@@ -85,6 +85,8 @@ def correlate_into(
         not_finite = _winograd(correlation).run(source, w, steps, b, target, relu)
         for n in np.flatnonzero(not_finite):
             _products(correlation, source[n : n + 1], w, steps, b, target[n : n + 1], relu)
+    elif algorithm == "depthwise":
+        _depthwise(correlation).run(source.reshape(-1), w.reshape(-1), b, target.reshape(-1), relu)
     else:
         _products(correlation, source, w, steps, b, target, relu)
 
@@ -96,12 +98,15 @@ def _algorithm(correlation: Correlation) -> str:
     fast = correlation.itemsize == 4 and get_precision() != "highest"
     if fast and winograd.suits(correlation) and _winograd(correlation).pays:
         return "winograd tiles" if _winograd(correlation).small else "winograd boxes"
+    if _depthwise(correlation).fits:
+        return "depthwise"
     if correlation.columns:
         return "shift-gemm columns"
     return "shift-gemm in place" if correlation.plan[0]["direct"] else "shift-gemm boxes"
 
 
 _winograd = lru_cache(maxsize=1024)(winograd.Winograd)
+_depthwise = lru_cache(maxsize=1024)(depthwise.Depthwise)
 
 
 def _products(

@@ -174,12 +174,13 @@ class Emitter:
         i.add_incoming(self.index(0), before)
         values = [[builder.phi(self.vector) for _ in row] for row in start]
         new = body(i, values)
+        last = builder.block  # the body may have branched
         following = builder.add(i, self.index(1))
-        i.add_incoming(following, block)
+        i.add_incoming(following, last)
         for row, row0, row1 in zip(values, start, new):
             for phi, value0, value1 in zip(row, row0, row1):
                 phi.add_incoming(value0, before)
-                phi.add_incoming(value1, block)
+                phi.add_incoming(value1, last)
         builder.cbranch(builder.icmp_signed("<", following, count), block, after)
         builder.position_at_end(after)
         return new

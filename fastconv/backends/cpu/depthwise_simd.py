@@ -1,0 +1,284 @@
+"""The vector code of the depthwise convolution: a sweep over input rows, and what brings the rows into scratch.
+
+- `sweep`: a tile of mr output rows × nv vectors stays in registers while the input rows that reach it pass by. An input
+  row is loaded once for each shift along the row and serves every output row of the tile that it reaches, with
+  another row of taps for each: n · nv FMA for nv loads and n broadcasts.
+- `copy_rows`, `split_rows`: rows of the source with zeros at both ends, at step 1 and taken apart at step 2.
+
+Which output rows an input row reaches changes from input row to input row, but they are always neighbours: the loop
+over the shifts exists once for every range of rows of the tile (10 for 4 rows), and a table of input rows says which.
+So no code depends on a kernel size, and no product with a tap that is not there is ever computed.
+
+Every output is one chain of FMAs in the order of its taps, whatever mr, nv, lane or vector width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastconv.backends.cpu.simd import Emitter
+
+_I64 = ir.IntType(64)
+_I32 = ir.IntType(32)
+
+ENTRY = 4
+"""Numbers of an entry of `sweep`: range of rows, source offset, offset of the first row's taps, step to the next's."""
+
+
+def ranges(rows: int) -> list[tuple[int, int]]:
+    """(first, count) of every range of neighbours among the rows of a tile; a smaller tile's come first."""
+    return [(first, last + 1 - first) for last in range(rows) for first in range(last + 1)]
+
+
+def _short_loop(emit: Emitter, count: Any, start: list[list[Any]], body: Callable[..., list[list[Any]]]) -> Any:
+    """`Emitter.loop`, but LLVM does not unroll it: for counts so small that the rest of an unrolled loop costs most."""
+    ends = []
+
+    def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
+        new = body(i, values)
+        ends.append(emit.builder.block)
+        return new
+
+    result = emit.loop(count, start, step)
+    module = emit.builder.module
+    disable = module.add_metadata(["llvm.loop.unroll.disable"])
+    node = module.add_metadata([disable, disable])
+    node.operands = (node, disable)  # LLVM takes the attributes of a loop from a node that begins with itself
+    ends[0].terminator.set_metadata("llvm.loop", node)
+    return result
+
+
+def _mask(emit: Emitter, first: Any, last: Any) -> Any:
+    """Lanes first ≤ lane < last."""
+    builder = emit.builder
+    ints = ir.VectorType(_I32, emit.lanes)
+    numbers, undefined = ir.Constant(ints, list(range(emit.lanes))), ir.Constant(ints, ir.Undefined)
+
+    def splat(value: Any) -> Any:
+        low = builder.insert_element(undefined, builder.trunc(value, _I32), ir.Constant(_I32, 0))
+        return builder.shuffle_vector(low, undefined, ir.Constant(ints, [0] * emit.lanes))
+
+    return builder.and_(
+        builder.icmp_signed(">=", numbers, splat(first)), builder.icmp_signed("<", numbers, splat(last))
+    )
+
+
+def _load(emit: Emitter, pointer: Any, mask: Any) -> Any:
+    """The vector at a pointer; with a mask, 0 in the lanes outside, which are not read."""
+    if mask is None:
+        return emit.load(pointer)
+    address = emit.builder.bitcast(pointer, emit.vector.as_pointer())
+    kind = ir.FunctionType(emit.vector, [address.type, _I32, mask.type, emit.vector])
+    load = cgutils.get_or_insert_function(emit.builder.module, kind, f"llvm.masked.load.{emit.suffix}.p0")
+    return emit.builder.call(load, [address, ir.Constant(_I32, emit.itemsize), mask, emit.zero])
+
+
+def _for_columns(emit: Emitter, vectors: Any, span: int, first: Any, last: Any, body: Callable[..., None]) -> None:
+    """body(v, masks) for each v < vectors; masks of `span` vectors from v · span on, None where all lie inside."""
+    builder = emit.builder
+
+    def step(v: Any, values: list[list[Any]]) -> list[list[Any]]:
+        starts = [builder.add(builder.mul(v, emit.index(span * emit.lanes)), emit.index(n * emit.lanes))
+                  for n in range(span)]  # fmt: skip
+        end = builder.add(starts[-1], emit.index(emit.lanes))
+        inside = builder.and_(builder.icmp_signed("<=", first, starts[0]), builder.icmp_signed("<=", end, last))
+        with builder.if_else(inside) as (plain, masked):
+            with plain:
+                body(v, [None] * span)
+            with masked:
+                body(v, [_mask(emit, builder.sub(first, at), builder.sub(last, at)) for at in starts])
+        return values
+
+    _short_loop(emit, vectors, [], step)
+
+
+@intrinsic
+def copy_rows(  # type: ignore[no-untyped-def]
+    typing_context, like, target, target_row, source, source_row, rows, first, last, vectors
+):
+    """target[i] = source[i] for first ≤ i < last, 0 for other i < vectors · lanes, for each of rows; all counts ≥ 1.
+
+    Addresses of the first rows and how many elements the rows lie apart.
+    """
+    signature = types.void(like, *[types.intp] * 8)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = Emitter(builder, signature.args[0])
+        target, target_row, source, source_row, rows, first, last, vectors = args[1:]
+        target, source = emit.pointer(target), emit.pointer(source)
+
+        def column(v: Any, masks: list[Any]) -> None:
+            at = builder.mul(v, emit.index(emit.lanes))
+
+            def row(r: Any, values: list[list[Any]]) -> list[list[Any]]:
+                value = _load(emit, emit.at(source, builder.add(at, builder.mul(r, source_row))), masks[0])
+                emit.store(value, emit.at(target, builder.add(at, builder.mul(r, target_row))))
+                return values
+
+            _short_loop(emit, rows, [], row)
+
+        _for_columns(emit, vectors, 1, first, last, column)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def split_rows(  # type: ignore[no-untyped-def]
+    typing_context, like, target, target_row, pitch, source, source_row, rows, first, last, vectors
+):
+    """target[p · pitch + i] = source[2i + p] for p < 2, first ≤ 2i + p < last, else 0; else as `copy_rows`."""
+    signature = types.void(like, *[types.intp] * 9)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = Emitter(builder, signature.args[0])
+        target, target_row, pitch, source, source_row, rows, first, last, vectors = args[1:]
+        target, source = emit.pointer(target), emit.pointer(source)
+        ints = ir.VectorType(_I32, emit.lanes)
+        parts = [ir.Constant(ints, [2 * i + p for i in range(emit.lanes)]) for p in range(2)]
+
+        def column(v: Any, masks: list[Any]) -> None:
+            to = builder.mul(v, emit.index(emit.lanes))
+
+            def row(r: Any, values: list[list[Any]]) -> list[list[Any]]:
+                from_ = emit.at(source, builder.add(builder.add(to, to), builder.mul(r, source_row)))
+                a, b = _load(emit, from_, masks[0]), _load(emit, emit.at(from_, emit.index(emit.lanes)), masks[1])
+                place = emit.at(target, builder.add(to, builder.mul(r, target_row)))
+                for pointer, part in zip((place, emit.at(place, pitch)), parts):
+                    emit.store(builder.shuffle_vector(a, b, part), pointer)
+                return values
+
+            _short_loop(emit, rows, [], row)
+
+        _for_columns(emit, vectors, 2, first, last, column)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _prefetch(builder: Any, address: Any, write: bool) -> None:
+    """Ask for the line at an address, which need not exist."""
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    flags = (1, 3, 1) if write else (0, 2, 1)
+    builder.call(prefetch, [builder.bitcast(address, byte), *(ir.Constant(_I32, flag) for flag in flags)])
+
+
+@intrinsic
+def prefetch_lines(typing_context, address, lines):  # type: ignore[no-untyped-def]
+    """Ask for `lines` ≥ 1 lines of 64 bytes from an address on, into the second-level cache."""
+    signature = types.void(types.intp, types.intp)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        with cgutils.for_range(builder, args[1]) as loop:
+            place = builder.add(args[0], builder.mul(loop.index, ir.Constant(_I64, 64)))
+            _prefetch(builder, builder.inttoptr(place, ir.IntType(8).as_pointer()), False)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def sweep(  # type: ignore[no-untyped-def]
+    typing_context, like, rows, vectors, taps, source, entries, count, shifts, width, start, c, c_stride, used, last,
+    relu,
+):  # fmt: skip
+    """Output rows m < `used` ≤ rows of vectors · lanes columns, of which the last vector stores the first `last` ≥ 1.
+
+    Each of `count` ≥ 1 `entries` (see ENTRY) is an input row: row m of its range adds Σ_w taps[at + w] ·
+    source[offset + shifts[w] + v], w < `width` (≥ 1), in this order. All begin with the value at `start`. `c`: address
+    of output row 0, rows `c_stride` elements apart.
+    """
+    mr, nv = rows.literal_value, vectors.literal_value
+    signature = types.void(like, rows, vectors, *[types.intp] * 12)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = Emitter(builder, signature.args[0])
+        taps, source, entries, count, shifts, width, start, c, c_stride, used, last, relu = args[3:]
+        taps, source, start, c = (emit.pointer(address) for address in (taps, source, start, c))
+        entries, shifts = (builder.inttoptr(address, _I64.as_pointer()) for address in (entries, shifts))
+        begin = emit.splat(builder.load(start))
+        for m in range(mr):  # the lines to be written arrive while the tile is computed
+            target = emit.at(c, builder.mul(c_stride, emit.index(m)))
+            for v in range(nv):
+                _prefetch(builder, emit.at(target, emit.index(v * emit.lanes)), True)
+
+        def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
+            entry = emit.at(entries, builder.mul(i, emit.index(ENTRY)))
+            number, offset, at, next_row = (builder.load(emit.at(entry, emit.index(n))) for n in range(ENTRY))
+            return _sweep_row(emit, mr, values, number, emit.at(source, offset), emit.at(taps, at), next_row,
+                              shifts, width)  # fmt: skip
+
+        result = emit.loop(count, [[begin] * nv for _ in range(mr)], step)
+        _store_tile(emit, result, c, c_stride, used, last, builder.icmp_signed("!=", relu, emit.index(0)))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _sweep_row(
+    emit: Emitter, rows: int, values: list[list[Any]], number: Any, source: Any, taps: Any, step: Any, shifts: Any,
+    width: Any,
+) -> list[list[Any]]:  # fmt: skip
+    """One input row: a switch to the loop over the shifts for range `number`, and the values after it."""
+    builder = emit.builder
+    nv = len(values[0])
+    impossible, after = builder.append_basic_block("impossible"), builder.append_basic_block("swept")
+    switch = builder.switch(number, impossible)
+    builder.position_at_end(impossible)
+    builder.unreachable()
+    ends = []
+    for code, (first, n) in enumerate(ranges(rows)):
+        block = builder.append_basic_block(f"rows{first}x{n}")
+        switch.add_case(ir.Constant(_I64, code), block)
+        builder.position_at_end(block)
+        tap_rows = [emit.at(taps, builder.mul(step, emit.index(m))) for m in range(n)]
+
+        def shift(w: Any, active: list[list[Any]], tap_rows: list[Any] = tap_rows) -> list[list[Any]]:
+            row = emit.at(source, builder.load(emit.at(shifts, w)))
+            loaded = [emit.load(emit.at(row, emit.index(v * emit.lanes))) for v in range(nv)]
+            factors = [emit.splat(builder.load(emit.at(tap_row, w))) for tap_row in tap_rows]
+            return [
+                [emit.fma(factor, vector, value) for vector, value in zip(loaded, row_values)]
+                for factor, row_values in zip(factors, active)
+            ]
+
+        swept = _short_loop(emit, width, values[first : first + n], shift)
+        ends.append((builder.block, [*values[:first], *swept, *values[first + n :]]))
+        builder.branch(after)
+    builder.position_at_end(after)
+    merged = [[builder.phi(emit.vector) for _ in range(nv)] for _ in range(rows)]
+    for block, new in ends:
+        for m in range(rows):
+            for v in range(nv):
+                merged[m][v].add_incoming(new[m][v], block)
+    return merged
+
+
+def _store_tile(emit: Emitter, values: list[list[Any]], c: Any, c_stride: Any, used: Any, last: Any, relu: Any) -> None:
+    """Store the used rows of a tile, the last vector up to `last` lanes."""
+    builder = emit.builder
+    whole = builder.icmp_signed(">=", last, emit.index(emit.lanes))
+    for m, row in enumerate(values):
+        with builder.if_then(builder.icmp_signed("<", emit.index(m), used)):
+            target = emit.at(c, builder.mul(c_stride, emit.index(m)))
+            row = [emit.relu_if(relu, value) for value in row]
+            for v, value in enumerate(row[:-1]):
+                emit.store(value, emit.at(target, emit.index(v * emit.lanes)))
+            end = emit.at(target, emit.index((len(row) - 1) * emit.lanes))
+            with builder.if_else(whole) as (plain, masked):
+                with plain:
+                    emit.store(row[-1], end)
+                with masked:
+                    mask = _mask(emit, emit.index(0), last)
+                    address = builder.bitcast(end, emit.vector.as_pointer())
+                    kind = ir.FunctionType(ir.VoidType(), [emit.vector, address.type, _I32, mask.type])
+                    store = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.{emit.suffix}.p0")
+                    builder.call(store, [row[-1], address, ir.Constant(_I32, emit.itemsize), mask])
