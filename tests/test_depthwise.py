@@ -23,6 +23,8 @@ n2 c3 k3 hw13x40 f3 s2 p1 g3
 n2 c3 k6 hw13x40 f3x5 s2x1 p1x2 g3
 n1 c2 k2 hw21x50 f5 s3 p2 g2
 n1 c2 k2 hw9x99 f3 s1x4 p1 g2
+n1 c2 k2 hw12x70 f1x5 p0x2 g2
+n2 c2 k2 hw11x80 f3 s2 p1 g2
 n2 c2 k2 hw20x33 f3 d2 p2 g2
 n1 c2 k2 hw30x17 f3x2 s2 d3x2 p3 g2
 n1 c2 k4 hw19x18 f4 s3x2 d2x3 p4 g2
@@ -85,10 +87,9 @@ def test_what_is_not_finite_reaches_the_outputs_that_read_it_and_no_other(specia
 
 @pytest.mark.parametrize(
     ("x_shape", "w_shape", "groups"),
-    [((1, 4, 9, 9), (2, 2, 3, 3), 2), ((1, 1, 9, 9), (5, 1, 3, 3), 1), ((1, 3, 50), (3, 1, 3), 3),
-     ((1, 3, 9, 9), (3, 1, 1, 5), 3)],
-    ids=["two channels a group", "five rows a group", "one axis", "one row of taps"],
-)  # fmt: skip
+    [((1, 4, 9, 9), (2, 2, 3, 3), 2), ((1, 1, 9, 9), (5, 1, 3, 3), 1), ((1, 3, 50), (3, 1, 3), 3)],
+    ids=["two channels a group", "five rows a group", "one axis"],
+)
 def test_what_has_nothing_to_share_between_rows_is_left_to_the_products(x_shape, w_shape, groups):
     explanation = fc.explain(np.empty(x_shape, "float32"), np.empty(w_shape, "float32"), groups=groups)
     assert "depthwise" not in explanation.forward

@@ -7,7 +7,9 @@ depthwise_simd.py). Output rows of a tile lie one dilation apart, so that this h
 Loop order: box (a run of planes and rows of one channel) → output channel of the group → plane → block of rows → tile
 of columns → input row (in a table) → shift. Registers hold the tile, the first-level cache the taps and mostly the
 gathered box, [plane][row][phase of the column][pitch] with its padding; each source element is gathered once per box,
-and phases of a stride along the row are taken apart there. Rows and planes need no phases: the table skips.
+and phases of a stride along the row are taken apart there. Rows and planes need no phases: the table skips. The next
+channel's source and the tile's target lines are asked for while a tile is computed; without that a large 3×3
+takes a third longer. Tiles of a strided target (input gradient) go through scratch.
 
 Floor: the source and target traffic for 3×3, the FMA rate for 7×7. The same chain of FMAs for each output as the
 shift-GEMM: results agree bit by bit.
@@ -23,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu.depthwise_simd import ENTRY, copy_rows, prefetch_lines, ranges, split_rows, sweep
+from fastconv.backends.cpu.depthwise_simd import ENTRY, copy_rows, prefetch_lines, ranges, split_rows, spread_row, sweep
 from fastconv.backends.cpu.gather import copy_strided, zero_bytes
 from fastconv.backends.cpu.host import REGISTERS, kernel
 from fastconv.backends.cpu.plan import Axis, Correlation, even_part
@@ -58,7 +60,7 @@ class Depthwise:
         self.correlation = correlation
         depth, height, width = correlation.axes
         self.fits = correlation.channels == 1 and correlation.rows <= MOST_ROWS
-        self.fits = self.fits and height.outputs > 1 and len(height.offsets) > 1
+        self.fits = self.fits and height.outputs > 1
         if not self.fits:
             return
         lanes, itemsize = lanes_of(correlation.itemsize), correlation.itemsize
@@ -153,7 +155,7 @@ class Depthwise:
 
 def _distance(height: Axis) -> int:
     """How far apart the output rows of a tile lie that read the same input rows."""
-    apart = abs(height.offsets[1] - height.offsets[0])
+    apart = abs(height.offsets[1] - height.offsets[0]) if len(height.offsets) > 1 else 1
     return apart // math.gcd(apart, height.step)
 
 
@@ -255,8 +257,11 @@ def _scatter(tile: Any, width: int, y: Any, to: int, apart: int, step: int, rows
     """y[to + m · apart + j · step] = tile[m][j] for m < rows, j < columns."""
     for m in range(rows):
         at, from_ = np.uintp(to + m * apart), np.uintp(m * width)
-        for j in range(np.uintp(columns)):
-            y[at + j * np.uintp(step)] = tile[from_ + j]
+        if step == 2:
+            spread_row(y, y.ctypes.data + at * y.itemsize, tile.ctypes.data + from_ * y.itemsize, columns)
+        else:
+            for j in range(np.uintp(columns)):
+                y[at + j * np.uintp(step)] = tile[from_ + j]
 
 
 @kernel
@@ -297,6 +302,8 @@ def correlate_rows(
                     to = corner + blocks[block, 1] + column * p.stride_w
                     c, rows_apart = y.ctypes.data + to * size, apart
                     if p.stride_w != 1:
+                        for r in range(used):
+                            prefetch_lines(c + r * apart * size, stored * p.stride_w * size // 64 + 1)
                         c, rows_apart = scratch.ctypes.data, vectors * lanes
                     last = stored - (vectors - 1) * lanes
                     if vectors == 4:

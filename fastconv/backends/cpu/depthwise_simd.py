@@ -277,8 +277,41 @@ def _store_tile(emit: Emitter, values: list[list[Any]], c: Any, c_stride: Any, u
                 with plain:
                     emit.store(row[-1], end)
                 with masked:
-                    mask = _mask(emit, emit.index(0), last)
-                    address = builder.bitcast(end, emit.vector.as_pointer())
-                    kind = ir.FunctionType(ir.VoidType(), [emit.vector, address.type, _I32, mask.type])
-                    store = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.{emit.suffix}.p0")
-                    builder.call(store, [row[-1], address, ir.Constant(_I32, emit.itemsize), mask])
+                    _store_masked(emit, row[-1], end, _mask(emit, emit.index(0), last))
+
+
+def _store_masked(emit: Emitter, value: Any, pointer: Any, mask: Any) -> None:
+    """Store the lanes of a mask; the memory of the others is not touched."""
+    address = emit.builder.bitcast(pointer, emit.vector.as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [emit.vector, address.type, _I32, mask.type])
+    store = cgutils.get_or_insert_function(emit.builder.module, kind, f"llvm.masked.store.{emit.suffix}.p0")
+    emit.builder.call(store, [value, address, ir.Constant(_I32, emit.itemsize), mask])
+
+
+@intrinsic
+def spread_row(typing_context, like, target, source, count):  # type: ignore[no-untyped-def]
+    """target[2i] = source[i] for i < count (≥ 1), at addresses; up to a vector of the source is read behind them."""
+    signature = types.void(like, *[types.intp] * 3)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = Emitter(builder, signature.args[0])
+        lanes, (target, source, count) = emit.lanes, args[1:]
+        target, source, end = emit.pointer(target), emit.pointer(source), builder.add(count, count)
+        even = ir.Constant(ir.VectorType(ir.IntType(1), lanes), [1 - lane % 2 for lane in range(lanes)])
+
+        def step(v: Any, values: list[list[Any]]) -> list[list[Any]]:
+            at = builder.mul(v, emit.index(lanes))
+            value = emit.load(emit.at(source, at))
+            for half in range(2):
+                twice = [half * lanes // 2 + lane // 2 for lane in range(lanes)]
+                pairs = builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(_I32, lanes), twice))
+                place = builder.add(builder.add(at, at), emit.index(half * lanes))
+                mask = builder.and_(even, _mask(emit, emit.index(0), builder.sub(end, place)))
+                _store_masked(emit, pairs, emit.at(target, place), mask)
+            return values
+
+        vectors = builder.sdiv(builder.add(count, emit.index(lanes - 1)), emit.index(lanes))
+        _short_loop(emit, vectors, [], step)
+        return context.get_dummy_value()
+
+    return signature, codegen
