@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu import correlate, depthwise, weight_grad, winograd
+from fastconv.backends.cpu import correlate, depthwise, weight_grad, weight_grad_outer, winograd
+from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.plan import Correlation, forward_plan, input_grad_plans, weight_grad_plan
 from fastconv.backends.cpu.pointwise import activation_forward
 from fastconv.backends.cpu.scratch import scratch
@@ -47,7 +48,13 @@ def conv_input_grad(gy: Array, w: Array, b: Array | None, geometry: ConvGeometry
 
 def conv_weight_grad(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     """See contract.Backend.conv_weight_grad."""
+    if _outer_suits(geometry, x.itemsize):
+        return weight_grad_outer.weight_gradient(gy, x, geometry)
     return weight_grad.weight_gradient(gy, x, geometry)
+
+
+def _outer_suits(geometry: ConvGeometry, itemsize: int) -> bool:
+    return weight_grad_outer.suits(weight_grad_plan(geometry, itemsize))
 
 
 def explain_conv(geometry: ConvGeometry, dtype: Any, operation: str) -> str:
@@ -59,6 +66,8 @@ def explain_conv(geometry: ConvGeometry, dtype: Any, operation: str) -> str:
     if operation == "forward":
         return _algorithm(forward_plan(geometry, itemsize))
     correlation = weight_grad_plan(geometry, itemsize)
+    if _outer_suits(geometry, itemsize):
+        return "outer-product"
     return "constant" if correlation.empty else f"inner-product {'columns' if correlation.small else 'boxes'}"
 
 
@@ -86,7 +95,8 @@ def correlate_into(
         for n in np.flatnonzero(not_finite):
             _products(correlation, source[n : n + 1], w, steps, b, target[n : n + 1], relu)
     elif algorithm == "depthwise":
-        _depthwise(correlation).run(source.reshape(-1), w.reshape(-1), b, target.reshape(-1), relu)
+        bias = None if b is None else flat(b)
+        _depthwise(correlation).run(flat(source), flat(w), bias, target.reshape(-1), relu)
     else:
         _products(correlation, source, w, steps, b, target, relu)
 
@@ -125,7 +135,7 @@ def _products(
     packed = np.empty(groups * packed_rows * count, dtype)
     start = np.empty(groups * packed_rows, dtype)
     row_step, channel_step = steps
-    flat_w, bias, taps = w.reshape(-1), _NO_BIAS[dtype] if b is None else b, correlation.kernel_taps
+    flat_w, bias, taps = flat(w), _NO_BIAS[dtype] if b is None else flat(b), correlation.kernel_taps
 
     def pack(begin: int, end: int) -> None:
         correlate.pack(
@@ -135,7 +145,7 @@ def _products(
     parallel_for(pack, groups * correlation.blocks, w.size * _NS_PER_ELEMENT)
     samples = len(source)
     cost = samples * (correlation.flops * _NS_PER_FLOP + (source.size + target.size) / samples * _NS_PER_ELEMENT)
-    flat_source, flat_target = source.reshape(-1), target.reshape(-1)
+    flat_source, flat_target = flat(source), target.reshape(-1)
     if correlation.columns:
         kernel, where, offsets = correlate.correlate_columns, correlation.positions, correlation.column_offsets
         elements = correlation.count * correlation.panel_columns

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import llvmlite.binding as llvm
 import numba
+import numpy as np
+import numpy.typing as npt
 from numba.core.caching import FunctionCache
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -75,3 +77,24 @@ def kernel(function: Function | None = None, *, fastmath: bool | set[str] = Fals
     dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)
     dispatcher._cache = _HostCache(function)
     return dispatcher
+
+
+class _Memory:
+    """The memory of an array, offered for writing; holds the array."""
+
+    __slots__ = ("__array_interface__", "_owner")
+
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+        self._owner = array
+
+
+def flat(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The elements of a contiguous array in one axis, as kernels take them.
+
+    A read-only array is another type to Numba, and a kernel would be compiled once more for it; kernels do not write to
+    their inputs, so they get the same memory as an ordinary array.
+    """
+    line = array.reshape(-1)
+    return line if line.flags.writeable else np.asarray(_Memory(line))

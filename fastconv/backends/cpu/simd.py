@@ -339,3 +339,48 @@ def interleave(typing_context, like, rows, source, stride, vectors, target):  # 
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+@intrinsic
+def transpose(typing_context, like, source, stride, vectors, target, pitch):  # type: ignore[no-untyped-def]
+    """target[k · pitch + m] = source[m · stride + k] for m < lanes, k < vectors · lanes (vectors ≥ 1), in registers."""
+    signature = types.void(like, *[types.intp] * 5)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = Emitter(builder, signature.args[0])
+        source, stride, vectors, target, pitch = args[1:]
+        source, target = emit.pointer(source), emit.pointer(target)
+
+        def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
+            k = builder.mul(i, emit.index(emit.lanes))
+            rows = [emit.at(source, builder.add(builder.mul(stride, emit.index(m)), k)) for m in range(emit.lanes)]
+            for number, vector in enumerate(emit.interleaved([emit.load(row) for row in rows])):
+                place = builder.mul(pitch, builder.add(k, emit.index(number)))
+                emit.store(vector, emit.at(target, place))
+            return values
+
+        emit.loop(vectors, [], step)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def add_vectors(typing_context, like, target, source, vectors):  # type: ignore[no-untyped-def]
+    """target[i] += source[i] for i < vectors · lanes (vectors ≥ 1), at addresses of elements."""
+    signature = types.void(like, *[types.intp] * 3)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = Emitter(builder, signature.args[0])
+        target, source = emit.pointer(args[1]), emit.pointer(args[2])
+
+        def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
+            at = builder.mul(i, emit.index(emit.lanes))
+            place = emit.at(target, at)
+            emit.store(builder.fadd(emit.load(place), emit.load(emit.at(source, at))), place)
+            return values
+
+        emit.loop(args[3], [], step)
+        return context.get_dummy_value()
+
+    return signature, codegen

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns, zero_bytes
-from fastconv.backends.cpu.host import kernel
+from fastconv.backends.cpu.host import flat, kernel
 from fastconv.backends.cpu.plan import Correlation, even_part, weight_grad_plan
 from fastconv.backends.cpu.scratch import scratch
 from fastconv.backends.cpu.simd import INNER_TILE, INNER_TILE_ONE_ROW, inner, inner_tile_size, lanes_of
@@ -242,11 +242,11 @@ class _Partial:
         """The partials added one after the other, in the shape of the weight; 0 for taps that meet only padding."""
         taps, channels = self.correlation.kernel_taps, geometry.in_channels // geometry.groups
         gw = (np.empty if len(taps) == geometry.taps else np.zeros)(geometry.weight_shape, self.memory.dtype)
-        flat = gw.reshape(-1)
+        line = gw.reshape(-1)
 
         def call(begin: int, end: int) -> None:
             _add_slices(
-                self.memory, flat, taps, geometry.taps, self.correlation.rows, channels, self.tile_rows, self.tile_taps,
+                self.memory, line, taps, geometry.taps, self.correlation.rows, channels, self.tile_rows, self.tile_taps,
                 begin, end,
             )  # fmt: skip
 
@@ -272,7 +272,7 @@ def _boxes(gy: Array, x: Array, correlation: Correlation, *, exact: bool) -> _Pa
     gy_stride = -(-length // lanes) * lanes
     elements = correlation.box_elements + lanes + partial.row_blocks * partial.tile_rows * gy_stride
     off = _padded_offsets(correlation.box_offsets, partial)
-    flat_gy, flat_x, memory = gy.reshape(-1), x.reshape(-1), partial.memory.reshape(-1)
+    flat_gy, flat_x, memory = flat(gy), flat(x), partial.memory.reshape(-1)
 
     def call(begin: int, end: int) -> None:
         weight_grad_boxes(
@@ -298,7 +298,7 @@ def _columns(gy: Array, x: Array, correlation: Correlation) -> _Partial:
     rows = partial.row_blocks * partial.tile_rows
     elements = (chunk_channels * taps + partial.tile_taps + rows + 1) * span
     off = _padded_offsets(np.arange(correlation.count, dtype=np.int64) * span, partial)
-    flat_gy, flat_x, memory = gy.reshape(-1), x.reshape(-1), partial.memory.reshape(-1)
+    flat_gy, flat_x, memory = flat(gy), flat(x), partial.memory.reshape(-1)
     gy_plan, origin = _identity_plan(correlation), np.zeros((1, 3), np.int64)
 
     def call(begin: int, end: int) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu.gather import copy_bytes, gather_box
-from fastconv.backends.cpu.host import kernel
+from fastconv.backends.cpu.host import flat, kernel
 from fastconv.backends.cpu.plan import Axis, Correlation
 from fastconv.backends.cpu.scratch import scratch
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, lanes_of, outer
@@ -280,9 +280,9 @@ class Winograd:
     def __init__(self, correlation: Correlation) -> None:
         depth, height, width = correlation.axes
         planes, channels = len(depth.offsets), correlation.channels
-        flat = _TILE_COLUMNS if channels * planes <= 64 else _TILE_COLUMNS // 2
+        least = _TILE_COLUMNS if channels * planes <= 64 else _TILE_COLUMNS // 2
         self.phases = [
-            Correlation([depth, h, w], channels, correlation.rows, correlation.groups, (planes, 6, 6), 4, flat=flat)
+            Correlation([depth, h, w], channels, correlation.rows, correlation.groups, (planes, 6, 6), 4, flat=least)
             for h, w in itertools.product(_tiled(height), _tiled(width))
         ]
         by_offset = [np.argsort(axis.offsets) for axis in correlation.axes]
@@ -306,7 +306,7 @@ class Winograd:
             start[:, : tiles.rows] = b.reshape(tiles.groups, tiles.rows)
         not_finite = np.zeros(len(source), np.bool_)
         run = self._run_tiles if self.small else self._run_boxes
-        run(source.reshape(-1), w.reshape(-1), steps, start, target.reshape(-1), relu, not_finite)
+        run(flat(source), flat(w), steps, start, target.reshape(-1), relu, not_finite)
         return not_finite
 
     def _run_boxes(
