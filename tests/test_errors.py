@@ -639,6 +639,56 @@ ROWS = [
         ValueError,
         'device must be "cpu", "cuda" or "cuda:1" (a number after the colon), got \'gpu\'',
     ),
+    (
+        lambda: fc.conv2d(X.astype(object), W),
+        TypeError,
+        'conv2d: input must be float32 or float64, got object; convert first, e.g. input.astype("float32")',
+    ),
+    (
+        lambda: fc.conv2d(X, W, b"bias"),
+        TypeError,
+        "conv2d: bias must be an array, a Tensor or an object with __array__ or __dlpack__, got bytes; "
+        'convert first, e.g. numpy.asarray(bias, dtype="float32")',
+    ),
+    (
+        lambda: fc.convolve(X, "kernel"),
+        TypeError,
+        "convolve: kernel must be an array, a Tensor or an object with __array__ or __dlpack__, got str; "
+        'convert first, e.g. numpy.asarray(kernel, dtype="float32")',
+    ),
+    (
+        lambda: fc.convolve(X, f(8, 3, 3, 3)),
+        ValueError,
+        "convolve: weight expects 3 input channels per group (weight shape (8, 3, 3, 3), groups=1) but input has 4 "
+        "(input shape (2, 4, 32, 32))",
+    ),
+    (
+        lambda: fc.conv2d(X[:0], W, padding=2**40),
+        ValueError,
+        "conv2d: the output would have shape (0, 8, 2199023255582, 2199023255582), more elements than an array can hold",
+    ),
+    (
+        lambda: fc.adaptive_avg_pool2d(X, 2**40),
+        ValueError,
+        "adaptive_avg_pool2d: the output would have shape (2, 4, 1099511627776, 1099511627776), more elements than an "
+        "array can hold",
+    ),
+    (
+        lambda: fc.grad.conv1d_weight(X, (8, 4, 3), f(2, 8, 30)),
+        ValueError,
+        "grad.conv1d_weight: input must have 3 axes (N, C, L) but has 4 (input shape (2, 4, 32, 32))",
+    ),
+    (
+        lambda: fc.concatenate([f(2, 3), f(2, 4)]),
+        ValueError,
+        "concatenate: all sizes but that of axis 0 must agree, got shapes (2, 3) and (2, 4)",
+    ),
+    (
+        lambda: fc.nn.Conv2d(3, 8, 3, groups=2),
+        ValueError,
+        "Conv2d: groups must divide in_channels and out_channels, but groups=2 does not divide 3 or 8",
+    ),
+    (lambda: fc.optim.SGD([], lr=0.1), ValueError, "SGD: no parameters given; pass model.parameters()"),
 ]
 
 
