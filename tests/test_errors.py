@@ -665,7 +665,8 @@ ROWS = [
     (
         lambda: fc.conv2d(X[:0], W, padding=2**40),
         ValueError,
-        "conv2d: the output would have shape (0, 8, 2199023255582, 2199023255582), more elements than an array can hold",
+        "conv2d: the output would have shape (0, 8, 2199023255582, 2199023255582), more elements than an array "
+        "can hold",
     ),
     (
         lambda: fc.adaptive_avg_pool2d(X, 2**40),
