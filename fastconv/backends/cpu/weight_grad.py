@@ -26,7 +26,7 @@ from fastconv.backends.cpu.host import flat, kernel
 from fastconv.backends.cpu.plan import Correlation, even_part, weight_grad_plan
 from fastconv.backends.cpu.scratch import scratch
 from fastconv.backends.cpu.simd import INNER_TILE, INNER_TILE_ONE_ROW, inner, inner_tile_size, lanes_of
-from fastconv.backends.cpu.threads import parallel_for
+from fastconv.backends.cpu.threads import get_num_threads, parallel_for
 from fastconv.geometry import ConvGeometry
 
 Array = npt.NDArray[Any]
@@ -290,9 +290,11 @@ def _columns(gy: Array, x: Array, correlation: Correlation) -> _Partial:
     partial = _Partial(correlation, -(-len(x) * correlation.outputs // span), x.dtype)
     taps = len(correlation.kernel_taps)
     channels = correlation.count // taps
-    # Whole tiles of taps, so that the padding of one chunk of channels is never inside the next.
-    fit = _PANEL_BYTES // (taps * span * x.itemsize) // partial.tile_taps * partial.tile_taps
-    chunk_channels = min(channels, max(partial.tile_taps, fit))
+    # Chunks of channels that fit and keep the threads busy (they change no sum): whole tiles of taps, so that the
+    # padding of one is never inside the next.
+    share = -(-channels * partial.slices * correlation.groups // get_num_threads())
+    fit = min(share + partial.tile_taps - 1, _PANEL_BYTES // (taps * span * x.itemsize))
+    chunk_channels = min(channels, max(1, fit // partial.tile_taps) * partial.tile_taps)
     chunks = -(-channels // chunk_channels)
     plan = correlation.plan
     rows = partial.row_blocks * partial.tile_rows
