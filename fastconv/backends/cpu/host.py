@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,7 +50,6 @@ REGISTERS = 32 if LANES == 16 or (LANES == 4 and "arm" in llvm.get_default_tripl
 """Vector registers a micro-kernel may plan with (AVX-512 and NEON have 32, SSE and AVX2 16)."""
 
 
-@lru_cache(maxsize=1)
 def _source_digest() -> str:
     """Numba's cache watches only the file of the cached function; a kernel also depends on the files beside it."""
     digest = hashlib.sha256(f"{numba.__version__} {LANES}".encode())
@@ -60,11 +58,14 @@ def _source_digest() -> str:
     return digest.hexdigest()
 
 
+_DIGEST = _source_digest()  # at import: of the sources as they are in memory, even if the files change later
+
+
 class _HostCache(FunctionCache):  # type: ignore[misc]  # Numba carries no type information
     """Numba's file cache with the vector width and the digest of all kernel sources in its key."""
 
     def _index_key(self, signature: Any, codegen: Any) -> Any:
-        return (*super()._index_key(signature, codegen), _source_digest())
+        return (*super()._index_key(signature, codegen), _DIGEST)
 
 
 def kernel(function: Function | None = None, *, fastmath: bool | set[str] = False) -> Any:

@@ -225,6 +225,15 @@ def weight_gradient(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     return gw if np.isfinite(gw).all() else _boxes(gy, x, correlation, exact=True).total(geometry)
 
 
+def slice_count(units: int, size: int) -> int:
+    """Into how many slices to cut the units of a batch, with a partial gradient of `size` bytes each.
+
+    A power of two, so that as many threads have equal work. A matter of the shapes alone: the cut is part of the sum.
+    """
+    most = max(1, min(units, _MAX_SLICES, _PARTIAL_BYTES // size))
+    return 1 << (most.bit_length() - 1)
+
+
 class _Partial:
     """Partial gradients [slice][group][row block][tap block][tile] of zeros, with as many slices as memory allows."""
 
@@ -235,7 +244,7 @@ class _Partial:
         self.row_blocks = -(-correlation.rows // self.tile_rows)
         self.row_tiles = -(-correlation.count // self.tile_taps)
         one = correlation.groups * self.row_blocks * self.row_tiles * self.tile
-        self.slices = max(1, min(units, _MAX_SLICES, _PARTIAL_BYTES // (one * np.dtype(dtype).itemsize)))
+        self.slices = slice_count(units, one * np.dtype(dtype).itemsize)
         self.memory = np.zeros((self.slices, correlation.groups, self.row_blocks, self.row_tiles, self.tile), dtype)
 
     def total(self, geometry: ConvGeometry) -> Array:

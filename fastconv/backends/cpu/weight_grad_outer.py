@@ -23,6 +23,7 @@ from fastconv.backends.cpu.plan import Correlation, weight_grad_plan
 from fastconv.backends.cpu.scratch import scratch
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, add_vectors, interleave, lanes_of, outer, transpose
 from fastconv.backends.cpu.threads import get_num_threads, parallel_for
+from fastconv.backends.cpu.weight_grad import slice_count
 from fastconv.geometry import ConvGeometry
 
 Array = npt.NDArray[Any]
@@ -31,8 +32,6 @@ _WIDE, _NARROW = WIDE[ROWS], NARROW[ROWS]
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 _UNIT_OUTPUTS = 384  # of a unit, about: long enough for the sums to pay for the tile's loads and stores
 _MANY_VECTORS = 6  # of channels: below, a narrow tile takes too large a part of them
-_PARTIAL_BYTES = 4 << 20
-_MAX_SLICES = 16
 _NS_PER_FLOP = 0.01
 
 
@@ -181,7 +180,7 @@ def weight_gradient(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     unit_boxes = max(1, min(_UNIT_OUTPUTS // box_outputs, len(x) * correlation.boxes))
     units = -(-len(x) * correlation.boxes // unit_boxes)
     one = groups * rows * len(taps) * pitch
-    slices = max(1, min(units, _MAX_SLICES, _PARTIAL_BYTES // (one * x.itemsize)))
+    slices = slice_count(units, one * x.itemsize)
     partial = np.zeros((slices, groups, rows, len(taps), pitch), x.dtype)
     # Each chunk of rows gathers x anew: no more of them than keep the threads busy. They change no sum.
     chunks = max(1, min(rows // ROWS, -(-get_num_threads() // (slices * groups))))
