@@ -12,7 +12,7 @@ from fastconv.backends.cpu import correlate, depthwise, weight_grad, weight_grad
 from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.plan import Correlation, forward_plan, input_grad_plans, weight_grad_plan
 from fastconv.backends.cpu.pointwise import activation_forward
-from fastconv.backends.cpu.scratch import scratch
+from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.threads import parallel_for
 from fastconv.geometry import ConvGeometry
 from fastconv.precision import get_precision
@@ -132,8 +132,8 @@ def _products(
     plan = correlation.plan
     dtype = source.dtype
     groups, packed_rows, count = correlation.groups, correlation.packed_rows, correlation.count
-    packed = np.empty(groups * packed_rows * count, dtype)
-    start = np.empty(groups * packed_rows, dtype)
+    memory = call_scratch(groups * packed_rows * (count + 1), dtype)
+    packed, start = memory[: groups * packed_rows * count], memory[groups * packed_rows * count :]
     row_step, channel_step = steps
     flat_w, bias, taps = flat(w), _NO_BIAS[dtype] if b is None else flat(b), correlation.kernel_taps
 
@@ -158,8 +158,8 @@ def _products(
     elements += correlate.TILE_ELEMENTS + correlate.SLACK
 
     def call(begin: int, end: int) -> None:
-        memory = scratch(elements, dtype)
-        kernel(flat_source, packed, start, flat_target, plan, where, offsets, memory, chunks, relu, begin, end)
+        tile = scratch(elements, dtype)
+        kernel(flat_source, packed, start, flat_target, plan, where, offsets, tile, chunks, relu, begin, end)
 
     parallel_for(call, pieces * chunks, cost)
 

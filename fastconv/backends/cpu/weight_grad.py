@@ -24,7 +24,7 @@ import numpy.typing as npt
 from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns, zero_bytes
 from fastconv.backends.cpu.host import flat, kernel
 from fastconv.backends.cpu.plan import Correlation, even_part, weight_grad_plan
-from fastconv.backends.cpu.scratch import scratch
+from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import INNER_TILE, INNER_TILE_ONE_ROW, inner, inner_tile_size, lanes_of
 from fastconv.backends.cpu.threads import get_num_threads, parallel_for
 from fastconv.geometry import ConvGeometry
@@ -245,7 +245,9 @@ class _Partial:
         self.row_tiles = -(-correlation.count // self.tile_taps)
         one = correlation.groups * self.row_blocks * self.row_tiles * self.tile
         self.slices = slice_count(units, one * np.dtype(dtype).itemsize)
-        self.memory = np.zeros((self.slices, correlation.groups, self.row_blocks, self.row_tiles, self.tile), dtype)
+        memory = call_scratch(self.slices * one, dtype)
+        memory[:] = 0
+        self.memory = memory.reshape(self.slices, correlation.groups, self.row_blocks, self.row_tiles, self.tile)
 
     def total(self, geometry: ConvGeometry) -> Array:
         """The partials added one after the other, in the shape of the weight; 0 for taps that meet only padding."""

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from fastconv.backends.cpu.gather import copy_bytes, gather_box, zero_bytes
 from fastconv.backends.cpu.host import flat, kernel
 from fastconv.backends.cpu.plan import Correlation, weight_grad_plan
-from fastconv.backends.cpu.scratch import scratch
+from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, add_vectors, interleave, lanes_of, outer, transpose
 from fastconv.backends.cpu.threads import get_num_threads, parallel_for
 from fastconv.backends.cpu.weight_grad import slice_count
@@ -181,7 +181,9 @@ def weight_gradient(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     units = -(-len(x) * correlation.boxes // unit_boxes)
     one = groups * rows * len(taps) * pitch
     slices = slice_count(units, one * x.itemsize)
-    partial = np.zeros((slices, groups, rows, len(taps), pitch), x.dtype)
+    memory = call_scratch(slices * one, x.dtype)
+    memory[:] = 0
+    partial = memory.reshape(slices, groups, rows, len(taps), pitch)
     # Each chunk of rows gathers x anew: no more of them than keep the threads busy. They change no sum.
     chunks = max(1, min(rows // ROWS, -(-get_num_threads() // (slices * groups))))
     positions = -(-int(p["channel"]) // lanes) * lanes
@@ -192,8 +194,7 @@ def weight_gradient(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     fixed = (flat(gy), flat(x), partial, correlation.plan, correlation.tables, correlation.box_offsets)
 
     def call(begin: int, end: int) -> None:
-        memory = scratch(elements, x.dtype)
-        weight_grad_outer(*fixed, memory, unit_boxes, gy_at, gy_stride, chunks, begin, end)
+        weight_grad_outer(*fixed, scratch(elements, x.dtype), unit_boxes, gy_at, gy_stride, chunks, begin, end)
 
     parallel_for(call, slices * groups * chunks, len(x) * correlation.flops * _NS_PER_FLOP)
     gw = (np.empty if len(taps) == geometry.taps else np.zeros)(geometry.weight_shape, x.dtype)
