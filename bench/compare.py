@@ -25,6 +25,7 @@ from fastconv.backends import cpu
 
 TINY = "tiny_1_8_8"  # the cost of a call: one 8×8 image, eight 3×3 filters
 TOLERANCE = 1e-4  # relative L2: far above float32 rounding here, far below any mistake
+WARM_SECONDS = 0.015
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -44,7 +45,8 @@ def measure(case: Case, direction: str, threads: int, rounds: int, block_seconds
     names = list(calls)
     for number in range(rounds):
         shift = number % len(names)
-        for name in names[shift:] + names[:shift]:
+        order = names[shift:] + names[:shift]
+        for name in order if number % 2 else reversed(order):  # nobody always follows the same competitor
             times[name].append(_block(calls[name], counts[name]))
     own = times.pop("fastconv")
     seconds = statistics.median(own)
@@ -82,9 +84,15 @@ def _algorithm(case: Case, direction: str) -> str:
 
 
 def _block(call: Call, count: int) -> float:
-    """Mean seconds of `count` calls, after the other pools have come to rest and one warm call."""
+    """Mean seconds of `count` calls, after the other pools have come to rest and the cores are awake again.
+
+    Cores that idled while a pool came to rest are slow for some milliseconds; who follows the longest rest would pay.
+    """
     _settle()
+    awake = time.perf_counter() + WARM_SECONDS
     call()
+    while time.perf_counter() < awake:
+        call()
     begin = time.perf_counter()
     for _ in range(count):
         call()

@@ -196,18 +196,21 @@ def _add_slices(
     begin: int, end: int,
 ) -> None:  # fmt: skip
     """gw[group][row][channel][tap] from the tiles of all slices, added in order; tasks are (group, row block)."""
-    slices, row_blocks, row_tiles = partial.shape[0], partial.shape[2], partial.shape[3]
+    slices, groups, row_blocks, row_tiles, tile = partial.shape
+    line = partial.reshape(partial.size)
+    one = np.uintp(groups * row_blocks * row_tiles * tile)
     for task in range(begin, end):
         g, block = divmod(task, row_blocks)
         for in_block in range(min(tile_rows, rows - block * tile_rows)):
-            row = g * rows + block * tile_rows + in_block
+            target = np.uintp((g * rows + block * tile_rows + in_block) * channels * kernel_size)
             c, t = 0, 0
             for k in range(row_tiles):
-                for j in range(min(tile_taps, channels * taps.size - k * tile_taps)):
-                    total = partial[0, g, block, k, in_block * tile_taps + j]
-                    for s in range(1, slices):
-                        total += partial[s, g, block, k, in_block * tile_taps + j]
-                    gw[(row * channels + c) * kernel_size + taps[t]] = total
+                source = np.uintp((task * row_tiles + k) * tile + in_block * tile_taps)
+                for j in range(np.uintp(min(tile_taps, channels * taps.size - k * tile_taps))):
+                    total = line[source + j]
+                    for s in range(np.uintp(1), np.uintp(slices)):
+                        total += line[source + j + s * one]
+                    gw[target + np.uintp(c * kernel_size + taps[t])] = total
                     t += 1
                     if t == taps.size:
                         t = 0
