@@ -30,7 +30,7 @@ def conv_forward(x: Array, w: Array, b: Array | None, geometry: ConvGeometry, ac
     correlation = forward_plan(geometry, x.itemsize)
     relu = activation == "relu"
     correlate_into(correlation, x, w, (w[0].size, geometry.taps), b, y, relu=relu)
-    if activation is None or relu:
+    if activation is None or relu:  # only relu is cheap enough for the registers of the tile
         return y
     return activation_forward(y, activation, 0.0)
 
