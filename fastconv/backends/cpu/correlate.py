@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_bytes, copy_strided, gather_box, gather_columns
 from fastconv.backends.cpu.host import kernel
 from fastconv.backends.cpu.plan import PANEL_VECTORS
-from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, interleave, lanes_of, outer
+from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, interleave, outer
 
-_W8, _W4, _W2, _W1 = (WIDE.get(rows, 1) for rows in (8, 4, 2, 1))
-_N8, _N4, _N2, _N1 = (NARROW.get(rows, 1) for rows in (8, 4, 2, 1))
+_WIDE, _W4, _W3, _W2, _W1 = (WIDE[rows] for rows in (ROWS, 4, 3, 2, 1))
+_NARROW, _N4, _N3, _N2, _N1 = (NARROW[rows] for rows in (ROWS, 4, 3, 2, 1))
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 
 TILE_ELEMENTS = 32 * _LANES4
@@ -47,8 +48,8 @@ def pack(
     size = w.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     group_step = p.rows * p.channels * kernel_size
-    # Whole vectors of taps of eight rows are transposed at once: all channels in one run where they follow each other
-    # in memory (forward), else channel by channel (input gradient).
+    # Whole vectors of taps of a block's rows are transposed at once: all channels in one run where they follow each
+    # other in memory (forward), else channel by channel (input gradient).
     all_taps = p.taps == kernel_size
     joined = all_taps and channel_step == p.taps
     run = p.count // lanes if joined else -(-p.taps // lanes)
@@ -103,16 +104,21 @@ def _tile(
     like: Any, mr: int, wide: bool, a: int, b: int, off: int, k: int, start: int, c: int, ldc: int, relu: int
 ) -> None:
     """One tile by the micro-kernel of its shape."""
-    if mr == 8:
+    if mr == ROWS:
         if wide:
-            outer(like, 8, _W8, a, b, off, k, start, c, ldc, relu)
+            outer(like, ROWS, _WIDE, a, b, off, k, start, c, ldc, relu)
         else:
-            outer(like, 8, _N8, a, b, off, k, start, c, ldc, relu)
+            outer(like, ROWS, _NARROW, a, b, off, k, start, c, ldc, relu)
     elif mr == 4:
         if wide:
             outer(like, 4, _W4, a, b, off, k, start, c, ldc, relu)
         else:
             outer(like, 4, _N4, a, b, off, k, start, c, ldc, relu)
+    elif mr == 3:
+        if wide:
+            outer(like, 3, _W3, a, b, off, k, start, c, ldc, relu)
+        else:
+            outer(like, 3, _N3, a, b, off, k, start, c, ldc, relu)
     elif mr == 2:
         if wide:
             outer(like, 2, _W2, a, b, off, k, start, c, ldc, relu)
@@ -128,8 +134,8 @@ def _tile(
 @kernel
 def _tile_width(mr: int, lanes: int, left: int) -> tuple[int, bool]:
     """Columns of the next tile when `left` are left, and whether it is the wide one."""
-    wide = (_W8 if mr == 8 else _W4 if mr == 4 else _W2 if mr == 2 else _W1) * lanes
-    narrow = (_N8 if mr == 8 else _N4 if mr == 4 else _N2 if mr == 2 else _N1) * lanes
+    wide = (_WIDE if mr == ROWS else _W4 if mr == 4 else _W3 if mr == 3 else _W2 if mr == 2 else _W1) * lanes
+    narrow = (_NARROW if mr == ROWS else _N4 if mr == 4 else _N3 if mr == 3 else _N2 if mr == 2 else _N1) * lanes
     if left > wide - narrow:
         return wide, True
     return narrow, False

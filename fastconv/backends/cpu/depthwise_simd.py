@@ -22,7 +22,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastconv.backends.cpu.simd import Emitter
+from fastconv.backends.cpu.emitter import Emitter
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)

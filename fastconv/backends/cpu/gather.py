@@ -18,8 +18,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.host import kernel
-from fastconv.backends.cpu.simd import copy_every, copy_masked, lanes_of
+from fastconv.backends.cpu.simd import copy_every, copy_masked
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import simd
+from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.geometry import ConvGeometry
 
 Ints = npt.NDArray[np.int64]
@@ -28,6 +29,10 @@ BOX_BYTES = 384 * 1024
 
 WEIGHT_GRAD_BOX_BYTES = 1536 * 1024
 """The same for the weight gradient, source and output gradient together: long runs pay for its horizontal sums."""
+
+UNIT_OUTPUTS = 256
+"""Outputs in a box of the weight gradient by outer products, about: enough to pay for a tile's loads and stores, few
+enough that those of one tile of channels stay in the first-level cache from tap to tap."""
 
 PANEL_VECTORS = simd.WIDE[simd.ROWS]
 """Vectors of a tile of columns: one panel serves all blocks of rows, so it is as wide as a full block's tile."""
@@ -162,6 +167,7 @@ class Correlation:
         *,
         weight_grad: bool = False,
         flat: int = 0,
+        most: int = 0,
     ):
         depth, height, width = axes
         self.axes = axes
@@ -181,13 +187,13 @@ class Correlation:
             return
         self.plan = np.zeros(1, PLAN)
         self._sizes()
-        self._layout(rows if weight_grad else 0, flat)
+        self._layout(rows if weight_grad else 0, flat, most)
         plan = self.plan[0]
         self.count, self.packed_rows, self.blocks = int(plan["count"]), int(plan["packed"]), int(plan["blocks"])
         self.small = self.outputs <= PANEL_OUTPUTS
         self.columns = self.small and rows >= 4 * simd.ROWS
         self.flops = 2 * groups * rows * self.count * self.outputs
-        self.panel_columns = PANEL_VECTORS * simd.lanes_of(itemsize)
+        self.panel_columns = PANEL_VECTORS * lanes_of(itemsize)
         self.boxes = int(plan["outputs_d"] * plan["boxes_h"] * plan["boxes_w"])
         self.box_elements = channels * int(plan["channel"])
         self.positions = np.array(list(itertools.product(*(axis.offsets for axis in axes))), dtype=np.int64)
@@ -212,16 +218,17 @@ class Correlation:
         plan["taps"] = len(self.kernel_taps)
         plan["count"] = self.channels * len(self.kernel_taps)
         full, rest = divmod(self.rows, simd.ROWS)
-        plan["tail"] = next((r for r in (1, 2, 4, 8) if r >= rest), 0) if rest else 0
+        plan["tail"] = next(r for r in simd.TAIL_ROWS if r >= rest) if rest else 0
         plan["blocks"] = full + (rest > 0)
         plan["packed"] = full * simd.ROWS + plan["tail"]
         one_row = depth.size == height.size == 1
         plan["direct"] = one_row and all(axis.identity and axis.stride == 1 for axis in axes)
 
-    def _layout(self, rows: int, flat: int) -> None:
+    def _layout(self, rows: int, flat: int, most: int) -> None:
         """Size of a box of outputs and the layout [channel][tap plane][phase h][phase w][row][pitch] of its source.
 
-        `rows` of output gradient, if any, share the scratch with it; `flat` outputs are taken even if they do not fit.
+        `rows` of output gradient, if any, share the scratch with it; `flat` outputs are taken even if they do not fit,
+        and with `most` about that many at most, even if more would fit.
         """
         plan, itemsize = self.plan[0], self.itemsize
         depth, height, width = self.axes
@@ -231,8 +238,9 @@ class Correlation:
         plan["low_h"], plan["low_w"] = height.low, width.low
         images = int(plan["channels"]) * len(depth.offsets) * len(height.phases) * len(width.phases)
         available = (WEIGHT_GRAD_BOX_BYTES if rows else BOX_BYTES) // (itemsize * (images + rows))
+        available = most * (1 + height.halo) if most else available
         row_limit = available // (1 + height.halo)
-        lanes = simd.lanes_of(itemsize)
+        lanes = lanes_of(itemsize)
         box_w = width.outputs
         if box_w + width.halo > row_limit and box_w > MIN_ROW:
             box_w = even_part(width.outputs, max(MIN_ROW, 2 * width.halo, row_limit - width.halo))
@@ -314,4 +322,20 @@ def weight_grad_plan(geometry: ConvGeometry, itemsize: int) -> Correlation:
     channels, rows = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
     return Correlation(
         forward_axes(geometry), channels, rows, geometry.groups, geometry.kernel, itemsize, weight_grad=True
+    )
+
+
+@lru_cache(maxsize=4096)
+def weight_grad_outer_plan(geometry: ConvGeometry, itemsize: int) -> Correlation:
+    """The same with small boxes, for the weight gradient by outer products."""
+    channels, rows = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
+    return Correlation(
+        forward_axes(geometry),
+        channels,
+        rows,
+        geometry.groups,
+        geometry.kernel,
+        itemsize,
+        flat=UNIT_OUTPUTS,
+        most=UNIT_OUTPUTS,
     )

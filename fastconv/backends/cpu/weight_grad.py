@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns, zero_bytes
 from fastconv.backends.cpu.host import flat, kernel
 from fastconv.backends.cpu.plan import Correlation, even_part, weight_grad_plan
 from fastconv.backends.cpu.scratch import call_scratch, scratch
-from fastconv.backends.cpu.simd import INNER_TILE, INNER_TILE_ONE_ROW, inner, inner_tile_size, lanes_of
+from fastconv.backends.cpu.simd import INNER_TILE, INNER_TILE_ONE_ROW, inner, inner_tile_size
 from fastconv.backends.cpu.threads import get_num_threads, parallel_for
 from fastconv.geometry import ConvGeometry
 

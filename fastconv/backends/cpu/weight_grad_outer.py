@@ -1,11 +1,12 @@
 """Weight gradient with the channels in the lanes: dw[m, tap, c] = Σ over outputs o of gy[m, o] · x[o + tap, c].
 
-Idea: the box of x (gather.py) is transposed to [position][channel], gy to [output][row of a block]; then a tap is a
-shift of whole rows of channels, and `simd.outer` sums over the outputs as it sums over channels in the forward pass.
-Loop order: unit → block of 8 rows → tile of 3 vectors of channels → tap → output. Registers hold the tile of dw, the
-first level the block of gy, the second the box. Only real outputs are in the sum, so that nothing between rows is
-multiplied and small images of several samples make one long sum. Cost: one FMA for each (row, tap, channel, output),
-one read and write of x and gy for the transposition. Floor: the FMA rate; for many channels (few would waste lanes).
+Idea: the box of x (gather.py) is transposed to [position][channel of a tile], gy to [output][row of a block]; then a
+tap is a shift by whole positions, and `simd.outer` sums over the outputs as it sums over channels in the forward pass.
+Loop order: unit → tile of channels → block of rows → tap → output. Registers hold the tile of dw, the first level the
+unit's outputs of a tile of channels and of a block of gy, the second all of the unit. Only real outputs are in the sum,
+so that nothing between rows is multiplied and small images of several samples make one long sum. Cost: one FMA for each
+(row, tap, channel, output), one read and write of x and gy for the transposition. Floor: the FMA rate; for many
+channels (few would waste lanes).
 
 Units of boxes are cut into slices with a partial gradient each, added in order (see weight_grad.py).
 """
@@ -17,11 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_bytes, gather_box, zero_bytes
 from fastconv.backends.cpu.host import flat, kernel
-from fastconv.backends.cpu.plan import Correlation, weight_grad_plan
+from fastconv.backends.cpu.plan import UNIT_OUTPUTS, Correlation, weight_grad_outer_plan
 from fastconv.backends.cpu.scratch import call_scratch, scratch
-from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, add_vectors, interleave, lanes_of, outer, transpose
+from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, add_vectors, interleave, outer, transpose
 from fastconv.backends.cpu.threads import get_num_threads, parallel_for
 from fastconv.backends.cpu.weight_grad import slice_count
 from fastconv.geometry import ConvGeometry
@@ -30,14 +32,14 @@ Array = npt.NDArray[Any]
 
 _WIDE, _NARROW = WIDE[ROWS], NARROW[ROWS]
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
-_UNIT_OUTPUTS = 384  # of a unit, about: long enough for the sums to pay for the tile's loads and stores
-_MANY_VECTORS = 6  # of channels: below, a narrow tile takes too large a part of them
+_MANY_VECTORS = 2  # of channels: below, a narrow tile takes too large a part of them
+_UNITS_PER_SLICE = 4  # at least, so that adding the partials costs little
 _NS_PER_FLOP = 0.01
 
 
 def suits(correlation: Correlation) -> bool:
-    """Several taps share the transposition, and channels and rows fill their vectors and blocks."""
-    if correlation.empty or len(correlation.kernel_taps) == 1:
+    """Channels and rows fill their vectors and blocks."""
+    if correlation.empty:
         return False
     lanes = lanes_of(correlation.itemsize)
     many = correlation.channels >= _MANY_VECTORS * lanes or correlation.small
@@ -46,22 +48,19 @@ def suits(correlation: Correlation) -> bool:
 
 
 @kernel
-def _gather_unit(
-    gy: Any, x: Any, plan: Any, tables: Any, memory: Any, off: Any, group: int, first: int, last: int, pitch: int,
-    gy_at: int, gy_stride: int, m0: int, m1: int,
+def _transposed_boxes(
+    x: Any, plan: Any, tables: Any, memory: Any, box_at: int, off: Any, group: int, first: int, last: int, positions:
+    int, pitch: int,
 ) -> int:  # fmt: skip
-    """Boxes first ≤ box < last: x to memory as [box][position][channel], gy rows m0..m1 to memory[gy_at:].
+    """Boxes first ≤ box < last of x to memory as [tile of channels][box][position][channel of the tile].
 
-    The box itself lies at the end of memory while it is transposed. Where output o finds the channels of its tap 0 goes
-    to off[o]. Returns the number of outputs.
+    A box lies at memory[box_at:] while it is transposed. Where output o finds its tap 0 goes to off[0, o] for wide
+    tiles and off[1, o] for narrow ones. Returns the number of outputs.
     """
     p = plan[0]
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     volume = p.depth * p.height * p.width
-    outputs = p.outputs_d * p.outputs_h * p.outputs_w
-    positions = -(-p.channel // lanes) * lanes
-    box_at = gy_at + (m1 - m0 + ROWS) * gy_stride
     address = memory.ctypes.data
     count = 0
     for box in range(first, last):
@@ -69,33 +68,97 @@ def _gather_unit(
         rest, bh = divmod(rest, p.boxes_h)
         n, d = divmod(rest, p.outputs_d)
         h0, w0 = bh * p.box_h, bw * p.box_w
-        rows, columns = min(p.box_h, p.outputs_h - h0), min(p.box_w, p.outputs_w - w0)
-        image = n * p.groups + group
-        gather_box(x, image * p.channels * volume, memory, box_at, plan, tables, d, h0, w0)
+        start = (n * p.groups + group) * p.channels * volume
+        # A 1×1 convolution is transposed from where it lies, if no vector reaches beyond the array.
+        in_place = p.direct and p.channels % lanes == 0 and start + (p.channels - 1) * volume + w0 + positions <= x.size
+        source, step = x.ctypes.data + (start + w0) * size, volume
+        if not in_place:
+            gather_box(x, start, memory, box_at, plan, tables, d, h0, w0)
+            source, step = address + box_at * size, p.channel
         base = (box - first) * positions
         for c in range(0, p.channels, lanes):
-            source, target = address + (box_at + c * p.channel) * size, address + (base * pitch + c) * size
-            transpose(x, source, p.channel, positions // lanes, target, pitch)
-        at = (image * p.rows + m0) * outputs + (d * p.outputs_h + h0) * p.outputs_w + w0
-        for r in range(rows):
-            for m in range(m1 - m0):
-                source = gy.ctypes.data + (at + m * outputs + r * p.outputs_w) * size
-                copy_bytes(address + (gy_at + m * gy_stride + count) * size, source, columns * size)
-            for column in range(columns):
-                off[count + column] = (base + r * p.pitch + column) * pitch
-            count += columns
+            tile, width = _tile_of(c, pitch, lanes)
+            target = address + (tile * (last - first) * positions + base * width + c - tile) * size
+            transpose(x, source + c * step * size, step, -(-p.channel // lanes), target, width)
+        for r in range(min(p.box_h, p.outputs_h - h0)):
+            for column in range(min(p.box_w, p.outputs_w - w0)):
+                position = base + r * p.pitch + column
+                off[0, count], off[1, count] = position * _WIDE * lanes, position * _NARROW * lanes
+                count += 1
     return count
 
 
 @kernel
+def _tile_of(c: int, pitch: int, lanes: int) -> tuple[int, int]:
+    """First channel and number of channels of the tile that channel c belongs to."""
+    wide = c // (_WIDE * lanes) * _WIDE * lanes
+    if pitch - wide >= _WIDE * lanes:
+        return wide, _WIDE * lanes
+    return c // (_NARROW * lanes) * _NARROW * lanes, _NARROW * lanes
+
+
+@kernel
+def _packed_rows(
+    gy: Any, plan: Any, memory: Any, to: int, lines: int, stride: int, group: int, first: int, last: int, m0: int,
+    m1: int,
+) -> None:  # fmt: skip
+    """Rows m0 ≤ m < m1 of gy for the outputs of boxes first ≤ box < last to memory[to:] as [output][row], zeros behind.
+
+    `lines` is where the rows lie, `stride` apart, before they are interleaved.
+    """
+    p = plan[0]
+    size = gy.itemsize
+    lanes = _LANES4 if size == 4 else _LANES8
+    outputs = p.outputs_d * p.outputs_h * p.outputs_w
+    address = memory.ctypes.data
+    count = 0
+    for box in range(first, last):
+        rest, bw = divmod(box, p.boxes_w)
+        rest, bh = divmod(rest, p.boxes_h)
+        n, d = divmod(rest, p.outputs_d)
+        h0, w0 = bh * p.box_h, bw * p.box_w
+        columns = min(p.box_w, p.outputs_w - w0)
+        vectors = -(-columns // lanes)
+        at = ((n * p.groups + group) * p.rows + m0) * outputs + (d * p.outputs_h + h0) * p.outputs_w + w0
+        reach = at + (ROWS - 1) * outputs + vectors * lanes
+        if last - first == p.outputs_h == 1 and m1 - m0 == ROWS and reach <= gy.size:  # one run: no need to join any
+            interleave(gy, ROWS, gy.ctypes.data + at * size, outputs, vectors, address + to * size)
+            return
+        for r in range(min(p.box_h, p.outputs_h - h0)):
+            for m in range(m1 - m0):
+                source = gy.ctypes.data + (at + m * outputs + r * p.outputs_w) * size
+                copy_bytes(address + (lines + m * stride + count) * size, source, columns * size)
+            count += columns
+    zero_bytes(address + (lines + (m1 - m0) * stride) * size, (ROWS - (m1 - m0)) * stride * size)
+    interleave(gy, ROWS, address + lines * size, stride, -(-count // lanes), address + to * size)
+
+
+@kernel
+def _tile_products(
+    like: Any, wide: bool, a: int, b: int, off: int, count: int, zeros: int, c: int, c_stride: int, add: bool, tile: int
+) -> None:
+    """One tile of dw at address c, stored or added to what is there (by way of the memory at `tile`)."""
+    target, stride = (tile, _WIDE * (_LANES4 if like.itemsize == 4 else _LANES8)) if add else (c, c_stride)
+    if wide:
+        outer(like, ROWS, _WIDE, a, b, off, count, zeros, target, stride, 0)
+    else:
+        outer(like, ROWS, _NARROW, a, b, off, count, zeros, target, stride, 0)
+    if add:
+        for m in range(ROWS):
+            add_vectors(
+                like, c + m * c_stride * like.itemsize, tile + m * stride * like.itemsize, _WIDE if wide else _NARROW
+            )
+
+
+@kernel
 def weight_grad_outer(
-    gy: Any, x: Any, partial: Any, plan: Any, tables: Any, shifts: Any, memory: Any, unit_boxes: int, gy_at: int,
-    gy_stride: int, chunks: int, begin: int, end: int,
+    gy: Any, x: Any, partial: Any, plan: Any, tables: Any, shifts: Any, memory: Any, unit_boxes: int, positions: int,
+    stride: int, chunks: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (slice of units, group, chunk of row blocks).
 
-    partial is [slice][group][row][tap][channel], rows and channels padded. Scratch: boxes of a unit with channels last,
-    gy of the chunk, then a gathered box or the packed block of gy and the tile.
+    partial is [slice][group][row][tap][channel], rows and channels padded. Scratch: the transposed boxes of a unit, the
+    packed gy of the chunk, then a gathered box or the rows of a block of gy.
     """
     p = plan[0]
     size = x.itemsize
@@ -103,47 +166,39 @@ def weight_grad_outer(
     slices, padded_rows, pitch = partial.shape[0], partial.shape[2], partial.shape[4]
     boxes = x.size // (p.groups * p.channels * p.depth * p.height * p.width) * p.outputs_d * p.boxes_h * p.boxes_w
     units = -(-boxes // unit_boxes)
-    off = np.empty(gy_stride, np.int64)
+    off = np.empty((2, stride), np.int64)
     zeros = np.zeros(ROWS, x.dtype)
     tile = np.empty((ROWS, _WIDE * lanes), x.dtype)
     address = memory.ctypes.data
+    blocks = padded_rows // ROWS
+    packed_at = unit_boxes * positions * pitch
+    behind = packed_at + -(-blocks // chunks) * ROWS * stride
     for task in range(begin, end):
         rest, chunk = divmod(task, chunks)
         s, g = divmod(rest, p.groups)
-        blocks = padded_rows // ROWS
         b0, b1 = blocks * chunk // chunks, blocks * (chunk + 1) // chunks
-        m0, m1 = b0 * ROWS, min(p.rows, b1 * ROWS)
-        packed_at = gy_at + (m1 - m0 + ROWS) * gy_stride
         for unit in range(units * s // slices, units * (s + 1) // slices):
             first, last = unit * unit_boxes, min(boxes, (unit + 1) * unit_boxes)
-            count = _gather_unit(gy, x, plan, tables, memory, off, g, first, last, pitch, gy_at, gy_stride, m0, m1)
-            zero_bytes(address + (gy_at + (m1 - m0) * gy_stride) * size, ROWS * gy_stride * size)
-            vectors = -(-count // lanes)
+            count = _transposed_boxes(x, plan, tables, memory, behind, off, g, first, last, positions, pitch)
             for block in range(b0, b1):
-                a = address + packed_at * size
-                rows = gy_at + (block - b0) * ROWS * gy_stride
-                interleave(x, ROWS, address + rows * size, gy_stride, vectors, a)
-                c = 0
-                while c < pitch:
-                    wide = pitch - c >= _WIDE * lanes
-                    width = (_WIDE if wide else _NARROW) * lanes
+                m0, to = block * ROWS, packed_at + (block - b0) * ROWS * stride
+                _packed_rows(gy, plan, memory, to, behind, stride, g, first, last, m0, min(p.rows, m0 + ROWS))
+            c = 0
+            while c < pitch:
+                _, width = _tile_of(c, pitch, lanes)
+                wide = width == _WIDE * lanes
+                panel = address + c * (last - first) * positions * size
+                where = off.ctypes.data + (0 if wide else stride * 8)
+                for block in range(b0, b1):
+                    a = address + (packed_at + (block - b0) * ROWS * stride) * size
+                    row = ((s * p.groups + g) * padded_rows + block * ROWS) * p.taps * pitch
                     for t in range(p.taps):
-                        b = address + (shifts[t] * pitch + c) * size
-                        if wide:
-                            outer(
-                                x, ROWS, _WIDE, a, b, off.ctypes.data, count, zeros.ctypes.data, tile.ctypes.data,
-                                _WIDE * lanes, 0,
-                            )  # fmt: skip
-                        else:
-                            outer(
-                                x, ROWS, _NARROW, a, b, off.ctypes.data, count, zeros.ctypes.data, tile.ctypes.data,
-                                _WIDE * lanes, 0,
-                            )  # fmt: skip
-                        row = (((s * p.groups + g) * padded_rows + block * ROWS) * p.taps + t) * pitch + c
-                        for m in range(ROWS):
-                            to = partial.ctypes.data + (row + m * p.taps * pitch) * size
-                            add_vectors(x, to, tile.ctypes.data + m * _WIDE * lanes * size, width // lanes)
-                    c += width
+                        place = partial.ctypes.data + (row + t * pitch + c) * size
+                        _tile_products(
+                            x, wide, a, panel + shifts[t] * width * size, where, count, zeros.ctypes.data, place,
+                            p.taps * pitch, unit > units * s // slices, tile.ctypes.data,
+                        )  # fmt: skip
+                c += width
 
 
 @kernel
@@ -171,32 +226,34 @@ def weight_gradient(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     """The whole weight gradient of a correlation that `suits`; see contract.Backend.conv_weight_grad."""
     if not gy.size:
         return np.zeros(geometry.weight_shape, x.dtype)
-    correlation = weight_grad_plan(geometry, x.itemsize)
+    correlation = weight_grad_outer_plan(geometry, x.itemsize)
     lanes, groups = lanes_of(x.itemsize), geometry.groups
     taps = correlation.kernel_taps
     pitch, rows = -(-correlation.channels // lanes) * lanes, -(-correlation.rows // ROWS) * ROWS
     p = correlation.plan[0]
     box_outputs = int(p["box_h"] * p["box_w"])
-    unit_boxes = max(1, min(_UNIT_OUTPUTS // box_outputs, len(x) * correlation.boxes))
+    unit_boxes = max(1, min(UNIT_OUTPUTS // box_outputs, len(x) * correlation.boxes))
     units = -(-len(x) * correlation.boxes // unit_boxes)
     one = groups * rows * len(taps) * pitch
-    slices = slice_count(units, one * x.itemsize)
-    memory = call_scratch(slices * one, x.dtype)
-    memory[:] = 0
+    slices = slice_count(-(-units // _UNITS_PER_SLICE), one * x.itemsize)
+    # A single partial in the order of the weight is the gradient itself, with the padded rows behind its end.
+    whole = 1 == slices == groups == len(taps) == geometry.taps and pitch == correlation.channels
+    memory = np.empty(one, x.dtype) if whole else call_scratch(slices * one, x.dtype)
     partial = memory.reshape(slices, groups, rows, len(taps), pitch)
-    # Each chunk of rows gathers x anew: no more of them than keep the threads busy. They change no sum.
+    # Each chunk of rows transposes x anew: no more of them than keep the threads busy. They change no sum.
     chunks = max(1, min(rows // ROWS, -(-get_num_threads() // (slices * groups))))
     positions = -(-int(p["channel"]) // lanes) * lanes
-    gy_at = unit_boxes * positions * pitch
-    gy_stride = -(-unit_boxes * box_outputs // lanes) * lanes
-    behind = max(pitch * int(p["channel"]) + lanes * lanes, ROWS * gy_stride)
-    elements = gy_at + (rows + ROWS) * gy_stride + behind + _WIDE * lanes
+    stride = -(-unit_boxes * box_outputs // lanes) * lanes
+    behind = max(pitch * int(p["channel"]) + lanes * lanes, ROWS * stride)
+    elements = unit_boxes * positions * pitch + (-(-rows // ROWS // chunks) * ROWS) * stride + behind + _WIDE * lanes
     fixed = (flat(gy), flat(x), partial, correlation.plan, correlation.tables, correlation.box_offsets)
 
     def call(begin: int, end: int) -> None:
-        weight_grad_outer(*fixed, scratch(elements, x.dtype), unit_boxes, gy_at, gy_stride, chunks, begin, end)
+        weight_grad_outer(*fixed, scratch(elements, x.dtype), unit_boxes, positions, stride, chunks, begin, end)
 
     parallel_for(call, slices * groups * chunks, len(x) * correlation.flops * _NS_PER_FLOP)
+    if whole:
+        return memory[: correlation.rows * pitch].reshape(geometry.weight_shape)
     gw = (np.empty if len(taps) == geometry.taps else np.zeros)(geometry.weight_shape, x.dtype)
     total = gw.reshape(-1)
 

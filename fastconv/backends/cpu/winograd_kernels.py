@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_bytes, gather_box
 from fastconv.backends.cpu.host import kernel
-from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, lanes_of, outer
+from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, outer
 from fastconv.backends.cpu.winograd_simd import (
     FREQUENCIES,
     OUTPUTS,
@@ -37,7 +38,7 @@ LANES = lanes_of(4)
 _WIDE, _NARROW = WIDE[ROWS], NARROW[ROWS]
 STAGGER = LANES  # elements between frequencies, lest all 36 fall into one set of the first-level cache
 VECTOR_OUTPUTS = OUTPUTS * OUTPUTS * LANES  # elements of the outputs of one vector of tiles
-TILE_COLUMNS = 2 * _WIDE * LANES
+TILE_COLUMNS = 96 // (_WIDE * LANES) * _WIDE * LANES
 
 
 @kernel

@@ -14,7 +14,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastconv.backends.cpu.simd import ROWS, Emitter
+from fastconv.backends.cpu.emitter import Emitter
+from fastconv.backends.cpu.simd import ROWS
 
 PATCH, OUTPUTS = 6, 4
 FREQUENCIES = PATCH * PATCH

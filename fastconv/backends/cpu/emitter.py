@@ -1,0 +1,170 @@
+"""The LLVM IR idioms that all micro-kernels share: vectors of a host's width, loads, stores, shuffles, the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from fastconv.backends.cpu.host import VECTOR_BYTES
+
+_I64, _I32 = ir.IntType(64), ir.IntType(32)
+
+
+def lanes_of(itemsize: int) -> int:
+    """Elements of this size in a vector."""
+    return VECTOR_BYTES // itemsize
+
+
+class Emitter:
+    """The few IR idioms the micro-kernels share, for the element type of an array and a number of lanes."""
+
+    def __init__(self, builder: Any, array_type: Any, lanes: int | None = None) -> None:
+        self.builder = builder
+        self.itemsize = array_type.dtype.bitwidth // 8
+        self.lanes = lanes or lanes_of(self.itemsize)
+        self.element = ir.FloatType() if self.itemsize == 4 else ir.DoubleType()
+        self.vector = ir.VectorType(self.element, self.lanes)
+        self.suffix = f"v{self.lanes}f{8 * self.itemsize}"
+        self.zero = self.constant(0.0)
+
+    def constant(self, value: float) -> Any:
+        return ir.Constant(self.vector, [float(value)] * self.lanes)
+
+    def pointer(self, address: Any) -> Any:
+        return self.builder.inttoptr(address, self.element.as_pointer())
+
+    def at(self, pointer: Any, index: Any) -> Any:
+        return self.builder.gep(pointer, [index])
+
+    def index(self, value: int) -> Any:
+        return ir.Constant(_I64, value)
+
+    def load(self, pointer: Any) -> Any:
+        return self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.itemsize)
+
+    def store(self, value: Any, pointer: Any) -> None:
+        self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.itemsize)
+
+    def lanes_between(self, first: Any, last: Any) -> Any:
+        """The mask of the lanes first ≤ lane < last."""
+        ints = ir.VectorType(_I64, self.lanes)
+        numbers = ir.Constant(ints, list(range(self.lanes)))
+        zeros = ir.Constant(ir.VectorType(_I32, self.lanes), [0] * self.lanes)
+        undefined = ir.Constant(ints, ir.Undefined)
+        first, last = (
+            self.builder.shuffle_vector(
+                self.builder.insert_element(undefined, scalar, ir.Constant(_I32, 0)), undefined, zeros
+            )
+            for scalar in (first, last)
+        )
+        return self.builder.and_(
+            self.builder.icmp_signed(">=", numbers, first), self.builder.icmp_signed("<", numbers, last)
+        )
+
+    def load_between(self, pointer: Any, first: Any, last: Any) -> Any:
+        """Lanes first ≤ lane < last from memory, 0 in the others, whose memory is not touched."""
+        mask = self.lanes_between(first, last)
+        pointer = self.builder.bitcast(pointer, self.vector.as_pointer())
+        kind = ir.FunctionType(self.vector, [pointer.type, _I32, mask.type, self.vector])
+        load = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.masked.load.{self.suffix}.p0")
+        return self.builder.call(load, [pointer, ir.Constant(_I32, self.itemsize), mask, self.zero])
+
+    def store_first(self, value: Any, pointer: Any, count: Any) -> None:
+        """Lanes below `count` to memory; the memory of the others is not touched."""
+        mask = self.lanes_between(self.index(0), count)
+        pointer = self.builder.bitcast(pointer, self.vector.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [self.vector, pointer.type, _I32, mask.type])
+        store = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.masked.store.{self.suffix}.p0")
+        self.builder.call(store, [value, pointer, ir.Constant(_I32, self.itemsize), mask])
+
+    def splat(self, scalar: Any) -> Any:
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
+        lanes = ir.Constant(ir.VectorType(_I32, self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(first, undefined, lanes)
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        function = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.fma.{self.suffix}")
+        return self.builder.call(function, [a, b, c])
+
+    def lane_sums(self, vectors: list[Any]) -> list[Any]:
+        """The sums over the lanes of each vector, packed in order into as few vectors as hold them, zeros behind.
+
+        Each round adds neighbouring lanes of two vectors into one: log2(lanes) rounds, a fixed tree for every sum.
+        """
+        lanes = self.lanes
+        even, odd = (ir.Constant(ir.VectorType(_I32, lanes), [2 * i + first for i in range(lanes)]) for first in (0, 1))
+        for _ in range(lanes.bit_length() - 1):
+            vectors = [*vectors, self.zero] if len(vectors) % 2 else vectors
+            vectors = [
+                self.builder.fadd(self.builder.shuffle_vector(a, b, even), self.builder.shuffle_vector(a, b, odd))
+                for a, b in zip(vectors[::2], vectors[1::2])
+            ]
+        return vectors
+
+    def relu_if(self, wanted: Any, value: Any) -> Any:
+        """max(value, 0) if `wanted`; NaN stays NaN."""
+        clipped = self.builder.select(self.builder.fcmp_ordered("<", value, self.zero), self.zero, value)
+        return self.builder.select(wanted, clipped, value)
+
+    def interleaved(self, vectors: list[Any]) -> list[Any]:
+        """The elements of any number of vectors, lane by lane: v0[0] v1[0] … v0[1] v1[1] …
+
+        Each round of shuffles doubles the number of vectors whose lanes lie side by side; a number that is no power of
+        two is filled up, and what filled it is squeezed out at the end.
+        """
+        lanes, count = self.lanes, len(vectors)
+        full = 1 << (count - 1).bit_length()
+        mixes = [
+            ir.Constant(ir.VectorType(_I32, lanes), [start + i // 2 + lanes * (i % 2) for i in range(lanes)])
+            for start in (0, lanes // 2)
+        ]
+        pieces = [[vector] for vector in [*vectors, *[ir.Constant(self.vector, ir.Undefined)] * (full - count)]]
+        while len(pieces) > 1:
+            middle = len(pieces) // 2
+            pieces = [
+                [self.builder.shuffle_vector(a, b, mix) for a, b in zip(pieces[m], pieces[m + middle]) for mix in mixes]
+                for m in range(middle)
+            ]
+        if full == count:
+            return pieces[0]
+        kept = [lane * full + m for lane in range(lanes) for m in range(count)]
+        return [self._picked(pieces[0], kept[i : i + lanes]) for i in range(0, len(kept), lanes)]
+
+    def _picked(self, vectors: list[Any], places: list[int]) -> Any:
+        """One vector of the elements at `places` (ascending) of the vectors laid end to end."""
+        picked: Any = ir.Constant(self.vector, ir.Undefined)
+        for number in sorted({place // self.lanes for place in places}):
+            here = [place // self.lanes == number for place in places]
+            lanes = [
+                self.lanes + place % self.lanes if mine else i for i, (place, mine) in enumerate(zip(places, here))
+            ]
+            mask = ir.Constant(ir.VectorType(_I32, self.lanes), lanes)
+            picked = self.builder.shuffle_vector(picked, vectors[number], mask)
+        return picked
+
+    def loop(self, count: Any, start: list[list[Any]], body: Callable[[Any, list[list[Any]]], list[list[Any]]]) -> Any:
+        """for i in range(count), count ≥ 1: values = body(i, values), from `start`; returns the last values."""
+        builder = self.builder
+        before = builder.block
+        block, after = builder.append_basic_block("loop"), builder.append_basic_block("after")
+        builder.branch(block)
+        builder.position_at_end(block)
+        i = builder.phi(_I64)
+        i.add_incoming(self.index(0), before)
+        values = [[builder.phi(self.vector) for _ in row] for row in start]
+        new = body(i, values)
+        last = builder.block  # the body may have branched
+        following = builder.add(i, self.index(1))
+        i.add_incoming(following, last)
+        for row, row0, row1 in zip(values, start, new):
+            for phi, value0, value1 in zip(row, row0, row1):
+                phi.add_incoming(value0, before)
+                phi.add_incoming(value1, last)
+        builder.cbranch(builder.icmp_signed("<", following, count), block, after)
+        builder.position_at_end(after)
+        return new
