@@ -100,6 +100,10 @@ class Backend(Protocol):
         """
         ...
 
+    def add_relu(self, a: Array, b: Array) -> Array:
+        """max(a + b, 0), elementwise; a and b have one shape."""
+        ...
+
     def softmax(self, x: Array, axis: int, log: bool) -> Array:
         """Softmax (or its logarithm) along `axis`, computed with the maximum subtracted."""
         ...

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastconv import nn
-from fastconv.ops import pointwise
+from fastconv.ops.residual import add_relu
 
 
 class BasicBlock(nn.Module):
@@ -18,6 +18,7 @@ class BasicBlock(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int, **place: Any) -> None:
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False, **place)
         self.bn1 = nn.BatchNorm2d(channels, **place)
+        self.relu = nn.ReLU()
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False, **place)
         self.bn2 = nn.BatchNorm2d(channels, **place)
         self.downsample: nn.Module | None = None
@@ -27,9 +28,12 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, input: Any) -> Any:
-        z = pointwise.relu(self.bn1(self.conv1(input)))
+        z = self.relu(self.bn1(self.conv1(input)))
         z = self.bn2(self.conv2(z))
-        return pointwise.relu(z + (input if self.downsample is None else self.downsample(input)))
+        return add_relu(z, input if self.downsample is None else self.downsample(input))
+
+    def fusible(self) -> Sequence[Sequence[str]]:
+        return ("conv1", "bn1", "relu"), ("conv2", "bn2")
 
 
 class ResNet(nn.Module):
@@ -80,3 +84,6 @@ class ResNet(nn.Module):
         for name in self.stages:
             z = getattr(self, name)(z)
         return self.fc(self.flatten(self.avgpool(z)))
+
+    def fusible(self) -> Sequence[Sequence[str]]:
+        return (("conv1", "bn1", "relu"),)

@@ -14,6 +14,7 @@ from fastconv.nn.activation import (
 )
 from fastconv.nn.containers import ModuleDict, ModuleList, Sequential
 from fastconv.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from fastconv.nn.fusion import fuse
 from fastconv.nn.linear import Dropout, Flatten, Identity, Linear
 from fastconv.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from fastconv.nn.module import Module, Parameter
@@ -85,4 +86,5 @@ __all__ = [
     "SumPool2d",
     "SumPool3d",
     "Tanh",
+    "fuse",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from typing import Any
 
 from fastconv.nn.module import Module, indented
@@ -20,6 +20,9 @@ class Sequential(Module):
         for module in self.children():
             input = module(input)
         return input
+
+    def fusible(self) -> Sequence[Sequence[str]]:
+        return ([name for name, _ in self.named_children()],)
 
     def append(self, module: Module) -> Sequential:
         """Add a module at the end, named by its position."""

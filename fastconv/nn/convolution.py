@@ -9,7 +9,7 @@ from typing import Any
 from fastconv.geometry import arguments
 from fastconv.nn import init
 from fastconv.nn.module import Module, Parameter
-from fastconv.ops import convolution
+from fastconv.ops import convolution, pointwise
 
 Ints = int | Sequence[int]
 Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
@@ -100,6 +100,8 @@ class _Conv(_ConvNd):
         padding_mode: str = "zeros",
         device: str | None = None,
         dtype: Any = None,
+        *,
+        activation: str | None = None,
     ) -> None:
         super().__init__(
             in_channels,
@@ -115,6 +117,9 @@ class _Conv(_ConvNd):
             device,
             dtype,
         )
+        if activation is not None:
+            pointwise.check_activation(type(self).__name__, activation)
+        self.activation = activation
 
     def forward(self, input: Any) -> Any:
         return type(self)._operation(
@@ -126,7 +131,12 @@ class _Conv(_ConvNd):
             self.dilation,
             self.groups,
             padding_mode=self.padding_mode,
+            activation=self.activation,
         )
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        return text if self.activation is None else f"{text}, activation={self.activation}"
 
 
 class _ConvTranspose(_ConvNd):
@@ -188,7 +198,8 @@ class Conv2d(_Conv):
     """Convolution of images (N, in_channels, H, W) → (N, out_channels, OH, OW), as `torch.nn.Conv2d`.
 
     `padding`: an int, one int per axis, one (before, after) pair per axis, "same" or "valid". `padding_mode`: "zeros",
-    "reflect", "replicate" or "circular". weight (out_channels, in_channels/groups, kh, kw), bias (out_channels,).
+    "reflect", "replicate" or "circular". `activation`: None or a name as in `fastconv.conv2d`, e.g. "relu".
+    weight (out_channels, in_channels/groups, kh, kw), bias (out_channels,).
 
     Raises ValueError and TypeError for wrong arguments (here rather than at the first call), DeviceError for a device
     that is not there.

@@ -6,7 +6,7 @@ and a buffer is an attribute whose name `register_buffer` noted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -61,6 +61,12 @@ class Module:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes; call the module itself, so that hooks run."""
         raise NotImplementedError(f"{type(self).__name__}: a Module needs a method forward(self, ...)")
+
+    def fusible(self) -> Sequence[Sequence[str]]:
+        """Names of children in rows: those of a row `forward` calls one on the result of the other, and uses only the
+        last result. What `fastconv.nn.fuse` may join; a subclass with another `forward` has to say it anew.
+        """
+        return ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         output = self.forward(*args, **kwargs)

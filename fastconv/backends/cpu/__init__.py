@@ -19,5 +19,6 @@ from fastconv.backends.cpu.pooling import avg_pool_backward as avg_pool_backward
 from fastconv.backends.cpu.pooling import avg_pool_forward as avg_pool_forward
 from fastconv.backends.cpu.pooling import max_pool_backward as max_pool_backward
 from fastconv.backends.cpu.pooling import max_pool_forward as max_pool_forward
+from fastconv.backends.cpu.residual import add_relu as add_relu
 from fastconv.backends.cpu.softmax import softmax as softmax
 from fastconv.backends.cpu.softmax import softmax_backward as softmax_backward
