@@ -34,17 +34,16 @@ def record(y: Array, inputs: Sequence[Any], backward: Backward | None) -> Any:
     array or None per input: that cotangent, a view of it, or a new array. It must hold arrays only, no Tensors.
     None instead of a function says that the result has no gradient (indices, comparisons).
     """
-    for x in inputs:
+    tensor = needed = False
+    for x in inputs:  # a plain loop: this runs for every operation
         if isinstance(x, Tensor):
-            break
-    else:
+            tensor, needed = True, needed or x.requires_grad
+    if not tensor:
         return y
     result = Tensor(y)
-    if backward is not None and is_grad_enabled():
-        parents = tuple((x._node or x) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs)
-        if any(parent is not None for parent in parents):
-            result.requires_grad = True
-            result._node = Node(parents, backward)
+    if needed and backward is not None and is_grad_enabled():
+        parents = [(x._node or x) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs]
+        result.requires_grad, result._node = True, Node(parents, backward)
     return result
 
 
@@ -351,10 +350,11 @@ def stack(tensors: Sequence[Any], axis: int = 0) -> Any:
 def _apply(rule: Callable[..., tuple[Any, ...]], inputs: tuple[Any, ...], *options: Any) -> Tensor:
     """Run a rule of _derivatives on the arrays of `inputs`; keep the vjps of those inputs that need a gradient."""
     arrays = [raw(x) for x in inputs]
-    devices = {backends.device_of(array) for array in arrays if hasattr(array, "dtype")}
-    if len(devices) > 1:
-        places = " and ".join(sorted(devices))
-        raise DeviceError(f"Tensor arithmetic: operands are on {places}; move one of them with x.to(device)")
+    if not {type(array) for array in arrays} <= {np.ndarray, float, int, bool}:
+        devices = {backends.device_of(array) for array in arrays if hasattr(array, "dtype")}
+        if len(devices) > 1:
+            places = " and ".join(sorted(devices))
+            raise DeviceError(f"Tensor arithmetic: operands are on {places}; move one of them with x.to(device)")
     y, *vjps = rule(*arrays, *options)
     kept = [vjp if needs_grad(x) else None for x, vjp in zip(inputs, vjps, strict=True)]
     result: Tensor = record(y, inputs, lambda gy: [None if vjp is None else vjp(gy) for vjp in kept])
