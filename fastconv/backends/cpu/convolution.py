@@ -148,7 +148,7 @@ def _products(
     flat_source, flat_target = flat(source), target.reshape(-1)
     if correlation.columns:
         kernel, where, offsets = correlate.correlate_columns, correlation.positions, correlation.column_offsets
-        elements = correlation.count * correlation.panel_columns
+        elements = correlation.panel_elements
         pieces = groups * -(-samples * correlation.outputs // correlation.panel_columns)
     else:
         kernel, where, offsets = correlate.correlate_boxes, correlation.tables, correlation.source_offsets
@@ -169,7 +169,10 @@ _NO_BIAS = {np.dtype(d): np.empty(0, d) for d in ("float32", "float64")}
 
 def _fill(correlation: Correlation, b: Array | None, target: Array, relu: bool) -> None:
     """A part of the target that no tap reaches: the bias alone."""
-    steps = [slice(axis.first, None, axis.stride) for axis in correlation.axes[-(target.ndim - 2) :]]
+    steps = [
+        slice(axis.first, axis.first + axis.outputs * axis.stride, axis.stride)
+        for axis in correlation.axes[-(target.ndim - 2) :]
+    ]
     index = (slice(None), slice(None), *steps)
     if b is None:
         target[index] = 0

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.gather import copy_bytes, copy_strided, gather_box, gather_columns
+from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns
 from fastconv.backends.cpu.host import kernel
-from fastconv.backends.cpu.plan import PANEL_VECTORS
-from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, interleave, outer
+from fastconv.backends.cpu.plan import TILE_VECTORS
+from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, copy_rows, interleave, outer
 
 _WIDE, _W4, _W3, _W2, _W1 = (WIDE[rows] for rows in (ROWS, 4, 3, 2, 1))
 _NARROW, _N4, _N3, _N2, _N1 = (NARROW[rows] for rows in (ROWS, 4, 3, 2, 1))
@@ -86,7 +86,7 @@ def _pack_block(
         column = np.uintp(source + c * channel_step + taps[t])
         at = np.uintp(to + k * mr)
         if valid == ROWS and row_step == 1:
-            copy_bytes(packed.ctypes.data + at * w.itemsize, w.ctypes.data + column * w.itemsize, ROWS * w.itemsize)
+            copy_rows(w, packed.ctypes.data + at * w.itemsize, w.ctypes.data + column * w.itemsize)
         elif valid == ROWS:
             for r in range(np.uintp(ROWS)):
                 packed[at + r] = w[column + r * step]
@@ -157,8 +157,8 @@ def _store_rows(
                 if p.stride_w == 1:
                     copy_strided(y, target, tile, m * width + j, 1, count)
                 else:
-                    for i in range(count):
-                        y[target + i * p.stride_w] = tile[m * width + j + i]
+                    for i in range(np.uintp(count)):
+                        y[np.uintp(target) + i * np.uintp(p.stride_w)] = tile[np.uintp(m * width + j) + i]
             j += p.pitch - column
             row += 1
             column = 0
@@ -252,48 +252,64 @@ def correlate_columns(
     x: Any, packed: Any, start: Any, y: Any, plan: Any, positions: Any, off: Any, scratch: Any, chunks: int, relu:
     int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Tasks begin ≤ task < end of (group, tile of columns over all samples, chunk of row blocks), the last fastest."""
+    """Tasks begin ≤ task < end of (group, panel of columns over all samples, chunk of row blocks), the last fastest.
+
+    A panel is some tiles of columns, each contiguous: [tile][channel, tap][column].
+    """
     p = plan[0]
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     outputs = p.outputs_d * p.outputs_h * p.outputs_w
-    target = p.target_d * p.target_h * p.target_w
     samples = x.size // (p.groups * p.channels * p.depth * p.height * p.width)
     total = samples * outputs
-    span = PANEL_VECTORS * lanes
-    tiles = -(-total // span)
-    panel = scratch.ctypes.data + TILE_ELEMENTS * size
-    address = np.empty(span, np.int64)
+    span = TILE_VECTORS * lanes
+    panels = -(-total // p.panel)
+    panel, step = scratch.ctypes.data + TILE_ELEMENTS * size, p.count * span + lanes
+    address = np.empty(p.panel, np.int64)
     gathered = -1
     for task in range(begin, end):
         piece, chunk = divmod(task, chunks)
-        g, tile = divmod(piece, tiles)
-        first = tile * span
-        count = min(span, total - first)
-        whole = count == span and first % outputs + count <= outputs and p.linear
+        g, number = divmod(piece, panels)
+        first = number * p.panel
+        count = min(p.panel, total - first)
         if piece != gathered:
             gathered = piece
-            gather_columns(x, g, scratch, TILE_ELEMENTS, span, plan, positions, first, count, 0, p.channels)
+            gather_columns(x, g, scratch, TILE_ELEMENTS, span, step, plan, positions, first, count, 0, p.channels)
             _column_targets(address, plan, g, first, count)
         for block in range(p.blocks * chunk // chunks, p.blocks * (chunk + 1) // chunks):
-            r0 = block * ROWS
-            mr = min(ROWS, p.packed - r0)
-            valid = min(mr, p.rows - r0)
-            a = packed.ctypes.data + (g * p.packed + r0) * p.count * size
-            s = start.ctypes.data + (g * p.packed + r0) * size
-            q = 0
-            while q < count:
-                width, wide = _tile_width(mr, lanes, count - q)
-                if q + width > span:
-                    width, wide = _tile_width(mr, lanes, 0)
-                if whole and valid == mr and q + width <= span:
-                    c = y.ctypes.data + (address[q] + r0 * target) * size
-                    _tile(x, mr, wide, a, panel + q * size, off.ctypes.data, p.count, s, c, target, relu)
-                else:
-                    _tile(
-                        x, mr, wide, a, panel + q * size, off.ctypes.data, p.count, s, scratch.ctypes.data, width, relu
-                    )
-                    for m in range(valid):
-                        for j in range(min(width, count - q)):
-                            y[address[q + j] + (r0 + m) * target] = scratch[m * width + j]
-                q += width
+            for q in range(0, count, span):
+                b, n = panel + q // span * step * size, min(span, count - q)
+                whole = n == span and (first + q) % outputs + n <= outputs and p.linear
+                _column_tile(x, packed, start, y, plan, g, block, b, off, scratch, address[q:], n, whole, relu)
+
+
+@kernel
+def _column_tile(
+    like: Any, packed: Any, start: Any, y: Any, plan: Any, group: int, block: int, b: int, off: Any, scratch: Any,
+    address: Any, count: int, whole: bool, relu: int,
+) -> None:  # fmt: skip
+    """A block of rows times a tile of `count` columns gathered at b; `whole`: they are neighbours in the target."""
+    p = plan[0]
+    size = like.itemsize
+    lanes = _LANES4 if size == 4 else _LANES8
+    target = p.target_d * p.target_h * p.target_w
+    r0 = block * ROWS
+    mr = min(ROWS, p.packed - r0)
+    valid = min(mr, p.rows - r0)
+    a = packed.ctypes.data + (group * p.packed + r0) * p.count * size
+    s = start.ctypes.data + (group * p.packed + r0) * size
+    q = 0
+    while q < count:
+        width, wide = _tile_width(mr, lanes, count - q)
+        if q + width > TILE_VECTORS * lanes:
+            width, wide = _tile_width(mr, lanes, 0)
+        if whole and valid == mr and q + width <= count:
+            c = y.ctypes.data + (address[q] + r0 * target) * size
+            _tile(like, mr, wide, a, b + q * size, off.ctypes.data, p.count, s, c, target, relu)
+        else:
+            _tile(like, mr, wide, a, b + q * size, off.ctypes.data, p.count, s, scratch.ctypes.data, width, relu)
+            for m in range(np.uintp(valid)):
+                row, line = np.uintp((r0 + m) * target), m * np.uintp(width)
+                for j in range(np.uintp(min(width, count - q))):
+                    y[np.uintp(address[np.uintp(q) + j]) + row] = scratch[line + j]
+        q += width

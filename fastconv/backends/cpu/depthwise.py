@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastconv.backends.cpu.axes import Axis
 from fastconv.backends.cpu.depthwise_simd import ENTRY, copy_rows, prefetch_lines, ranges, split_rows, spread_row, sweep
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, zero_bytes
 from fastconv.backends.cpu.host import REGISTERS, kernel
-from fastconv.backends.cpu.plan import Axis, Correlation, even_part
+from fastconv.backends.cpu.plan import Correlation, even_part
 from fastconv.backends.cpu.scratch import scratch
 from fastconv.backends.cpu.threads import parallel_for
 

@@ -49,14 +49,15 @@ class Emitter:
         self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.itemsize)
 
     def lanes_between(self, first: Any, last: Any) -> Any:
-        """The mask of the lanes first ≤ lane < last."""
-        ints = ir.VectorType(_I64, self.lanes)
+        """The mask of the lanes first ≤ lane < last, both int64 that fit into 32 bits."""
+        ints = ir.VectorType(_I32, self.lanes)
         numbers = ir.Constant(ints, list(range(self.lanes)))
-        zeros = ir.Constant(ir.VectorType(_I32, self.lanes), [0] * self.lanes)
-        undefined = ir.Constant(ints, ir.Undefined)
+        zeros, undefined = ir.Constant(ints, [0] * self.lanes), ir.Constant(ints, ir.Undefined)
         first, last = (
             self.builder.shuffle_vector(
-                self.builder.insert_element(undefined, scalar, ir.Constant(_I32, 0)), undefined, zeros
+                self.builder.insert_element(undefined, self.builder.trunc(scalar, _I32), ir.Constant(_I32, 0)),
+                undefined,
+                zeros,
             )
             for scalar in (first, last)
         )

@@ -20,9 +20,10 @@ from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.host import kernel
-from fastconv.backends.cpu.simd import copy_every, copy_masked
+from fastconv.backends.cpu.simd import take_every, take_every_between
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
+_SHORT = 16  # vectors up to which a run is copied here: a call of memcpy costs more
 
 
 @intrinsic
@@ -53,19 +54,39 @@ def zero_bytes(typing_context, target, count):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def _zero(target: Any, to: int, count: int) -> None:
+    """target[to + j] = 0 for j < count. A call of memset costs more than the one or two positions of most paddings."""
+    if count > 2:
+        zero_bytes(target.ctypes.data + to * target.itemsize, count * target.itemsize)
+    elif count > 0:
+        target[np.uintp(to)] = 0
+        target[np.uintp(to + count - 1)] = 0
+
+
+@kernel
 def copy_strided(target: Any, to: int, source: Any, start: int, step: int, count: int) -> None:
-    """target[to + j] = source[start + j · step] for j < count."""
+    """target[to + j] = source[start + j · step] for j < count; nothing behind the last element is read or written."""
     size = source.itemsize
-    if step == 1:
+    lanes = _LANES4 if size == 4 else _LANES8
+    if step == 1 and lanes < count <= _SHORT * lanes:
+        place, origin, last = target.ctypes.data + to * size, source.ctypes.data + start * size, (count - lanes) * size
+        for j in range(0, count - lanes, lanes):
+            take_every(source, 1, 0, place + j * size, origin + j * size)
+        take_every(source, 1, 0, place + last, origin + last)
+    elif step == 1:
         copy_bytes(target.ctypes.data + to * size, source.ctypes.data + start * size, count * size)
-    elif step == 2 or step == 4:
-        lanes = _LANES4 if size == 4 else _LANES8
-        for j in range(0, count, lanes):
-            place, origin = target.ctypes.data + (to + j) * size, source.ctypes.data + (start + j * step) * size
-            if step == 2:
-                copy_every(target, 2, place, origin, min(lanes, count - j))
-            else:
-                copy_every(target, 4, place, origin, min(lanes, count - j))
+    elif (step == 2 or step == 4) and count > lanes:
+        place, origin = target.ctypes.data + to * size, source.ctypes.data + start * size
+        # Whole vectors while another element follows; the last one overlaps, and ends with the last element it reads.
+        last, behind = place + (count - lanes) * size, origin + ((count - lanes - 1) * step + 1) * size
+        if step == 2:
+            for j in range(0, count - lanes, lanes):
+                take_every(source, 2, 0, place + j * size, origin + j * step * size)
+            take_every(source, 2, 1, last, behind)
+        else:
+            for j in range(0, count - lanes, lanes):
+                take_every(source, 4, 0, place + j * size, origin + j * step * size)
+            take_every(source, 4, 3, last, behind)
     else:
         for j in range(np.uintp(count)):
             target[np.uintp(to) + j] = source[np.uintp(start) + j * np.uintp(step)]
@@ -103,11 +124,11 @@ def gather_box(x: Any, base: int, scratch: Any, to: int, plan: Any, tables: Any,
                         if row < 0 or row >= p.height:
                             zero_bytes(address + to_row * size, p.pitch * size)
                             continue
-                        zero_bytes(address + to_row * size, before * size)
+                        _zero(scratch, to_row, before)
                         start = source + row * p.width + column + before * p.step_w
                         copy_strided(scratch, to_row + before, x, start, p.step_w, inside - before)
-                        zero_bytes(address + (to_row + inside) * size, (p.pitch - inside) * size)
-                    zero_bytes(address + (image + p.box_rows * p.pitch) * size, p.shared * size)
+                        _zero(scratch, to_row + inside, p.pitch - inside)
+                    _zero(scratch, image + p.box_rows * p.pitch, p.shared)
 
 
 @kernel
@@ -117,6 +138,7 @@ def gather_columns(
     panel: Any,
     to: int,
     width: int,
+    tile_step: int,
     plan: Any,
     positions: Any,
     first: int,
@@ -124,16 +146,17 @@ def gather_columns(
     c0: int,
     c1: int,
 ) -> None:
-    """Gather `count` outputs from number `first` on (sample-major) into panel[to:] of shape [channel][tap][width].
+    """Gather `count` outputs from number `first` on (sample-major) into tiles [channel][tap][width] of panel[to:].
 
-    Channels c0 ≤ c < c1 of the group; columns from `count` to `width` and positions outside the source are 0. Up to a
-    vector behind the panel is overwritten.
+    Channels c0 ≤ c < c1 of the group. Tiles lie `tile_step` apart; columns that fill the last one and positions outside
+    the source are 0. Up to a vector behind each tile is overwritten.
     """
     p = plan[0]
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     volume = p.depth * p.height * p.width
-    runs, column, length = _runs(plan, group, c0, first, count, lanes, positions)
+    runs, column, length = _runs(plan, group, c0, first, count, lanes, width, tile_step, positions)
+    full, rest = divmod(count, width)
     for c in range(c1 - c0):
         for t in range(p.taps):
             row = to + (c * p.taps + t) * width
@@ -141,24 +164,33 @@ def gather_columns(
             for i in range(len(column)):
                 source, before, inside = runs[t, i, 0] + c * volume, runs[t, i, 1], runs[t, i, 2]
                 at = row + column[i]
-                if p.step_w == 1:
-                    copy_masked(x, panel.ctypes.data + at * size, x.ctypes.data + source * size, before, inside)
+                place, origin = panel.ctypes.data + at * size, x.ctypes.data + source * size
+                if p.step_w in (1, 2, 4) and source >= 0 and source + p.step_w * lanes <= x.size:
+                    if p.step_w == 1:
+                        take_every_between(x, 1, place, origin, before, inside)
+                    elif p.step_w == 2:
+                        take_every_between(x, 2, place, origin, before, inside)
+                    else:
+                        take_every_between(x, 4, place, origin, before, inside)
                 else:
                     for j in range(length[i]):
                         panel[at + j] = x[source + j * p.step_w] if before <= j < inside else x.dtype.type(0)
-            zero_bytes(panel.ctypes.data + (row + count) * size, (width - count) * size)
+            if rest:
+                _zero(panel, row + full * tile_step + rest, width - rest)
 
 
 @kernel
-def _runs(plan: Any, group: int, c0: int, first: int, count: int, lanes: int, positions: Any) -> Any:
-    """Columns first ≤ column < first + count cut where an output row ends, and into vectors.
+def _runs(
+    plan: Any, group: int, c0: int, first: int, count: int, lanes: int, width: int, tile_step: int, positions: Any
+) -> Any:
+    """Columns first ≤ column < first + count cut where an output row or a tile ends, and into vectors.
 
     Returns for each tap and run (index in the source of the run's first output, outputs from which and up to which it
-    lies inside the source), and for each run its first column and its length.
+    lies inside the source), and for each run where in the tiles it goes and its length.
     """
     p = plan[0]
     volume = p.depth * p.height * p.width
-    most = -(-count // lanes) + count // p.outputs_w + 2
+    most = -(-count // lanes) + count // p.outputs_w + count // width + 3
     runs = np.empty((p.taps, most, 3), np.int64)
     column, length = np.empty(most, np.int64), np.empty(most, np.int64)
     sample, rest = divmod(first, p.outputs_d * p.outputs_h * p.outputs_w)
@@ -166,8 +198,9 @@ def _runs(plan: Any, group: int, c0: int, first: int, count: int, lanes: int, po
     h, w = divmod(rest, p.outputs_w)
     done, number = 0, 0
     while done < count:
-        n = min(lanes, count - done, p.outputs_w - w)
-        column[number], length[number] = done, n
+        tile, column_in_tile = divmod(done, width)
+        n = min(lanes, count - done, p.outputs_w - w, width - column_in_tile)
+        column[number], length[number] = tile * tile_step + column_in_tile, n
         channel = ((sample * p.groups + group) * p.channels + c0) * volume
         for t in range(p.taps):
             z, y, v = d * p.step_d + positions[t, 0], h * p.step_h + positions[t, 1], w * p.step_w + positions[t, 2]

@@ -1,25 +1,21 @@
-"""From a geometry to what the kernels walk over: a correlation on three axes, cut into boxes or columns.
+"""From a geometry to what the kernels walk over: a correlation on three axes (see axes.py), cut into boxes or columns.
 
-Forward convolution and input gradient are one thing here, a `Correlation`: output j of an axis reads the source at
-j · step + offset for each of a few taps, and is written to the target at first + j · stride. The forward pass has
-step = the convolution's stride and stride 1. The input gradient has step 1 and is one correlation for each phase of
-the convolution's stride, with the taps that reach this phase. Lower ranks get leading axes of size 1.
-
-Taps that only ever meet padding are dropped. Nothing here depends on the number of samples or threads.
+Nothing here depends on the number of samples or threads.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import simd
+from fastconv.backends.cpu.axes import Axis, forward_axes, input_grad_axes, lifted, parts
 from fastconv.backends.cpu.emitter import lanes_of
+from fastconv.backends.cpu.host import REGISTERS
 from fastconv.geometry import ConvGeometry
 
 Ints = npt.NDArray[np.int64]
@@ -34,14 +30,29 @@ UNIT_OUTPUTS = 256
 """Outputs in a box of the weight gradient by outer products, about: enough to pay for a tile's loads and stores, few
 enough that those of one tile of channels stay in the first-level cache from tap to tap."""
 
-PANEL_VECTORS = simd.WIDE[simd.ROWS]
-"""Vectors of a tile of columns: one panel serves all blocks of rows, so it is as wide as a full block's tile."""
+TILE_VECTORS = simd.WIDE[simd.ROWS]
+"""Vectors of a full block's tile: boxes and panels are cut into whole ones."""
+
+PANEL_BYTES, PANEL_TILES = 256 * 1024, 4
+"""A panel of exact columns serves all blocks of rows: as many tiles as fit, so that the weights stream past seldom."""
 
 GATHER_COST = 0.02
 """Time to gather a vector of the source over the time to compute a vector of outputs, for a few dozen channels."""
 
+_NARROW_COST = 4 / 3 if REGISTERS == 16 else 9 / 8
+_ROWWISE_GAIN = 1.02
+COLUMN_GATHER_ROWS = 20
+"""Time to gather an exact column for one tap over the time to multiply it with one row of weights, about; three times
+as much where the step has no shuffles."""
+
+CACHE_BYTES = 1 << 20
+"""A box beyond this is read from the third-level cache, and about a third slower."""
+
 MIN_ROW = 240
 """Rows of outputs are cut only above this length, and into no shorter pieces."""
+
+MANY_ROWS = 4 * simd.ROWS
+"""Rows of weights from which a source gathered for each tap apart is shared by enough of them."""
 
 PANEL_OUTPUTS = 256
 """Up to this many outputs in a channel a box wastes too many columns between the rows; exact columns are gathered."""
@@ -50,107 +61,11 @@ _FIELDS = (
     "channels rows depth height width outputs_d outputs_h outputs_w step_d step_h step_w "
     "first_d first_h first_w stride_d stride_h stride_w target_d target_h target_w groups "
     "taps count blocks tail packed planes phases_h phases_w low_h low_w box_h box_w boxes_h boxes_w "
-    "box_rows pitch shared plane channel rowwise linear direct"
+    "box_rows pitch shared plane channel rowwise linear direct panel"
 ).split()
 
 PLAN = np.dtype([(name, np.int64) for name in _FIELDS])
 """What the kernels read of a correlation; see `Correlation.plan` for the meaning of each field."""
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One axis of a correlation; see the head of this file."""
-
-    size: int
-    outputs: int
-    step: int
-    offsets: tuple[int, ...]
-    taps: tuple[int, ...]
-    first: int
-    stride: int
-    target: int
-
-    def reaching(self) -> Axis:
-        """The same axis without the taps that read nothing but padding."""
-        kept = [i for i, offset in enumerate(self.offsets) if self._reaches(offset)]
-        offsets, taps = (tuple(values[i] for i in kept) for values in (self.offsets, self.taps))
-        return Axis(self.size, self.outputs, self.step, offsets, taps, self.first, self.stride, self.target)
-
-    def _reaches(self, offset: int) -> bool:
-        output = max(0, -(offset // self.step))  # the first output whose position is not before the source
-        return output < self.outputs and output * self.step + offset < self.size
-
-    @property
-    def low(self) -> int:
-        return min(self.offsets)
-
-    @property
-    def phases(self) -> tuple[int, ...]:
-        """Residues of the taps modulo the step: each is gathered as an image of its own, read at step 1."""
-        return tuple(sorted({(offset - self.low) % self.step for offset in self.offsets}))
-
-    @property
-    def halo(self) -> int:
-        """Positions that a row of outputs reads in a phase beyond its own number."""
-        return max((offset - self.low) // self.step for offset in self.offsets)
-
-    @property
-    def identity(self) -> bool:
-        return self.step == 1 and self.offsets == (0,) and self.outputs == self.size
-
-
-def lifted(values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
-    """Three axes from one to three, by leading ones."""
-    full = (fill,) * (3 - len(values)) + tuple(values)
-    return full[0], full[1], full[2]
-
-
-def forward_axes(geometry: ConvGeometry) -> list[Axis]:
-    """The three axes of the forward convolution."""
-    axes = []
-    for size, kernel, stride, dilation, (before, _), out in zip(
-        geometry.spatial,
-        geometry.kernel,
-        geometry.stride,
-        geometry.dilation,
-        geometry.padding,
-        geometry.out_spatial,
-        strict=True,
-    ):
-        offsets = tuple(tap * dilation - before for tap in range(kernel))
-        axes.append(Axis(size, out, stride, offsets, tuple(range(kernel)), 0, 1, out))
-    return _lift(axes)
-
-
-def input_grad_axes(geometry: ConvGeometry) -> list[list[Axis]]:
-    """The three axes of the input gradient, one triple for each phase of the strides that a tap reaches."""
-    per_axis = []
-    for size, kernel, stride, dilation, (before, _), out in zip(
-        geometry.spatial,
-        geometry.kernel,
-        geometry.stride,
-        geometry.dilation,
-        geometry.padding,
-        geometry.out_spatial,
-        strict=True,
-    ):
-        phases = []
-        for phase in sorted({(tap * dilation - before) % stride for tap in range(kernel)}):
-            if phase >= size:
-                continue
-            taps = tuple(t for t in range(kernel) if (phase + before - t * dilation) % stride == 0)
-            offsets = tuple((phase + before - t * dilation) // stride for t in taps)
-            phases.append(Axis(out, -(-(size - phase) // stride), 1, offsets, taps, phase, stride, size))
-        per_axis.append(phases)
-    return [_lift(list(triple)) for triple in itertools.product(*per_axis)]
-
-
-def _lift(axes: list[Axis]) -> list[Axis]:
-    one = Axis(1, 1, 1, (0,), (0,), 0, 1, 1)
-    if all(axis.identity and axis.stride == 1 for axis in axes):  # 1×1: space is one long row
-        size = math.prod(axis.size for axis in axes)
-        axes = [Axis(size, size, 1, (0,), (0,), 0, 1, size)]
-    return [one] * (3 - len(axes)) + [axis.reaching() for axis in axes]
 
 
 class Correlation:
@@ -191,16 +106,19 @@ class Correlation:
         plan = self.plan[0]
         self.count, self.packed_rows, self.blocks = int(plan["count"]), int(plan["packed"]), int(plan["blocks"])
         self.small = self.outputs <= PANEL_OUTPUTS
-        self.columns = self.small and rows >= 4 * simd.ROWS
+        self.columns = rows >= MANY_ROWS and (self.small or self._columns_pay())
         self.flops = 2 * groups * rows * self.count * self.outputs
-        self.panel_columns = PANEL_VECTORS * lanes_of(itemsize)
+        tile = TILE_VECTORS * lanes_of(itemsize)
+        tiles = min(PANEL_TILES, max(1, PANEL_BYTES // (self.count * tile * itemsize)))
+        plan["panel"] = self.panel_columns = tiles * tile
+        self.panel_elements = tiles * (self.count * tile + lanes_of(itemsize))
         self.boxes = int(plan["outputs_d"] * plan["boxes_h"] * plan["boxes_w"])
         self.box_elements = channels * int(plan["channel"])
         self.positions = np.array(list(itertools.product(*(axis.offsets for axis in axes))), dtype=np.int64)
         self.tables = np.array([*depth.offsets, *height.phases, *width.phases], dtype=np.int64)
         self.box_offsets = self._box_offsets()
         k = np.arange(self.count, dtype=np.int64)
-        self.column_offsets = k * self.panel_columns
+        self.column_offsets = k * tile
         # Into the gathered box, then into the source in place, where a 1×1 convolution can read it there.
         in_place = k * self.outputs if plan["direct"] else k[:0]
         self.source_offsets = np.concatenate([self.box_offsets, in_place])
@@ -244,7 +162,7 @@ class Correlation:
         box_w = width.outputs
         if box_w + width.halo > row_limit and box_w > MIN_ROW:
             box_w = even_part(width.outputs, max(MIN_ROW, 2 * width.halo, row_limit - width.halo))
-            box_w = min(width.outputs, -(-box_w // PANEL_VECTORS // lanes) * PANEL_VECTORS * lanes)
+            box_w = min(width.outputs, -(-box_w // TILE_VECTORS // lanes) * TILE_VECTORS * lanes)
         shared = 0
         if box_w == width.outputs and width.step == 1:
             left, right = max(0, -width.low), max(0, width.outputs - 1 + max(width.offsets) - (width.size - 1))
@@ -258,8 +176,25 @@ class Correlation:
         plan["plane"] = (box_h + height.halo) * pitch + shared
         plan["channel"] = plan["plane"] * len(depth.offsets) * len(height.phases) * len(width.phases)
         plan["linear"] = contiguous and pitch == box_w == width.outputs and height.stride == 1
-        # Row by row where a row is a whole number of vectors: nothing is wasted and every tile is stored directly.
-        plan["rowwise"] = not plan["linear"] and contiguous and box_w % lanes == 0
+        # Row by row where a row is a whole number of vectors and its last tile costs no more than the waste between
+        # rows: every tile is stored directly.
+        by_rows = _row_cost(box_w // lanes) <= _ROWWISE_GAIN * pitch / lanes
+        plan["rowwise"] = not plan["linear"] and contiguous and box_w % lanes == 0 and by_rows
+
+    def _columns_pay(self) -> bool:
+        """Whether gathering each tap apart costs less than the boxes waste between their rows and in their halos."""
+        plan, lanes = self.plan[0], lanes_of(self.itemsize)
+        _, height, width = self.axes
+        if plan["linear"]:
+            return False
+        if plan["rowwise"]:
+            vectors = height.outputs * plan["boxes_w"] * _row_cost(plan["box_w"] // lanes)
+        else:
+            box_h, pitch, box_w = (int(plan[name]) for name in ("box_h", "pitch", "box_w"))
+            vectors = plan["boxes_w"] * _box_vectors(height.outputs, box_h, pitch, box_w, lanes)
+        boxes = vectors * lanes / (height.outputs * width.outputs)
+        boxes *= 4 / 3 if plan["channels"] * plan["channel"] * self.itemsize > CACHE_BYTES else 1
+        return float(boxes) > 1 + COLUMN_GATHER_ROWS * (1 if width.step in (1, 2, 4) else 3) / self.rows
 
     def _box_offsets(self) -> Ints:
         """Where in the gathered box tap k = (channel, d, h, w) finds the source of output 0."""
@@ -280,9 +215,21 @@ class Correlation:
         return axis.phases.index(phase) * image + position * pitch
 
 
+def _row_cost(vectors: int) -> float:
+    """Time of a row of tiles, in vectors of a wide one: a narrow tile waits for its few chains of additions."""
+    return vectors + vectors % TILE_VECTORS * (_NARROW_COST - 1)
+
+
 def even_part(total: int, limit: int) -> int:
     """The length of parts of `total`, at most `limit`, all about equally long."""
     return -(-total // -(-total // min(limit, total)))
+
+
+def _box_vectors(outputs: int, rows: int, pitch: int, columns: int, lanes: int) -> int:
+    """Vectors computed for `outputs` rows of outputs in boxes of `rows`, the waste between the rows included."""
+    full, rest = divmod(outputs, rows)
+    lengths = [(rows - 1) * pitch + columns] * full + ([(rest - 1) * pitch + columns] if rest else [])
+    return sum(-(-length // lanes) for length in lengths)
 
 
 def _box_rows(height: Axis, limit: int, pitch: int, columns: int, lanes: int) -> int:
@@ -290,8 +237,7 @@ def _box_rows(height: Axis, limit: int, pitch: int, columns: int, lanes: int) ->
 
     def cost(rows: int) -> float:
         full, rest = divmod(height.outputs, rows)
-        lengths = [(rows - 1) * pitch + columns] * full + ([(rest - 1) * pitch + columns] if rest else [])
-        vectors = sum(-(-length // lanes) for length in lengths)
+        vectors = _box_vectors(height.outputs, rows, pitch, columns, lanes)
         gathered = (full * (rows + height.halo) + (rest + height.halo if rest else 0)) * pitch / lanes
         return vectors + GATHER_COST * gathered
 
@@ -301,19 +247,30 @@ def _box_rows(height: Axis, limit: int, pitch: int, columns: int, lanes: int) ->
 
 @lru_cache(maxsize=4096)
 def forward_plan(geometry: ConvGeometry, itemsize: int) -> Correlation:
-    """The correlation of a forward convolution."""
+    """The correlation of a forward convolution, as one."""
     channels, rows = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
     return Correlation(forward_axes(geometry), channels, rows, geometry.groups, geometry.kernel, itemsize)
 
 
 @lru_cache(maxsize=4096)
+def forward_plans(geometry: ConvGeometry, itemsize: int) -> list[Correlation]:
+    """The correlations that together are a forward convolution."""
+    channels, rows = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
+    axes = forward_axes(geometry)
+    if rows < MANY_ROWS or len(triples := parts(axes)) == 1:
+        return [forward_plan(geometry, itemsize)]
+    return [Correlation(triple, channels, rows, geometry.groups, geometry.kernel, itemsize) for triple in triples]
+
+
+@lru_cache(maxsize=4096)
 def input_grad_plans(geometry: ConvGeometry, itemsize: int) -> tuple[list[Correlation], bool]:
-    """The correlations of an input gradient, one for each phase of the strides, and whether they write all of it."""
+    """The correlations of an input gradient, some for each phase of the strides, and whether they write all of it."""
     channels, rows = geometry.out_channels // geometry.groups, geometry.in_channels // geometry.groups
-    triples = input_grad_axes(geometry)
+    phases = input_grad_axes(geometry)
+    triples = [part for axes in phases for part in (parts(axes) if rows >= MANY_ROWS else [axes])]
     plans = [Correlation(axes, channels, rows, geometry.groups, geometry.kernel, itemsize) for axes in triples]
-    phases = math.prod(min(stride, size) for stride, size in zip(geometry.stride, geometry.spatial))
-    return plans, len(plans) == phases
+    total = math.prod(min(stride, size) for stride, size in zip(geometry.stride, geometry.spatial))
+    return plans, len(phases) == total
 
 
 @lru_cache(maxsize=4096)

@@ -132,45 +132,60 @@ def inner_tile_size(rows: int, columns: int, itemsize: int) -> int:
     return -(-rows * columns // lanes) * lanes
 
 
-@intrinsic
-def copy_masked(typing_context, like, target, source, first, last):  # type: ignore[no-untyped-def]
-    """Store one vector at address `target`: lanes first ≤ lane < last from `source`, 0 in the others.
+def _every(emit: Emitter, source: Any, step: int, first: int) -> Any:
+    """The vector of source[first + step · lane], step a power of two, first < step: de-interleaved by shuffles."""
+    vectors = [emit.load(emit.at(source, emit.index(number * emit.lanes))) for number in range(step)]
+    while len(vectors) > 1:
+        mask = ir.Constant(ir.VectorType(_I32, emit.lanes), [2 * i + first % 2 for i in range(emit.lanes)])
+        vectors = [emit.builder.shuffle_vector(a, b, mask) for a, b in zip(vectors[::2], vectors[1::2])]
+        first //= 2
+    return vectors[0]
 
-    Memory behind masked lanes is never read.
+
+@intrinsic(prefer_literal=True)
+def take_every(typing_context, like, step, first, target, source):  # type: ignore[no-untyped-def]
+    """target[j] = source[first + step · j] for j < lanes, step 2 or 4, first < step.
+
+    Reads step · lanes elements from `source` on.
     """
-    signature = types.void(like, *[types.intp] * 4)
+    every, begin = step.literal_value, first.literal_value
+    signature = types.void(like, step, first, *[types.intp] * 2)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0])
-        target, source, first, last = args[1:]
-        emit.store(emit.load_between(emit.pointer(source), first, last), emit.pointer(target))
+        emit.store(_every(emit, emit.pointer(args[4]), every, begin), emit.pointer(args[3]))
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic(prefer_literal=True)
-def copy_every(typing_context, like, step, target, source, count):  # type: ignore[no-untyped-def]
-    """target[j] = source[step · j] for j < count ≤ lanes, step 2 or 4: whole vectors, de-interleaved by shuffles.
+def take_every_between(typing_context, like, step, target, source, before, after):  # type: ignore[no-untyped-def]
+    """target[j] = source[step · j] for before ≤ j < after, 0 for the other j < lanes; step 1, 2 or 4.
 
-    Nothing behind the last element is read or written.
+    Reads step · lanes elements from `source` on.
     """
     every = step.literal_value
-    signature = types.void(like, step, *[types.intp] * 3)
+    signature = types.void(like, step, *[types.intp] * 4)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0])
-        target, source, count = args[2:]
-        source = emit.pointer(source)
-        end = builder.sub(builder.mul(count, emit.index(every)), emit.index(every - 1))
-        vectors = []
-        for number in range(every):
-            before = emit.index(number * emit.lanes)
-            vectors.append(emit.load_between(emit.at(source, before), emit.index(0), builder.sub(end, before)))
-        even = ir.Constant(ir.VectorType(_I32, emit.lanes), [2 * i for i in range(emit.lanes)])
-        while len(vectors) > 1:
-            vectors = [builder.shuffle_vector(a, b, even) for a, b in zip(vectors[::2], vectors[1::2])]
-        emit.store_first(vectors[0], emit.pointer(target), count)
+        target, source, before, after = args[2:]
+        vector = _every(emit, emit.pointer(source), every, 0)
+        emit.store(builder.select(emit.lanes_between(before, after), vector, emit.zero), emit.pointer(target))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def copy_rows(typing_context, like, target, source):  # type: ignore[no-untyped-def]
+    """target[r] = source[r] for the rows of a block."""
+    signature = types.void(like, *[types.intp] * 2)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = Emitter(builder, signature.args[0], ROWS)
+        emit.store(emit.load(emit.pointer(args[2])), emit.pointer(args[1]))
         return context.get_dummy_value()
 
     return signature, codegen

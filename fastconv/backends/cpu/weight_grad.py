@@ -181,8 +181,8 @@ def weight_grad_columns(
         to = ((s * p.groups + g) * blocks * row_tiles + c0 * p.taps // tile_taps) * tile
         for unit in range(units * s // slices, units * (s + 1) // slices):
             count = min(span, total - unit * span)
-            gather_columns(x, g, scratch, 0, span, plan, positions, unit * span, count, c0, c1)
-            gather_columns(gy, g, scratch, gy_to, span, gy_plan, origin, unit * span, count, 0, p.rows)
+            gather_columns(x, g, scratch, 0, span, 0, plan, positions, unit * span, count, c0, c1)
+            gather_columns(gy, g, scratch, gy_to, span, 0, gy_plan, origin, unit * span, count, 0, p.rows)
             zero_bytes(scratch.ctypes.data + (gy_to + p.rows * span) * size, (rows - p.rows) * span * size)
             taps = (c1 - c0) * p.taps
             a, c = scratch.ctypes.data + gy_to * size, partial.ctypes.data + to * size

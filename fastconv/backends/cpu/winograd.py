@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastconv.backends.cpu.axes import Axis
 from fastconv.backends.cpu.host import flat
-from fastconv.backends.cpu.plan import Axis, Correlation
+from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.threads import parallel_for

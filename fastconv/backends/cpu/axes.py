@@ -1,0 +1,140 @@
+"""The axes of a correlation: which positions of the source the outputs of an axis read, and where they are written.
+
+Forward convolution and input gradient are one thing here: output j of an axis reads the source at j · step + offset for
+each of a few taps, and is written to the target at first + j · stride. The forward pass has step = the convolution's
+stride and stride 1. The input gradient has step 1 and is one correlation for each phase of the convolution's stride,
+with the taps that reach this phase. Taps that only ever meet padding are dropped. Lower ranks get leading axes of
+size 1.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+from fastconv.geometry import ConvGeometry
+
+_SPLIT_WORK = 0.85  # an axis is split where no more than this part of its taps reads the source
+_SPLIT_OUTPUTS = 8  # and no part is shorter: each part packs its weights anew
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a correlation; see the head of this file."""
+
+    size: int
+    outputs: int
+    step: int
+    offsets: tuple[int, ...]
+    taps: tuple[int, ...]
+    first: int
+    stride: int
+    target: int
+
+    def reaching(self) -> Axis:
+        """The same axis without the taps that read nothing but padding."""
+        kept = [i for i, offset in enumerate(self.offsets) if self._reaches(offset)]
+        offsets, taps = (tuple(values[i] for i in kept) for values in (self.offsets, self.taps))
+        return Axis(self.size, self.outputs, self.step, offsets, taps, self.first, self.stride, self.target)
+
+    def _reaches(self, offset: int) -> bool:
+        first, last = self._inside(offset)
+        return first < last
+
+    def _inside(self, offset: int) -> tuple[int, int]:
+        """The outputs, first ≤ output < last, whose position at this offset lies inside the source."""
+        return max(0, -(offset // self.step)), min(self.outputs, -((offset - self.size) // self.step))
+
+    def split(self) -> list[Axis]:
+        """The axis in parts whose taps all read the source and not padding, if that saves much; else the axis alone."""
+        inside = [self._inside(offset) for offset in self.offsets]
+        edges = sorted({0, self.outputs, *(edge for pair in inside for edge in pair if 0 < edge < self.outputs)})
+        work = sum(last - first for first, last in inside)
+        apart = min(b - a for a, b in itertools.pairwise(edges))
+        if work > _SPLIT_WORK * self.outputs * len(self.offsets) or apart < _SPLIT_OUTPUTS:
+            return [self]
+        return [self._part(first, last).reaching() for first, last in itertools.pairwise(edges)]
+
+    def _part(self, first: int, last: int) -> Axis:
+        """Outputs first ≤ output < last."""
+        offsets = tuple(offset + first * self.step for offset in self.offsets)
+        start = self.first + first * self.stride
+        return Axis(self.size, last - first, self.step, offsets, self.taps, start, self.stride, self.target)
+
+    @property
+    def low(self) -> int:
+        return min(self.offsets)
+
+    @property
+    def phases(self) -> tuple[int, ...]:
+        """Residues of the taps modulo the step: each is gathered as an image of its own, read at step 1."""
+        return tuple(sorted({(offset - self.low) % self.step for offset in self.offsets}))
+
+    @property
+    def halo(self) -> int:
+        """Positions that a row of outputs reads in a phase beyond its own number."""
+        return max((offset - self.low) // self.step for offset in self.offsets)
+
+    @property
+    def identity(self) -> bool:
+        return self.step == 1 and self.offsets == (0,) and self.outputs == self.size
+
+
+def lifted(values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
+    """Three axes from one to three, by leading ones."""
+    full = (fill,) * (3 - len(values)) + tuple(values)
+    return full[0], full[1], full[2]
+
+
+def forward_axes(geometry: ConvGeometry) -> list[Axis]:
+    """The three axes of the forward convolution."""
+    axes = []
+    for size, kernel, stride, dilation, (before, _), out in zip(
+        geometry.spatial,
+        geometry.kernel,
+        geometry.stride,
+        geometry.dilation,
+        geometry.padding,
+        geometry.out_spatial,
+        strict=True,
+    ):
+        offsets = tuple(tap * dilation - before for tap in range(kernel))
+        axes.append(Axis(size, out, stride, offsets, tuple(range(kernel)), 0, 1, out))
+    return _lift(axes)
+
+
+def input_grad_axes(geometry: ConvGeometry) -> list[list[Axis]]:
+    """The three axes of the input gradient, one triple for each phase of the strides that a tap reaches."""
+    per_axis = []
+    for size, kernel, stride, dilation, (before, _), out in zip(
+        geometry.spatial,
+        geometry.kernel,
+        geometry.stride,
+        geometry.dilation,
+        geometry.padding,
+        geometry.out_spatial,
+        strict=True,
+    ):
+        phases = []
+        for phase in sorted({(tap * dilation - before) % stride for tap in range(kernel)}):
+            if phase >= size:
+                continue
+            taps = tuple(t for t in range(kernel) if (phase + before - t * dilation) % stride == 0)
+            offsets = tuple((phase + before - t * dilation) // stride for t in taps)
+            phases.append(Axis(out, -(-(size - phase) // stride), 1, offsets, taps, phase, stride, size))
+        per_axis.append(phases)
+    return [_lift(list(triple)) for triple in itertools.product(*per_axis)]
+
+
+def _lift(axes: list[Axis]) -> list[Axis]:
+    one = Axis(1, 1, 1, (0,), (0,), 0, 1, 1)
+    if all(axis.identity and axis.stride == 1 for axis in axes):  # 1×1: space is one long row
+        size = math.prod(axis.size for axis in axes)
+        axes = [Axis(size, size, 1, (0,), (0,), 0, 1, size)]
+    return [one] * (3 - len(axes)) + [axis.reaching() for axis in axes]
+
+
+def parts(axes: list[Axis]) -> list[list[Axis]]:
+    """The same correlation in parts with fewer taps, where padding is much of what the taps read."""
+    return [list(triple) for triple in itertools.product(*(axis.split() if axis.offsets else [axis] for axis in axes))]
