@@ -1,7 +1,8 @@
-"""The depthwise sweep against the shift-GEMM it stands in for: the same bits, whatever the geometry."""
+"""The depthwise kernels against the general ones they stand in for: the same bits, whatever the geometry."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import numpy as np
@@ -9,9 +10,9 @@ import pytest
 from problems import parse
 
 import fastconv as fc
-from fastconv.backends.cpu import convolution, depthwise
+from fastconv.backends.cpu import convolution, depthwise, depthwise_weight_grad
 
-LINES = """
+ROWS = """
 n2 c3 k3 hw7x9 f3 g3
 n2 c3 k3 hw7x9 f3 p1 g3
 n2 c3 k3 hw14 f5 p2 g3
@@ -40,12 +41,60 @@ n1 c2 k4 dhw9x11x18 f3 s1x2x2 d2 p2 g2
 n1 c1 k1 dhw20x40x60 f3 p1
 n0 c3 k3 hw8 f3 p1 g3
 """
-PROBLEMS = [parse(line) for line in LINES.strip().splitlines()]
+LANES = """
+n2 c16 k16 hw7x9 f3 g16
+n2 c16 k16 hw7 f3 p1 g16
+n2 c16 k16 hw7 f7 p3 g16
+n2 c16 k16 hw14 f5 p2 g16
+n1 c16 k48 hw33x70 f7x3 p3x1 g16
+n1 c14 k14 hw56x57 f7 p3 g14
+n1 c15 k15 hw20x131 f2x4 p0:1x2 g15
+n2 c16 k16 hw16x34 f3 p1 g16
+n2 c16 k16 hw13x40 f3 s2 p1 g16
+n2 c16 k32 hw13x40 f3x5 s2x1 p1x2 g16
+n1 c16 k16 hw21x50 f5 s3 p2 g16
+n1 c16 k16 hw9x99 f3 s1x4 p1 g16
+n1 c16 k16 hw12x70 f1x5 p0x2 g16
+n2 c16 k16 hw11x80 f3 s2 p1 g16
+n2 c16 k16 hw20x33 f3 d2 p2 g16
+n1 c16 k16 hw30x17 f3x2 s2 d3x2 p3 g16
+n1 c16 k32 hw19x18 f4 s3x2 d2x3 p4 g16
+n1 c16 k16 hw2x40 f3 p2 g16
+n1 c16 k16 hw3x3 f3 p1 g16
+n1 c16 k16 hw40x3 f11x3 p5x1 g16
+n1 c16 k16 hw300x150 f3 p1 g16
+n1 c16 k16 hw70x1100 f5 p2 g16
+n2 c16 k16 dhw5x6x7 f3 p1 g16
+n1 c16 k48 dhw9x8x40 f2x3x5 p1 g16
+n1 c16 k16 dhw6x20x33 f1x3x3 p0x1x1 g16
+n1 c16 k16 dhw8x9x20 f3 s2 p1 g16
+n1 c16 k32 dhw9x11x18 f3 s1x2x2 d2 p2 g16
+n1 c16 k16 dhw20x40x60 f3 p1 g16
+n2 c16 k16 l3001 f31 p15 g16
+n2 c16 k32 l700 f7 s2 p3 g16
+n1 c16 k16 l5000 f3 d200 p200 g16
+n1 c16 k16 hw9 f1 g16
+n1 c16 k16 hw8 f3 s2 p0 g16
+n1 c16 k16 hw6 f2 p9 g16
+n0 c16 k16 hw8 f3 p1 g16
+n2 c16 k16 hw3x21 f3 s4x3 p3 d1x2 g16
+n3 c16 k16 hw5x4 f3x2 s4x3 p4x3 g16
+"""
 
 
-def algorithms(problem, dtype):
-    explanation = fc.explain(np.empty(problem.x_shape, dtype), np.empty(problem.w_shape, dtype), **problem.window)
-    return explanation.forward, explanation.input_grad
+def problems(lines):
+    return pytest.mark.parametrize("problem", [parse(line) for line in lines.strip().splitlines()], ids=str)
+
+
+dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def explained(problem, dtype):
+    return fc.explain(np.empty(problem.x_shape, dtype), np.empty(problem.w_shape, dtype), **problem.window)
+
+
+def weight_gradient(problem, arrays):
+    return getattr(fc.grad, f"conv{problem.rank}d_weight")(arrays.x, arrays.w.shape, arrays.gy, **problem.window)
 
 
 def directions(problem, arrays):
@@ -57,22 +106,73 @@ def directions(problem, arrays):
     )
 
 
-def by_products():
-    """Every correlation as if it did not suit the sweep."""
-    return mock.patch.object(convolution, "_depthwise", lambda correlation: mock.Mock(fits=False))
+@contextmanager
+def without(*algorithms):
+    """Every correlation as if it did not suit "lanes" or "rows"."""
+    with ExitStack() as stack:
+        for name in algorithms:
+            function = {"lanes": "_lanes", "rows": "_depthwise"}[name]
+            stack.enter_context(mock.patch.object(convolution, function, lambda _: mock.Mock(fits=False)))
+        if "lanes" in algorithms:
+            stack.enter_context(mock.patch.object(depthwise_weight_grad, "suits", lambda *_: False))
+        yield
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
-def test_same_bits_as_the_shift_gemm(problem, dtype):
+@dtypes
+@problems(ROWS)
+def test_rows_have_the_bits_of_the_shift_gemm(problem, dtype):
     arrays = problem.normal(dtype)
-    assert algorithms(problem, dtype)[0] == "depthwise"
-    swept = directions(problem, arrays)
-    with by_products():
-        assert "depthwise" not in algorithms(problem, dtype)[0]
+    with without("lanes"):
+        assert explained(problem, dtype).forward == "depthwise rows"
+        swept = directions(problem, arrays)
+    with without("lanes", "rows"):
+        assert "depthwise" not in explained(problem, dtype).forward
         expected = directions(problem, arrays)
     for ours, theirs in zip(swept, expected):
         assert ours.tobytes() == theirs.tobytes()
+
+
+@dtypes
+@problems(LANES)
+def test_lanes_have_the_bits_of_the_shift_gemm(problem, dtype):
+    arrays = problem.normal(dtype)
+    explanation = explained(problem, dtype)
+    assert explanation.forward == explanation.weight_grad == "depthwise lanes"
+    ours = directions(problem, arrays)
+    with without("lanes", "rows"):
+        expected = directions(problem, arrays)
+    for one, other in zip(ours, expected):
+        assert one.tobytes() == other.tobytes()
+
+
+@dtypes
+@problems(LANES)
+def test_weight_gradient_is_exact_where_the_sums_are(problem, dtype):
+    arrays = problem.integers(dtype)
+    ours = weight_gradient(problem, arrays)
+    with without("lanes", "rows"):
+        assert np.array_equal(ours, weight_gradient(problem, arrays))
+
+
+def test_strided_input_gradient_is_one_walk_unless_a_position_has_no_tap():
+    x, narrow, wide = (np.empty(shape, "float32") for shape in [(1, 16, 9, 9), (16, 1, 1, 1), (16, 1, 3, 3)])
+    assert fc.explain(x, wide, stride=2, padding=1, groups=16).input_grad == "depthwise lanes"
+    assert "lanes" not in fc.explain(x, narrow, stride=2, groups=16).input_grad
+
+
+@pytest.mark.parametrize("special", [np.nan, np.inf])
+@pytest.mark.parametrize("operand", ["x", "gy"])
+def test_what_is_not_finite_stays_in_its_channel(special, operand):
+    """Lanes, places and sums of one channel never meet another; a last block of lanes is not full."""
+    arrays = {"x": np.ones((2, 15, 9, 10), "float32"), "gy": np.ones((2, 15, 9, 10), "float32")}
+    arrays[operand][1, 14, 4, 5] = special
+    w = np.ones((15, 1, 3, 3), "float32")
+    gw = fc.grad.conv2d_weight(arrays["x"], w.shape, arrays["gy"], padding=1, groups=15)
+    gx = fc.grad.conv2d_input(arrays["x"].shape, w, arrays["gy"], padding=1, groups=15)
+    assert np.isfinite(gw[:14]).all() and not np.isfinite(gw[14]).any()
+    reached = np.zeros(gx.shape, bool)
+    reached[1, 14, 3:6, 4:7] = operand == "gy"
+    assert np.array_equal(~np.isfinite(gx), reached)
 
 
 @pytest.mark.parametrize("special", [np.nan, np.inf])
@@ -91,8 +191,9 @@ def test_what_is_not_finite_reaches_the_outputs_that_read_it_and_no_other(specia
     ids=["two channels a group", "five rows a group", "one axis"],
 )
 def test_what_has_nothing_to_share_between_rows_is_left_to_the_products(x_shape, w_shape, groups):
-    explanation = fc.explain(np.empty(x_shape, "float32"), np.empty(w_shape, "float32"), groups=groups)
-    assert "depthwise" not in explanation.forward
+    with without("lanes"):
+        explanation = fc.explain(np.empty(x_shape, "float32"), np.empty(w_shape, "float32"), groups=groups)
+        assert "depthwise" not in explanation.forward
 
 
 def test_rows_too_long_for_a_box_are_left_to_the_products():

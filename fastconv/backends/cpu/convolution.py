@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu import correlate, depthwise, weight_grad, weight_grad_outer, winograd
+from fastconv.backends.cpu import (
+    correlate,
+    depthwise,
+    depthwise_lanes,
+    depthwise_weight_grad,
+    weight_grad,
+    weight_grad_outer,
+    winograd,
+)
 from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.plan import Correlation, forward_plan, input_grad_plans, weight_grad_plan
 from fastconv.backends.cpu.pointwise import activation_forward
@@ -39,6 +47,9 @@ def conv_input_grad(gy: Array, w: Array, b: Array | None, geometry: ConvGeometry
     """See contract.Backend.conv_input_grad."""
     gx = np.empty(geometry.input_shape(len(gy)), gy.dtype)
     correlations, whole = input_grad_plans(geometry, gy.itemsize)
+    if _fits_lanes(correlations):
+        _lanes(tuple(correlations)).run(flat(gy), flat(w), None if b is None else flat(b), gx.reshape(-1), False)
+        return gx
     if not whole:  # a stride beyond the kernel leaves positions that no tap reaches: the bias alone
         gx[...] = 0 if b is None else b.reshape(-1, *[1] * geometry.rank)
     for correlation in correlations:
@@ -48,6 +59,8 @@ def conv_input_grad(gy: Array, w: Array, b: Array | None, geometry: ConvGeometry
 
 def conv_weight_grad(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     """See contract.Backend.conv_weight_grad."""
+    if depthwise_weight_grad.suits(geometry, x.itemsize):
+        return depthwise_weight_grad.weight_gradient(gy, x, geometry)
     if _outer_suits(geometry, x.itemsize):
         return weight_grad_outer.weight_gradient(gy, x, geometry)
     return weight_grad.weight_gradient(gy, x, geometry)
@@ -61,10 +74,15 @@ def explain_conv(geometry: ConvGeometry, dtype: Any, operation: str) -> str:
     """See contract.Backend.explain_conv."""
     itemsize = np.dtype(dtype).itemsize
     if operation == "input_grad":
-        names = {_algorithm(correlation) for correlation in input_grad_plans(geometry, itemsize)[0]}
+        correlations = input_grad_plans(geometry, itemsize)[0]
+        if _fits_lanes(correlations):
+            return "depthwise lanes"
+        names = {_algorithm(correlation) for correlation in correlations}
         return " + ".join(sorted(names)) or "constant"
     if operation == "forward":
         return _algorithm(forward_plan(geometry, itemsize))
+    if depthwise_weight_grad.suits(geometry, itemsize):
+        return "depthwise lanes"
     correlation = weight_grad_plan(geometry, itemsize)
     if _outer_suits(geometry, itemsize):
         return "outer-product"
@@ -94,7 +112,10 @@ def correlate_into(
         not_finite = _winograd(correlation).run(source, w, steps, b, target, relu)
         for n in np.flatnonzero(not_finite):
             _products(correlation, source[n : n + 1], w, steps, b, target[n : n + 1], relu)
-    elif algorithm == "depthwise":
+    elif algorithm == "depthwise lanes":
+        bias = None if b is None else flat(b)
+        _lanes((correlation,)).run(flat(source), flat(w), bias, target.reshape(-1), relu)
+    elif algorithm == "depthwise rows":
         bias = None if b is None else flat(b)
         _depthwise(correlation).run(flat(source), flat(w), bias, target.reshape(-1), relu)
     else:
@@ -105,17 +126,27 @@ def _algorithm(correlation: Correlation) -> str:
     """The algorithm of a correlation: never a matter of batch size or threads."""
     if correlation.empty:
         return "constant"
+    if _fits_lanes([correlation]):
+        return "depthwise lanes"
     fast = correlation.itemsize == 4 and get_precision() != "highest"
     if fast and winograd.suits(correlation) and _winograd(correlation).pays:
         return "winograd tiles" if _winograd(correlation).small else "winograd boxes"
     if _depthwise(correlation).fits:
-        return "depthwise"
+        return "depthwise rows"
     if correlation.columns:
         return "shift-gemm columns"
     return "shift-gemm in place" if correlation.plan[0]["direct"] else "shift-gemm boxes"
 
 
 _winograd = lru_cache(maxsize=1024)(winograd.Winograd)
+
+
+def _fits_lanes(correlations: list[Correlation]) -> bool:
+    """Whether the correlations, all phases of a target, are depthwise and their channels fill the lanes."""
+    return bool(correlations) and _lanes(tuple(correlations)).fits
+
+
+_lanes = lru_cache(maxsize=1024)(depthwise_lanes.Lanes)
 _depthwise = lru_cache(maxsize=1024)(depthwise.Depthwise)
 
 

@@ -1,4 +1,4 @@
-"""Depthwise convolution: one source channel and few output rows in a group, swept row by row.
+"""Depthwise convolution of few channels: one source channel and few output rows in a group, swept row by row.
 
 Idea: with one channel there is nothing to share between channels, so the shared operand is the input row: for each
 shift along the row it is loaded once and serves all output rows of the tile that it reaches (`sweep` in
@@ -13,6 +13,7 @@ takes a third longer. Tiles of a strided target (input gradient) go through scra
 
 Floor: the source and target traffic for 3×3, the FMA rate for 7×7. The same chain of FMAs for each output as the
 shift-GEMM: results agree bit by bit.
+Where the channels fill the lanes of a vector depthwise_lanes.py is faster.
 """
 
 from __future__ import annotations

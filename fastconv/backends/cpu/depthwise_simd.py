@@ -36,7 +36,9 @@ def ranges(rows: int) -> list[tuple[int, int]]:
     return [(first, last + 1 - first) for last in range(rows) for first in range(last + 1)]
 
 
-def _short_loop(emit: Emitter, count: Any, start: list[list[Any]], body: Callable[..., list[list[Any]]]) -> Any:
+def short_loop(
+    emit: Emitter, count: Any, start: list[list[Any]], body: Callable[..., list[list[Any]]]
+) -> list[list[Any]]:
     """`Emitter.loop`, but LLVM does not unroll it: for counts so small that the rest of an unrolled loop costs most."""
     ends = []
 
@@ -45,7 +47,7 @@ def _short_loop(emit: Emitter, count: Any, start: list[list[Any]], body: Callabl
         ends.append(emit.builder.block)
         return new
 
-    result = emit.loop(count, start, step)
+    result: list[list[Any]] = emit.loop(count, start, step)
     module = emit.builder.module
     disable = module.add_metadata(["llvm.loop.unroll.disable"])
     node = module.add_metadata([disable, disable])
@@ -95,7 +97,7 @@ def _for_columns(emit: Emitter, vectors: Any, span: int, first: Any, last: Any, 
                 body(v, [_mask(emit, builder.sub(first, at), builder.sub(last, at)) for at in starts])
         return values
 
-    _short_loop(emit, vectors, [], step)
+    short_loop(emit, vectors, [], step)
 
 
 @intrinsic
@@ -121,7 +123,7 @@ def copy_rows(  # type: ignore[no-untyped-def]
                 emit.store(value, emit.at(target, builder.add(at, builder.mul(r, target_row))))
                 return values
 
-            _short_loop(emit, rows, [], row)
+            short_loop(emit, rows, [], row)
 
         _for_columns(emit, vectors, 1, first, last, column)
         return context.get_dummy_value()
@@ -154,7 +156,7 @@ def split_rows(  # type: ignore[no-untyped-def]
                     emit.store(builder.shuffle_vector(a, b, part), pointer)
                 return values
 
-            _short_loop(emit, rows, [], row)
+            short_loop(emit, rows, [], row)
 
         _for_columns(emit, vectors, 2, first, last, column)
         return context.get_dummy_value()
@@ -250,7 +252,7 @@ def _sweep_row(
                 for factor, row_values in zip(factors, active)
             ]
 
-        swept = _short_loop(emit, width, values[first : first + n], shift)
+        swept = short_loop(emit, width, values[first : first + n], shift)
         ends.append((builder.block, [*values[:first], *swept, *values[first + n :]]))
         builder.branch(after)
     builder.position_at_end(after)
@@ -311,7 +313,7 @@ def spread_row(typing_context, like, target, source, count):  # type: ignore[no-
             return values
 
         vectors = builder.sdiv(builder.add(count, emit.index(lanes - 1)), emit.index(lanes))
-        _short_loop(emit, vectors, [], step)
+        short_loop(emit, vectors, [], step)
         return context.get_dummy_value()
 
     return signature, codegen
