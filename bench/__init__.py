@@ -1,1 +1,1 @@
-"""Benchmarks: fastconv, its peers and the machine's own limits, on one table of convolutions (`cases.csv`)."""
+"""Benchmarks: fastconv, its peers and the machine's own limits, on the same cases."""

@@ -12,7 +12,7 @@ from typing import Any
 import fastconv as fc
 from fastconv.backends.cpu.host import LANES
 
-PACKAGES = ("numpy", "numba", "llvmlite", "torch", "onnxruntime")
+PACKAGES = ("numpy", "numba", "llvmlite", "torch", "onnxruntime", "jax", "jaxlib")
 
 
 def describe(threads: int) -> dict[str, Any]:

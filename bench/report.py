@@ -1,16 +1,20 @@
-"""The figures of `bench/compare.py` as text and as a bar chart. A ratio is peer time / fastconv time."""
+"""The figures as tables, on the terminal and in Markdown. A ratio is peer time / fastconv time."""
 
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bench.cases import DIRECTIONS
-from bench.competitors import PREPARE
+from bench.competitors import OURS, PEERS
 
-PEERS = tuple(name for name in PREPARE if name != "fastconv")
-NAME_WIDTH, PEER_WIDTH = 20, 21
+HEAD = ("ms", "GFLOP/s", "GB/s", "% roof", "/ best", *(f"/ {peer}" for peer in PEERS))
+NAME_WIDTH, LEAST_WIDTH = 22, 9
+NOTES = (
+    "Ratios are peer time / fastconv time: above 1, fastconv is faster. % roof: the larger of the least times that "
+    "direct arithmetic and memory traffic need at the measured roofs, in percent of the time taken; Winograd can "
+    "exceed 100."
+)
 
 
 def heading(summary: dict[str, Any]) -> str:
@@ -19,7 +23,8 @@ def heading(summary: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
     load = "" if summary["load"] is None else f", load before the run {summary['load']:.2f}"
     return (
-        f"{summary['processor']}, {summary['threads']} threads of {summary['cores']} cores, {summary['date']}{load}\n"
+        f"{summary['processor']}, {summary['threads']} threads of {summary['cores']} cores, "
+        f"{summary['vector_lanes']} float32 lanes, {summary['date']}{load}\n"
         f"{versions}\n"
         f"roofs: {summary['roofs']['fma_gflops']:.0f} GFLOP/s multiply-add; copy GB/s (read + write): {copies}"
     )
@@ -31,82 +36,67 @@ def tiny_call(line: dict[str, Any]) -> str:
     return f"one call on a 1×1×8×8 image, eight 3×3 filters, µs: {times}"
 
 
-def columns(direction: str) -> str:
-    """The head of a table."""
-    peers = "".join(f"{'/ ' + peer:>{PEER_WIDTH}}" for peer in PEERS)
-    return f"{direction:<{NAME_WIDTH}}{'ms':>9}{'GFLOP/s':>9}{'GB/s':>7}{'% floor':>9}{peers}"
+def tables(lines: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The lines by the title of their table."""
+    titles = dict.fromkeys(line["table"] for line in lines)
+    return {title: [line for line in lines if line["table"] == title] for title in titles}
 
 
-def row(line: dict[str, Any]) -> str:
-    """One case: fastconv's time, its rates, how much of the floor it reaches, and the ratios."""
-    ms = line["ms"]["fastconv"]
-    rates = f"{line['flops'] / ms / 1e6:>9.1f}{line['traffic'] / ms / 1e6:>7.1f}{100 * line['floor_ms'] / ms:>9.0f}"
-    peers = "".join(f"{_number(line['ratio'].get(peer)):>{PEER_WIDTH}}" for peer in PEERS)
-    return f"{line['case']:<{NAME_WIDTH}}{ms:>9.3f}{rates}{peers}"
+def head(title: str) -> list[str]:
+    """The cells of a table's first row."""
+    return [title, *HEAD]
 
 
-def footer(lines: list[dict[str, Any]]) -> str:
-    """Geometric mean and least ratio to each peer, and why a peer is missing."""
-    ratios = [[line["ratio"][peer] for line in lines if peer in line["ratio"]] for peer in PEERS]
-    rows = [("geometric mean", statistics.geometric_mean), ("least", min)]
-    table = [
-        f"{title:<{NAME_WIDTH + 34}}"
-        + "".join(f"{_number(combine(values) if values else None):>{PEER_WIDTH}}" for values in ratios)
-        for title, combine in rows
-    ]
-    reasons = dict.fromkeys(f"- {peer}: {reason}" for line in lines for peer, reason in line["absent"].items())
-    return "\n".join([*table, *reasons])
+def cells(line: dict[str, Any]) -> list[str]:
+    """One case: fastconv's time, its rates, how much of the roof it reaches, and the ratios."""
+    ms = line["ms"][OURS]
+    gflops = f"{line['flops'] / ms / 1e6:.1f}" if line["flops"] else "-"
+    rates = f"{ms:.3f}", gflops, f"{line['traffic'] / ms / 1e6:.1f}", f"{100 * line['floor_ms'] / ms:.0f}"
+    ratios = best(line), *(line["ratio"].get(peer) for peer in PEERS)
+    return [line["case"], *rates, *map(_number, ratios)]
+
+
+def closing(lines: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Geometric mean and least of every column of ratios."""
+    columns = [map(best, lines), *([line["ratio"].get(peer) for line in lines] for peer in PEERS)]
+    ratios = [[ratio for ratio in column if ratio is not None] for column in columns]
+
+    def row(title: str, combine: Callable[[Iterable[float]], float]) -> list[str]:
+        return [title, "", "", "", "", *(_number(combine(values) if values else None) for values in ratios)]
+
+    return [row("geometric mean", statistics.geometric_mean), row("least", min)]
+
+
+def absences(lines: Sequence[dict[str, Any]]) -> list[str]:
+    """Why a peer is missing, and on how many lines."""
+    reasons = [f"{peer}: {reason}" for line in lines for peer, reason in line["absent"].items()]
+    return [f"- {reason} ({reasons.count(reason)} of {len(lines)} lines)" for reason in dict.fromkeys(reasons)]
+
+
+def best(line: dict[str, Any]) -> float | None:
+    """The ratio to the fastest peer."""
+    return min(line["ratio"].values(), default=None)
+
+
+def text_row(row: Sequence[str]) -> str:
+    """The cells in columns as wide as the head's."""
+    widths = [max(LEAST_WIDTH, len(title) + 2) for title in HEAD]
+    return f"{row[0]:<{NAME_WIDTH}}" + "".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths))
+
+
+def text_footer(lines: Sequence[dict[str, Any]]) -> str:
+    """What follows the rows of a table on the terminal."""
+    return "\n".join([*map(text_row, closing(lines)), *absences(lines)])
 
 
 def markdown(summary: dict[str, Any]) -> str:
-    """The ratios as one Markdown table, a row for each case, with the machine below it."""
-    ratios = {
-        (line["case"], line["direction"], peer): r for line in summary["cases"] for peer, r in line["ratio"].items()
-    }
-    cases = dict.fromkeys(line["case"] for line in summary["cases"])
-    measured = {(direction, peer) for _, direction, peer in ratios}
-    pairs = [(direction, peer) for direction in DIRECTIONS for peer in PEERS if (direction, peer) in measured]
-    table = [
-        ["case", *(f"{direction} / {peer}" for direction, peer in pairs)],
-        ["---"] + ["--:"] * len(pairs),
-        *([case, *(_number(ratios.get((case, *pair))) for pair in pairs)] for case in cases),
-    ]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in table) + f"\n\n{heading(summary)}\n"
-
-
-def bar_chart(summary: dict[str, Any], path: Path) -> None:
-    """All ratios as horizontal bars on a logarithmic axis, one panel for each direction; a PNG at `path`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
-    directions = list(dict.fromkeys(line["direction"] for line in summary["cases"]))
-    most = max(sum(line["direction"] == direction for line in summary["cases"]) for direction in directions)
-    figure = Figure(figsize=(7 * len(directions), 2 + 0.45 * most), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, direction in zip(figure.subplots(1, len(directions), squeeze=False)[0], directions):
-        lines = [line for line in summary["cases"] if line["direction"] == direction]
-        for number, peer in enumerate(PEERS):
-            bars = [
-                (i + (number - 1) * 0.27, line["ratio"][peer]) for i, line in enumerate(lines) if peer in line["ratio"]
-            ]
-            if bars:
-                positions, ratios = zip(*bars)
-                axes.barh(positions, [r - 1 for r in ratios], 0.25, left=1, label=peer, color=f"C{number}")
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_locator(LogLocator(base=2))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
-        axes.axvline(1, color="black", linewidth=1)
-        axes.set_yticks(range(len(lines)), [line["case"] for line in lines])
-        axes.invert_yaxis()
-        axes.grid(axis="x", alpha=0.3)
-        axes.set_title(direction)
-        axes.set_xlabel("peer time / fastconv time (right of 1: fastconv is faster)")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(PEERS))
-    where = f"{summary['processor']}, {summary['threads']} threads, {summary['date'][:10]}"
-    figure.suptitle(f"fastconv {summary['versions']['fastconv']}: {where}")
-    figure.savefig(path, dpi=110)
+    """Machine, then every table."""
+    parts = [heading(summary).replace("\n", "  \n"), tiny_call(summary["tiny_call"]), NOTES]
+    for title, lines in tables(summary["cases"]).items():
+        rows = [head(title), ["---"] + ["--:"] * len(HEAD), *map(cells, lines), *closing(lines)]
+        parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+        parts.append("\n".join(absences(lines)))
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _number(ratio: float | None) -> str:

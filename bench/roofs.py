@@ -74,7 +74,7 @@ def fma_gflops(threads: int) -> float:
 def copy_gbs(threads: int, nbytes: int) -> float:
     """GB/s, read plus written, of `threads` threads that copy arrays of nbytes/2 each other's share apart."""
     share = nbytes // 2 // threads
-    repeats = max(1, (1 << 30) // nbytes)
+    repeats = max(1, (1 << 29) // nbytes)
 
     def copier() -> Callable[[], None]:
         source, target = np.ones(share, np.uint8), np.ones(share, np.uint8)
@@ -94,32 +94,35 @@ def measure(threads: int) -> dict[str, Any]:
     return {"fma_gflops": fma_gflops(threads), "copy_gbs": {size: copy_gbs(threads, size) for size in COPY_BYTES}}
 
 
-def floor_seconds(roofs: dict[str, Any], flops: int, traffic: int) -> float:
-    """The least time for that much direct arithmetic and that much memory traffic, whichever is longer."""
+def floor_seconds(roofs: dict[str, Any], flops: int, traffic: int, itemsize: int = 4) -> float:
+    """The least time for that much direct arithmetic and that much memory traffic, whichever is longer.
+
+    Numbers of `itemsize` bytes: a register holds half as many float64 as float32, at the same rate of instructions.
+    """
     fits = [rate for size, rate in roofs["copy_gbs"].items() if traffic <= size]
     bandwidth = max(fits) if fits else min(roofs["copy_gbs"].values())
-    return max(flops / (1e9 * roofs["fma_gflops"]), traffic / (1e9 * bandwidth))
+    return max(flops * itemsize / 4 / (1e9 * roofs["fma_gflops"]), traffic / (1e9 * bandwidth))
 
 
 def _best(threads: int, calls: list[Callable[[], Any]]) -> float:
-    """Shortest wall time, over REPEATS rounds, in which `threads` threads run one call each at the same time."""
-    barrier, times = threading.Barrier(threads + 1), []
+    """Shortest wall time, over REPEATS rounds, in which `threads` threads run one call each at the same time.
+
+    The workers look at the clock themselves: where they fill all cores, an onlooker is woken late and sees too little.
+    """
+    barrier, spans = threading.Barrier(threads), []
 
     def work(call: Callable[[], Any]) -> None:
         call()
-        for _ in range(REPEATS):
+        for number in range(REPEATS):
             barrier.wait()
+            begin = time.perf_counter()
             call()
-            barrier.wait()
+            spans.append((number, begin, time.perf_counter()))
 
     workers = [threading.Thread(target=work, args=(call,)) for call in calls]
     for worker in workers:
         worker.start()
-    for _ in range(REPEATS):
-        barrier.wait()
-        begin = time.perf_counter()
-        barrier.wait()
-        times.append(time.perf_counter() - begin)
     for worker in workers:
         worker.join()
-    return min(times)
+    rounds = [[span[1:] for span in spans if span[0] == number] for number in range(REPEATS)]
+    return min(max(end for _, end in spans) - min(begin for begin, _ in spans) for spans in rounds)

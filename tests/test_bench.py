@@ -1,41 +1,89 @@
-"""The benchmark's table, its arithmetic, and one quick run from end to end."""
+"""The benchmark's cases, its arithmetic, and one quick run from end to end."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bench import cases, compare, report, roofs
+import fastconv as fc
+from bench import architectures, compare, convolution, networks, report, roofs, timing
+from bench.case import relative_error, results
+from bench.competitors import COMPETITORS, Fastconv, NotOffered, missing, start
 
 LINE = {
     "case": "line",
-    "direction": "forward",
+    "table": "convolution forward",
     "flops": 4_000_000_000,
     "traffic": 1 << 20,
     "floor_ms": 10.0,
-    "ms": {"fastconv": 20.0, "torch": 30.0},
-    "ratio": {"torch": 1.5},
-    "absent": {"onnxruntime": "not installed: onnxruntime"},
+    "ms": {"fastconv": 20.0, "torch": 30.0, "jax": 25.0},
+    "ratio": {"torch": 1.5, "jax": 1.25},
+    "absent": {"onnxruntime": "not installed: pip install onnx onnxruntime"},
 }
 
 
-def test_table_has_the_19_first_and_20_extended_cases():
-    table = cases.load()
-    assert Counter(case.subset for case in table) == {"first": 19, "extended": 20}
-    assert len({case.name for case in table}) == 39
-    assert [case.name for case in cases.load("first")] == [case.name for case in table[:19]]
+def case_named(name):
+    (case,) = (case for case in compare.load() if case.name == name)
+    return case
 
 
-def test_costs_of_a_case_by_hand():
-    (case,) = cases.load(name_contains=["1d_3_8_k7"])  # 32 × (3 → 8 channels), 3001 positions, 7 taps
+def test_table_has_the_19_first_and_20_extended_cases_and_six_in_float64():
+    table = convolution.load()
+    assert Counter((case.subset, case.dtype) for case in table) == {
+        ("first", "float32"): 19,
+        ("extended", "float32"): 20,
+        ("extended", "float64"): 6,
+    }
+
+
+def test_names_are_unique_and_sets_choose():
+    names = [case.name for case in compare.load()]
+    assert len(set(names)) == len(names)
+    assert {case.family for case in compare.load(["layers", "networks"])} == {"layers", "networks"}
+    assert [case.name for case in compare.load(["first"])] == names[:19]
+
+
+def test_costs_of_a_convolution_by_hand():
+    case = case_named("1d_3_8_k7")  # 32 × (3 → 8 channels), 3001 positions, 7 taps
     weights = 8 * 3 * 7 + 8
     assert case.flops("forward") == 2 * 32 * 8 * 3001 * 3 * 7
     assert case.flops("backward") == 2 * case.flops("forward")
     assert case.traffic("forward") == 4 * (32 * 3001 * (3 + 8) + weights)
     assert case.traffic("backward") == 4 * (32 * 3001 * (3 + 3 + 8) + 2 * weights)
+    assert case_named("1d_3_8_k7_f64").traffic("forward") == 2 * case.traffic("forward")
+
+
+@pytest.mark.parametrize(
+    ("name", "direction", "elements"),
+    [
+        ("relu", "forward", 2 * 8 * 64 * 112**2),
+        ("relu", "backward", 3 * 8 * 64 * 112**2),
+        ("max_pool_2x2s2", "forward", 8 * 64 * (112**2 + 56**2)),
+        ("max_pool_3x3s2", "backward", 8 * 64 * (112**2 + 56**2)),
+        ("batch_norm_train", "forward", 3 * 8 * 64 * 112**2 + 128),
+        ("batch_norm_train", "backward", 5 * 8 * 64 * 112**2 + 256),
+        ("sgd_momentum", "step", 5 * 11_689_512),
+    ],
+)
+def test_traffic_of_layers_by_hand(name, direction, elements):
+    assert case_named(name).traffic(direction) == 4 * elements
+
+
+def test_multiply_adds_of_networks_by_hand(monkeypatch):
+    assert networks.multiply_adds("lenet5") == 28**2 * 150 + 10**2 * 2400 + 48_000 + 10_080 + 840
+    sizes = {"in_channels": 1, "classes": 2, "widths": (2, 4), "kernel": 3}
+    tiny = networks.ARCHITECTURES["unet1d"]._replace(
+        fastconv=lambda: architectures.unet(fc.nn, fc.concatenate, 1, **sizes), sample=(1, 8)
+    )
+    monkeypatch.setitem(networks.ARCHITECTURES, "tiny", tiny)
+    down, up, merge, head = 8 * (2 + 4) * 3 + 4 * (8 + 16) * 3, 4 * (4 * 2 * 2), 8 * (8 + 4) * 3, 8 * 2 * 2
+    assert networks.multiply_adds("tiny") == down + up + merge + head
 
 
 @pytest.mark.parametrize(
@@ -45,42 +93,117 @@ def test_costs_of_a_case_by_hand():
 def test_floor_is_the_slower_of_arithmetic_and_memory(flops, traffic, seconds):
     measured = {"fma_gflops": 100.0, "copy_gbs": {1000: 10.0, 16_000: 5.0}}
     assert roofs.floor_seconds(measured, flops, traffic) == pytest.approx(seconds)
+    if flops:
+        assert roofs.floor_seconds(measured, flops, traffic, itemsize=8) == pytest.approx(2 * seconds)
 
 
 def test_rows_of_the_table_line_up_with_their_head():
-    row = report.row(LINE)
-    assert row.split() == ["line", "20.000", "200.0", "0.1", "50", "1.50", "-", "-"]
-    assert len(row) == len(report.columns("forward")) == len(report.footer([LINE]).splitlines()[0])
-    assert "- onnxruntime: not installed: onnxruntime" in report.footer([LINE])
+    row = report.text_row(report.cells(LINE))
+    assert row.split() == ["line", "20.000", "200.0", "0.1", "50", "1.25", "1.50", "-", "-", "1.25"]
+    footer = report.text_footer([LINE]).splitlines()
+    assert len(row) == len(report.text_row(report.head("convolution forward"))) == len(footer[0])
+    assert footer[0].split() == ["geometric", "mean", "1.25", "1.50", "-", "-", "1.25"]
+    assert footer[2] == "- onnxruntime: not installed: pip install onnx onnxruntime (1 of 1 lines)"
 
 
-def test_a_wrong_result_is_not_timed(monkeypatch):
-    (case,) = cases.load(name_contains=[compare.TINY])
-    prepare = {
-        "fastconv": lambda *_: lambda: case_output(case, 1.0),
-        "torch": lambda *_: lambda: case_output(case, 1.1),
-    }
-    monkeypatch.setattr(compare, "PREPARE", prepare)
-    monkeypatch.setattr(compare, "missing", lambda name: ())
+def test_an_absent_peer_is_said_with_its_install_line(monkeypatch):
+    monkeypatch.setattr(COMPETITORS["jax"], "packages", ("no_such_package",))
+    monkeypatch.setattr(COMPETITORS["torch"], "packages", ("no_such_package",))
+    present, absent = start(1)
+    assert "fastconv" in present and "jax" not in present
+    assert absent["jax"] == "not installed: pip install no_such_package"
+
+
+class Constant(Fastconv):
+    """Answers every convolution with one number, and counts its calls."""
+
+    def __init__(self, value):
+        super().__init__(1)
+        self.value, self.calls = value, 0
+
+    def convolution(self, case, direction, operands):
+        def call():
+            self.calls += 1
+            return np.full(case.geometry.output_shape(case.batch), self.value)
+
+        return call
+
+
+def test_a_wrong_result_is_not_timed():
+    competitors = {"fastconv": Constant(1.0), "torch": Constant(1.1)}
     with pytest.raises(ArithmeticError, match="tiny_1_8_8 forward: relative L2 difference to torch is"):
-        compare.measure(case, "forward", threads=1, rounds=1, block_seconds=0.0)
+        timing.measure(case_named(compare.TINY), "forward", competitors, timing.QUICK)
+    assert competitors["fastconv"].calls == 1
 
 
-def case_output(case, value):
-    return np.full(case.geometry.output_shape(case.batch), value)
+def test_a_long_call_takes_few_rounds_and_a_hopeless_peer_one():
+    effort = timing.Effort(rounds=11, block_seconds=0.04, line_seconds=6.0)
+    names = "fastconv", "torch", "jax"
+    assert timing._rounds(dict.fromkeys(names, 0.01), dict.fromkeys(names, 4), effort) == dict.fromkeys(names, 11)
+    assert timing._rounds(dict.fromkeys(names, 4.0), dict.fromkeys(names, 1), effort) == dict.fromkeys(names, 3)
+    slow = {"fastconv": 0.04, "torch": 0.05, "jax": 0.4}
+    assert timing._rounds(slow, dict.fromkeys(names, 1), effort) == {"fastconv": 11, "torch": 11, "jax": 1}
 
 
-def test_quick_run_writes_table_json_and_chart(tmp_path, capsys):
+@pytest.mark.parametrize("name", [name for name in COMPETITORS if name != "fastconv"])
+def test_peers_agree_on_a_tiny_convolution(name):
+    if packages := missing(COMPETITORS[name]):
+        pytest.skip(f"pip install {' '.join(packages)}")
+    case, ours, peer = case_named(compare.TINY), Fastconv(1), COMPETITORS[name](1)
+    for direction in case.directions:
+        prepare = case.prepare(direction)
+        try:
+            call = prepare(peer)
+        except NotOffered as reason:
+            assert str(reason) == "ONNX Runtime computes no gradients"
+            continue
+        assert relative_error(results(prepare(ours)()), results(call())) < case.tolerance(direction)
+
+
+@pytest.mark.parametrize("name", networks.ARCHITECTURES)
+def test_both_libraries_make_the_same_network(name):
+    torch = pytest.importorskip("torch", reason="pip install torch")
+    entry = networks.ARCHITECTURES[name]
+    own, theirs = entry.fastconv().state_dict(), entry.torch(torch).state_dict()
+    assert {key: array.shape for key, array in own.items()} == {key: tuple(t.shape) for key, t in theirs.items()}
+
+
+def test_a_training_step_agrees_with_pytorch():
+    pytest.importorskip("torch", reason="pip install torch")
+    case = case_named("lenet5_b64")
+    prepare = case.prepare("training")
+    ours, theirs = prepare(Fastconv(1)), prepare(COMPETITORS["torch"](1))
+    for _ in range(2):  # the second begins with the weights that the first changed
+        assert relative_error(results(ours()), results(theirs())) < 1e-4
+
+
+def test_jax_gets_no_more_threads_than_asked():
+    if packages := missing(COMPETITORS["jax"]):
+        pytest.skip(f"pip install {' '.join(packages)}")
+    if not Path("/proc/self/task").exists():
+        pytest.skip("the threads of a process are counted in Linux's /proc")
+    code = (
+        "from pathlib import Path; from bench.competitors.jax import Jax; jnp = Jax(3).jax.numpy; jnp.ones(3).sum()\n"
+        "print(sum('XLAEigen' in (task / 'comm').read_text() for task in Path('/proc/self/task').iterdir()))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output == "3\n"
+
+
+def test_quick_run_writes_tables_json_and_charts(tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="pip install matplotlib")
-    assert compare.main(["--quick", "--cases", compare.TINY, "--output", str(tmp_path / "quick")]) == 0
+    assert compare.main(["--quick", "--cases", compare.TINY, "lenet5_b1", "--output", str(tmp_path / "quick")]) == 0
     summary = json.loads((tmp_path / "quick.json").read_text(encoding="utf-8"))
-    assert [line["direction"] for line in summary["cases"]] == ["forward", "backward"]
+    titles = ["convolution forward", "convolution backward", "networks inference"]
+    assert list(report.tables(summary["cases"])) == titles
     assert summary["tiny_call"]["ms"]["fastconv"] > 0
-    assert (tmp_path / "quick.md").read_text(encoding="utf-8").splitlines()[2].startswith("| tiny_1_8_8 | ")
-    assert (tmp_path / "quick.png").read_bytes()[:4] == b"\x89PNG"
+    table = (tmp_path / "quick.md").read_text(encoding="utf-8")
+    assert all(f"| {title} | ms |" in table for title in titles)
+    for family in ("convolution", "networks"):
+        assert (tmp_path / f"quick-{family}.png").read_bytes()[:4] == b"\x89PNG"
     assert "geometric mean" in capsys.readouterr().out
 
 
 def test_no_such_case_is_said(capsys):
-    assert compare.main(["--cases", "no such"]) == 2
-    assert capsys.readouterr().out == "no case of bench/cases.csv contains no such\n"
+    assert compare.main(["--cases", "no such", "--direction", "step"]) == 2
+    assert capsys.readouterr().out == "no case contains no such and has step\n"

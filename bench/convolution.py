@@ -1,52 +1,67 @@
-"""The table of convolutions that are timed, with what each costs at least: arithmetic and memory traffic."""
+"""Convolutions: the lines of `cases.csv`, six of them in float64 as well."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
+from bench.case import Case, Prepare
+from fastconv.backends import cpu
 from fastconv.geometry import ConvGeometry
 
 TABLE = Path(__file__).with_name("cases.csv")
-ITEMSIZE = 4  # everything is timed in float32
-DIRECTIONS = ("forward", "backward")
+FLOAT64 = ("resnet_64_56", "resnet_7x7s2", "pw_256_64_56", "dw3_128_56", "1d_3_8_k7", "3d_32_32")
 
 
 @dataclass(frozen=True)
-class Case:
-    """One line of the table: a convolution of a batch, and the subset it belongs to ("first" or "extended")."""
+class Convolution(Case):
+    """A convolution of a batch with bias; backward gives the gradients in input, weight and bias."""
 
-    name: str
     batch: int
-    subset: str
     geometry: ConvGeometry
+    dtype: str = "float32"
+
+    family: ClassVar[str] = "convolution"
 
     @property
     def symmetric_padding(self) -> tuple[int, ...]:
         """One number for each axis, the only form of padding that every competitor takes."""
         return tuple(before for before, _ in self.geometry.padding)
 
+    @property
+    def itemsize(self) -> int:
+        return np.dtype(self.dtype).itemsize
+
     def flops(self, direction: str) -> int:
-        """Floating-point operations of the direct method, two for each multiply-add; backward is two convolutions."""
         forward = 2 * self.geometry.multiply_adds(self.batch)
         return forward if direction == "forward" else 2 * forward
 
     def traffic(self, direction: str) -> int:
-        """Bytes that must move when every operand is read once and every result is written once."""
         image, output = prod(self.geometry.input_shape(self.batch)), prod(self.geometry.output_shape(self.batch))
         weights = self.geometry.parameters()
         elements = image + weights + output if direction == "forward" else 2 * (image + weights) + output
-        return ITEMSIZE * elements
+        return self.itemsize * elements
+
+    def tolerance(self, direction: str) -> float:
+        return 1e-4 if self.dtype == "float32" else 1e-12
+
+    def algorithm(self, direction: str) -> str:
+        operations = ("forward",) if direction == "forward" else ("input_grad", "weight_grad")
+        return ", ".join(cpu.explain_conv(self.geometry, self.dtype, operation) for operation in operations)
+
+    def prepare(self, direction: str) -> Prepare:
+        operands = Operands.of(self)
+        return lambda competitor: competitor.convolution(self, direction, operands)
 
 
 @dataclass(frozen=True)
 class Operands:
-    """What one case works on: standard normal float32 arrays, the same for every competitor."""
+    """What one convolution works on: standard normal numbers, the same for every competitor."""
 
     x: np.ndarray
     weight: np.ndarray
@@ -54,7 +69,7 @@ class Operands:
     grad_output: np.ndarray
 
     @classmethod
-    def of(cls, case: Case) -> Operands:
+    def of(cls, case: Convolution) -> Operands:
         generator, geometry = np.random.default_rng(0), case.geometry
         shapes = (
             geometry.input_shape(case.batch),
@@ -62,14 +77,26 @@ class Operands:
             (geometry.out_channels,),
             geometry.output_shape(case.batch),
         )
-        return cls(*(generator.standard_normal(shape, dtype=np.float32) for shape in shapes))
+        return cls(*(generator.standard_normal(shape, dtype=case.dtype) for shape in shapes))
+
+
+def load() -> list[Convolution]:
+    """All convolutions: those of the table, then the float64 ones, which belong to the set "extended"."""
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        table = [_case(row) for row in csv.DictReader(file)]
+    doubles = [
+        replace(case, name=f"{case.name}_f64", subset="extended", dtype="float64")
+        for case in table
+        if case.name in FLOAT64
+    ]
+    return table + doubles
 
 
 def _sizes(text: str) -> tuple[int, ...]:
     return tuple(int(size) for size in text.split("x"))
 
 
-def _case(row: dict[str, str]) -> Case:
+def _case(row: dict[str, str]) -> Convolution:
     spatial, kernel, groups = _sizes(row["spatial"]), _sizes(row["kernel"]), int(row["groups"])
     batch, padding = int(row["batch"]), _sizes(row["padding"])
     geometry = ConvGeometry.of(
@@ -81,12 +108,4 @@ def _case(row: dict[str, str]) -> Case:
         dilation=int(row["dilation"]),
         groups=groups,
     )
-    return Case(row["name"], batch, row["set"], geometry)
-
-
-def load(which: str = "all", name_contains: Sequence[str] = ("",)) -> list[Case]:
-    """The cases of a set ("first", "extended", "all") whose name contains one of the given strings."""
-    with TABLE.open(newline="", encoding="utf-8") as file:
-        cases = [_case(row) for row in csv.DictReader(file)]
-    chosen = [case for case in cases if which in (case.subset, "all")]
-    return [case for case in chosen if any(part in case.name for part in name_contains)]
+    return Convolution(row["name"], row["set"], ("forward", "backward"), batch, geometry)

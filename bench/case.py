@@ -1,0 +1,66 @@
+"""What every case of the benchmark offers, whatever its family: names, least cost, and the calls to be timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from bench.competitors import Competitor
+
+Call = Callable[[], Any]
+Prepare = Callable[["Competitor"], Call]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One piece of work that every competitor does on the same operands, in one or more directions."""
+
+    name: str
+    subset: str
+    """The `--set` it belongs to."""
+    directions: tuple[str, ...]
+
+    family: ClassVar[str]
+    """Its table is that of the family and the direction."""
+
+    def flops(self, direction: str) -> int:
+        """Floating-point operations of the direct method, two for each multiply-add; 0 where memory alone counts."""
+        raise NotImplementedError
+
+    def traffic(self, direction: str) -> int:
+        """Bytes that must move between memory and processor, caches apart."""
+        raise NotImplementedError
+
+    def prepare(self, direction: str) -> Prepare:
+        """Makes the operands; the function that it returns gives a competitor's call, or raises its `NotOffered`."""
+        raise NotImplementedError
+
+    def algorithm(self, direction: str) -> str | None:
+        """What fastconv says it will do, where it has a choice."""
+        return None
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one number."""
+        return 4
+
+    def tolerance(self, direction: str) -> float:
+        """Relative L2 difference between two competitors: far above their rounding, far below any mistake."""
+        return 1e-4
+
+
+def results(output: Any) -> list[np.ndarray]:
+    """What a call returned, as NumPy arrays of their own memory."""
+    return [np.asarray(array).copy() for array in (output if isinstance(output, (tuple, list)) else (output,))]
+
+
+def relative_error(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """Largest relative L2 difference between the results of two competitors; infinite where shapes differ."""
+    if [array.shape for array in outputs] != [array.shape for array in expected]:
+        return float("inf")
+    pairs = zip(outputs, expected)
+    return max(float(np.linalg.norm((a - b).ravel()) / np.linalg.norm(b.ravel())) for a, b in pairs)

@@ -1,0 +1,51 @@
+"""What a competitor is: a library that turns cases into calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bench.case import Call
+
+if TYPE_CHECKING:
+    from bench.convolution import Convolution, Operands
+    from bench.layers import Layer, Optimizer
+    from bench.networks import Data, Network
+
+
+class NotOffered(Exception):
+    """Raised by a competitor that cannot do a case; the message says why."""
+
+
+class Competitor:
+    """A library on `threads` threads. Each method gives one call without arguments that does a case's work.
+
+    The operands are first brought into the library's own memory and layout, which is not timed. A call returns its
+    results, so that they can be compared before anything is timed.
+    """
+
+    packages: tuple[str, ...] = ()
+    """What must be installed for it."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def convolution(self, case: Convolution, direction: str, operands: Operands) -> Call:
+        """Forward: the result. Backward: the gradients in input, weight and bias."""
+        raise NotOffered("not measured on convolutions")
+
+    def layer(
+        self, case: Layer, direction: str, operands: Sequence[np.ndarray | None], grad_output: np.ndarray
+    ) -> Call:
+        """Forward: the result. Backward: the gradients in all floating operands, without the forward pass."""
+        raise NotOffered(f"not measured on {case.function}")
+
+    def optimizer(self, case: Optimizer, parameters: list[np.ndarray], gradients: list[np.ndarray]) -> Call:
+        """One step; the results are the changed parameters."""
+        raise NotOffered("not measured on optimisers")
+
+    def network(self, case: Network, direction: str, data: Data) -> Call:
+        """Inference: the scores. Training: loss and gradients of one step, which also changes the weights."""
+        raise NotOffered("not measured on whole networks")

@@ -1,0 +1,156 @@
+"""JAX: compiled functions on XLA's CPU backend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.case import Call
+from bench.competitors.base import Competitor
+
+if TYPE_CHECKING:
+    from bench.convolution import Convolution, Operands
+    from bench.layers import Layer, Optimizer
+
+
+class Jax(Competitor):
+    """Everything under `jax.jit`, gradients by `jax.vjp`; a call ends when its result is ready.
+
+    XLA makes one pool for the whole process when JAX is first used, a thread for each core the process may use. The
+    environment variable PJRT_NPROC, read at that moment, is its only knob: it is set here before anything else.
+    """
+
+    packages = ("jax", "jaxlib")
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        os.environ["PJRT_NPROC"] = str(threads)
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        import jax
+
+        jax.config.update("jax_enable_x64", True)  # or float64 would silently become float32
+        self.jax = jax
+
+    def convolution(self, case: Convolution, direction: str, operands: Operands) -> Call:
+        """With the channels last, which suits XLA's convolution better than NCHW on nearly every case."""
+        geometry, rank = case.geometry, case.geometry.rank
+        axes = "DHW"[-rank:]
+        layout = f"N{axes}C", f"{axes}IO", f"N{axes}C"
+        image, kernel = (0, *range(2, rank + 2), 1), (*range(2, rank + 2), 1, 0)
+
+        def conv(x: Any, weight: Any, bias: Any) -> Any:
+            window = geometry.stride, geometry.padding, None, geometry.dilation
+            return self.jax.lax.conv_general_dilated(x, weight, *window, layout, geometry.groups) + bias
+
+        given = [operands.x.transpose(image), operands.weight.transpose(kernel), operands.bias]
+        call = self._call(conv, direction, given, operands.grad_output.transpose(image))
+        if direction == "forward":
+            return lambda: _InOurLayout(call(), image)
+
+        def backward() -> list[Any]:
+            gx, gw, gb = call()
+            return [_InOurLayout(gx, image), _InOurLayout(gw, kernel), gb]
+
+        return backward
+
+    def layer(
+        self, case: Layer, direction: str, operands: Sequence[np.ndarray | None], grad_output: np.ndarray
+    ) -> Call:
+        given = [array for array in operands if array is not None]
+        return self._call(self._function(case), direction, given, grad_output)
+
+    def optimizer(self, case: Optimizer, parameters: list[np.ndarray], gradients: list[np.ndarray]) -> Call:
+        jnp = self.jax.numpy
+        rule, averages = {"SGD": (_sgd, 1), "AdamW": (_adamw, 2)}[case.optimizer]
+        state = [[jnp.asarray(x), *(jnp.zeros_like(x) for _ in range(averages))] for x in parameters]
+        given = [jnp.asarray(array) for array in gradients]
+        update = self.jax.jit(
+            lambda state, gradients, step: [rule(jnp, s, g, step, case.arguments) for s, g in zip(state, gradients)],
+            donate_argnums=0,
+        )
+        steps = 0
+
+        def step() -> list[Any]:
+            nonlocal state, steps
+            steps += 1
+            state = self.jax.block_until_ready(update(state, given, steps))
+            return [arrays[0] for arrays in state]
+
+        return step
+
+    def _call(
+        self, function: Callable[..., Any], direction: str, operands: Sequence[np.ndarray], grad: np.ndarray
+    ) -> Call:
+        jax = self.jax
+        arrays = [jax.numpy.asarray(array) for array in operands]
+        if direction == "forward":
+            forward = jax.jit(function)
+            return lambda: forward(*arrays).block_until_ready()
+        floating = sum(array.dtype.kind == "f" for array in operands)
+        rest = arrays[floating:]
+        _, vjp = jax.vjp(lambda *inputs: function(*inputs, *rest), *arrays[:floating])
+        backward, cotangent = jax.jit(lambda vjp, cotangent: vjp(cotangent)), jax.numpy.asarray(grad)
+        return lambda: jax.block_until_ready(backward(vjp, cotangent))
+
+    def _function(self, case: Layer) -> Callable[..., Any]:
+        """A layer in terms of JAX, for the operands that are arrays."""
+        jnp, lax, nn = self.jax.numpy, self.jax.lax, self.jax.nn
+        if "transpose" in case.function:
+            return lambda x, weight, bias: (
+                _transposed(lax, x, weight, case.arguments["stride"]) + bias.reshape(-1, *(1,) * case.rank)
+            )
+        if "pool" in case.function:
+            kernel, stride, padding = ((a, a, *sizes) for a, sizes in zip((1, 1, 0), case.window))
+            window = (kernel, stride, [(p, p) for p in padding])
+            if case.function.startswith("max"):
+                return lambda x: lax.reduce_window(x, -jnp.inf, lax.max, *window)
+            return lambda x: lax.reduce_window(x, 0.0, lax.add, *window) / np.prod(kernel).astype("float32")
+        if case.function == "batch_norm":
+            return lambda x, weight, bias: _batch_norm(jnp, lax, x, weight, bias)
+        if case.function == "cross_entropy":
+            return lambda x, target: -jnp.take_along_axis(nn.log_softmax(x, 1), jnp.expand_dims(target, 1), 1).mean()
+        return getattr(nn, case.function)
+
+
+class _InOurLayout:
+    """An array of JAX whose axes are `axes` of ours: NumPy sees ours. Nothing moves before it looks."""
+
+    def __init__(self, array: Any, axes: Sequence[int]) -> None:
+        self.array, self.axes = array, axes
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.asarray(self.array, dtype).transpose(np.argsort(self.axes))
+
+
+def _transposed(lax: Any, x: Any, weight: Any, stride: int) -> Any:
+    """The gradient of a convolution in its input: a convolution of the spread-out x with the flipped kernel."""
+    rank = x.ndim - 2
+    flipped = weight[(slice(None), slice(None), *[slice(None, None, -1)] * rank)].swapaxes(0, 1)
+    padding = [(k - 1, k - 1) for k in weight.shape[2:]]
+    return lax.conv_general_dilated(x, flipped, (1,) * rank, padding, lhs_dilation=(stride,) * rank)
+
+
+def _batch_norm(jnp: Any, lax: Any, x: Any, weight: Any, bias: Any) -> Any:
+    axes, each = (0, *range(2, x.ndim)), (-1, *(1,) * (x.ndim - 2))
+    mean, variance = x.mean(axes), x.var(axes)
+    scale = weight * lax.rsqrt(variance + 1e-5)
+    return x * scale.reshape(each) + (bias - mean * scale).reshape(each)
+
+
+def _sgd(jnp: Any, state: list[Any], gradient: Any, step: Any, numbers: Any) -> list[Any]:
+    x, velocity = state
+    velocity = numbers["momentum"] * velocity + gradient
+    return [x - numbers["lr"] * velocity, velocity]
+
+
+def _adamw(jnp: Any, state: list[Any], gradient: Any, step: Any, numbers: Any) -> list[Any]:
+    """With PyTorch's defaults: betas 0.9 and 0.999, eps 1e-8, weight decay 0.01."""
+    x, mean, square = state
+    mean = 0.9 * mean + 0.1 * gradient
+    square = 0.999 * square + 0.001 * gradient * gradient
+    denominator = (jnp.sqrt(square / (1 - 0.999**step)) + 1e-8).astype(x.dtype)
+    rate = (numbers["lr"] / (1 - 0.9**step)).astype(x.dtype)
+    return [x * (1 - 0.01 * numbers["lr"]) - rate * mean / denominator, mean, square]
