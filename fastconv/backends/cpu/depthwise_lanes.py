@@ -32,6 +32,7 @@ from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.threads import parallel_for
 
 Array = npt.NDArray[Any]
+Ints = npt.NDArray[np.int64]
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 
@@ -44,6 +45,9 @@ BOX_BYTES = 192 * 1024
 LONGEST_ROW = 512
 """Targets of a row in a box, unless the kernel reaches further: what a row reads and writes fits the first level."""
 
+IMAGE = 1024
+"""Positions of an image up to which it has a table of places of its own, which the first-level cache holds, too."""
+
 FINISHED = 256
 """Targets that are computed before they are transposed back, about: few enough for the first-level cache."""
 
@@ -54,7 +58,7 @@ _NS_PER_FLOP = 0.015
 _NS_PER_ELEMENT = 0.3
 
 _AXIS_FIELDS = "size target step stride low halo box boxes".split()
-_FIELDS = "groups channels rows count blocks row plane channel finished kernel".split()
+_FIELDS = "groups channels rows count blocks row plane channel finished kernel image image_at".split()
 LAYOUT = np.dtype([(f"{n}_{a}", np.int64) for a in "dhw" for n in _AXIS_FIELDS] + [(n, np.int64) for n in _FIELDS])
 
 
@@ -111,6 +115,21 @@ class LaneBoxes:
         self.places[: len(columns)] = (columns % phases * pitch + columns // phases) * self.lanes
         self.elements = channels * int(layout["channel"]) + self.lanes
         self.boxes = math.prod(int(layout[f"boxes_{name}"]) for name in "dhw")
+        positions = math.prod(axis.size for axis in axes)
+        if self.boxes == channels == 1 and positions <= IMAGE:
+            layout["image"], layout["image_at"] = positions, len(self.places)
+            self.places = np.concatenate([self.places, self._image(positions)])
+
+    def _image(self, positions: int) -> Ints:
+        """The places of a whole image in one run: no padding to write again; what no tap reads goes behind the box."""
+        q = self.layout[0]
+        table = np.full(positions + self.lanes, q["channel"], np.int64)
+        places = table[:positions].reshape([axis.size for axis in self.axes])
+        starts = [np.arange(axis.size) - axis.low for axis in self.axes]
+        d, h, w = (start[(start >= 0) & (start < axis.extent(axis.target))] for start, axis in zip(starts, self.axes))
+        inside = np.ix_(*(index + axis.low for index, axis in zip((d, h, w), self.axes)))
+        places[inside] = d[:, None, None] * q["plane"] + h[:, None] * q["row"] + self.places[w]
+        return table
 
     def _box(self, available: int) -> tuple[int, int]:
         """Planes and rows of targets whose source of `available` rows is gathered with the least repeated."""
@@ -236,6 +255,13 @@ def pack_lanes(w: Any, b: Any, packed: Any, layout: Any, taps: Any, begin: int, 
 
 
 @kernel
+def clear_padding(layout: Any, box: int, size: int) -> None:
+    """Zeros around a whole image, which stay there from image to image; other boxes are gathered with their padding."""
+    if layout[0].image:
+        zero_bytes(box, layout[0].channel * size)
+
+
+@kernel
 def gather_lanes(
     x: Any, first: int, apart: int, valid: int, to: int, layout: Any, places: Any, d0: int, h0: int, w0: int, n_d: int,
     n_h: int, n_w: int,
@@ -247,6 +273,10 @@ def gather_lanes(
     """
     q = layout[0]
     size = x.itemsize
+    if q.image:
+        table, source = places.ctypes.data + 8 * q.image_at, x.ctypes.data + first * size
+        to_lanes(x, to, 0, table, 0, q.image, source, apart, valid, 0, 1, q.image)
+        return
     z0, planes = d0 // q.stride_d * q.step_d + q.low_d, (-(-n_d // q.stride_d) - 1) * q.step_d + q.halo_d + 1
     y0, rows = h0 // q.stride_h * q.step_h + q.low_h, (-(-n_h // q.stride_h) - 1) * q.step_h + q.halo_h + 1
     x0, extent = w0 // q.stride_w * q.step_w + q.low_w, (-(-n_w // q.stride_w) - 1) * q.step_w + q.halo_w + 1
@@ -279,6 +309,7 @@ def correlate_lanes(
     box = aligned(scratch)
     finished = box + finished_at * size
     weights = aligned(packed)
+    clear_padding(layout, box, size)
     for task in range(begin, end):
         rest, box_w = divmod(task, q.boxes_w)
         rest, box_h = divmod(rest, q.boxes_h)

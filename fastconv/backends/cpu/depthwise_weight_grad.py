@@ -29,6 +29,7 @@ from fastconv.backends.cpu.depthwise_lanes import (
     LaneBoxes,
     PhasedAxis,
     aligned,
+    clear_padding,
     fills_lanes,
     gather_lanes,
 )
@@ -71,7 +72,9 @@ class WeightGrad:
         self.boxes = boxes = LaneBoxes(axes, c.groups, 1, c.rows, self.dilation, c.itemsize)
         q = boxes.layout[0]
         self.gy_at = boxes.elements
-        self.columns = np.arange(int(q["box_w"]) + boxes.lanes) * boxes.lanes
+        # Where outputs go that are gathered in one run: a row, or with a whole image all of them.
+        run = c.outputs if q["image"] else int(q["box_w"])
+        self.columns = np.arange(run + boxes.lanes) * boxes.lanes
         self.shift = self.dilation // math.gcd(self.dilation, width.step)
         self.blocks, self.sample = int(q["blocks"]), c.groups * math.prod(axis.size for axis in c.axes)
         self.elements = self.gy_at + int(q["box_d"] * q["box_h"] * q["box_w"] + boxes.lanes + 1) * boxes.lanes
@@ -153,6 +156,7 @@ def weight_grad_lanes(
     box = aligned(scratch)
     gy_box = box + gy_at * size
     one = q.rows * q.count * VECTOR_BYTES
+    clear_padding(layout, box, size)
     for task in range(begin, end):
         s, block = divmod(task, q.blocks)
         sums = aligned(partial) + task * one
@@ -185,6 +189,10 @@ def _gather_gy(
     q = layout[0]
     size = gy.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
+    if q.image:
+        count, source = n_d * n_h * n_w, gy.ctypes.data + first * size
+        to_lanes(gy, to, 0, columns.ctypes.data, 0, count, source, apart, valid, 0, 1, count)
+        return
     for d in range(n_d):
         source = gy.ctypes.data + (first + ((d0 + d) * q.target_h + h0) * q.target_w + w0) * size
         target = to + d * n_h * n_w * VECTOR_BYTES
