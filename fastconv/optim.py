@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from fastconv import backends
 from fastconv.autograd import Tensor
@@ -41,6 +41,11 @@ class Optimizer:
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
+                    if parameter.grad.shape != parameter.shape:
+                        raise ValueError(
+                            f"{type(self).__name__}: a parameter of shape {parameter.shape} has a gradient of shape "
+                            f"{parameter.grad.shape}"
+                        )
                     self._update(parameter.data, parameter.grad, self.state.setdefault(parameter, {}), group)
 
     def zero_grad(self) -> None:
@@ -158,19 +163,22 @@ class SGD(Optimizer):
             raise ValueError("SGD: nesterov=True needs a momentum > 0 and no dampening")
 
     def _update(self, x: Array, gradient: Array, state: dict[str, Any], group: Group) -> None:
-        momentum = group["momentum"]
-        if group["weight_decay"]:
-            gradient = gradient + group["weight_decay"] * x
-        if momentum:
-            velocity = state.get("momentum_buffer")
-            if velocity is None:
-                # array(), as the sum of 0-d arrays is a NumPy scalar, which cannot be updated in place.
-                state["momentum_buffer"] = velocity = backends.of(x).xp.array(gradient)
-            else:
-                velocity *= momentum
-                velocity += (1 - group["dampening"]) * gradient
-            gradient = gradient + momentum * velocity if group["nesterov"] else velocity
-        x -= group["lr"] * gradient
+        backend = backends.of(x)
+        velocity = state.get("momentum_buffer")
+        starts = velocity is None
+        if starts and group["momentum"]:
+            state["momentum_buffer"] = velocity = backend.xp.empty_like(x)
+        backend.sgd_step(
+            x,
+            gradient,
+            velocity if group["momentum"] else None,
+            starts=starts,
+            lr=group["lr"],
+            momentum=group["momentum"],
+            dampening=group["dampening"],
+            weight_decay=group["weight_decay"],
+            nesterov=group["nesterov"],
+        )
 
 
 class Adam(Optimizer):
@@ -179,6 +187,8 @@ class Adam(Optimizer):
     g ← g + weight_decay · x; m ← β₁ m + (1 − β₁) g; v ← β₂ v + (1 − β₂) g²;
     x ← x − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + eps) at step t.
     """
+
+    _decoupled: ClassVar[bool] = False  # whether weights decay apart from the gradient
 
     def __init__(
         self,
@@ -197,25 +207,22 @@ class Adam(Optimizer):
         self._require(len(betas) == 2 and all(0 <= beta < 1 for beta in betas), "betas", "two numbers in [0, 1)", betas)
 
     def _update(self, x: Array, gradient: Array, state: dict[str, Any], group: Group) -> None:
-        if group["weight_decay"]:
-            gradient = self._decay(x, gradient, group)
-        xp = backends.of(x).xp
+        backend = backends.of(x)
         if not state:
-            state.update(step=0, exp_avg=xp.zeros_like(x), exp_avg_sq=xp.zeros_like(x))
+            state.update(step=0, exp_avg=backend.xp.zeros_like(x), exp_avg_sq=backend.xp.zeros_like(x))
         state["step"] += 1
-        first, second = group["betas"]
-        mean, square = state["exp_avg"], state["exp_avg_sq"]
-        mean += (1 - first) * (gradient - mean)
-        square *= second
-        square += (1 - second) * (gradient * gradient)
-        denominator = xp.sqrt(square)
-        denominator /= math.sqrt(1 - second ** state["step"])
-        denominator += group["eps"]
-        x -= group["lr"] / (1 - first ** state["step"]) * (mean / denominator)
-
-    def _decay(self, x: Array, gradient: Array, group: Group) -> Array:
-        """Weight decay as a part of the gradient."""
-        return gradient + group["weight_decay"] * x
+        backend.adam_step(
+            x,
+            gradient,
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            step=state["step"],
+            lr=group["lr"],
+            betas=group["betas"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            decoupled=self._decoupled,
+        )
 
 
 class AdamW(Adam):
@@ -223,6 +230,8 @@ class AdamW(Adam):
 
     x ← x − lr · weight_decay · x, apart from the gradient; then as `Adam` without weight decay.
     """
+
+    _decoupled = True
 
     def __init__(
         self,
@@ -233,10 +242,6 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)
-
-    def _decay(self, x: Array, gradient: Array, group: Group) -> Array:
-        x *= 1 - group["lr"] * group["weight_decay"]
-        return gradient
 
 
 class Schedule:

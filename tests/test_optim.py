@@ -6,7 +6,9 @@ import math
 import numpy as np
 import pytest
 
+import fastconv as fc
 from fastconv.autograd import Tensor
+from fastconv.backends.cpu import threads
 from fastconv.optim import SGD, Adam, AdamW, CosineAnnealingLR, StepLR
 
 SHAPES = [(3, 4), (4,), ()]
@@ -56,6 +58,55 @@ def test_twenty_steps_as_torch(kind, options):
         reference.step()
         for mine, other in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(mine.data, other.detach().numpy(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("kind", "options"), UPDATES, ids=map(describe, UPDATES))
+def test_same_bits_for_any_number_of_threads(kind, options, dtype, monkeypatch):
+    monkeypatch.setattr(threads, "SERIAL_NS", 0)
+    results = []
+    for number in (1, 2, 3, 8):
+        fc.set_num_threads(number)
+        generator = np.random.default_rng(4)
+        parameter = Tensor(generator.standard_normal(1003).astype(dtype), requires_grad=True)
+        optimizer = kind([parameter], **options)
+        for _ in range(3):
+            parameter.grad = generator.standard_normal(1003).astype(dtype)
+            optimizer.step()
+        results.append(parameter.data.tobytes())
+    assert results[1:] == results[:1] * 3
+
+
+@pytest.mark.parametrize(("kind", "options"), UPDATES, ids=map(describe, UPDATES))
+def test_parameters_and_gradients_in_any_layout_and_dtype(kind, options):
+    """Changed in place where they lie, whether or not a kernel can take them as they are."""
+    generator = np.random.default_rng(5)
+    values, gradients = (generator.standard_normal((6, 8)).astype("float32") for _ in range(2))
+    for place, gradient in [
+        (np.zeros((8, 6), "float32").T, gradients),
+        (np.zeros((12, 8), "float32")[::2], gradients.astype("float64")),
+        (np.zeros((6, 8), ">f4"), np.asfortranarray(gradients)),
+    ]:
+        plain, odd = Tensor(values.copy(), requires_grad=True), Tensor(place, requires_grad=True)
+        place[...] = values
+        gradient.flags.writeable = False
+        for parameter, given in ((plain, gradients), (odd, gradient)):
+            parameter.grad = given
+            optimizer = kind([parameter], **options)
+            optimizer.step()
+            optimizer.step()
+        assert odd.data is place
+        np.testing.assert_array_equal(place, plain.data)
+
+
+@pytest.mark.parametrize(("kind", "options"), [(SGD, {}), (SGD, {"momentum": 0.9}), (Adam, {})])
+def test_no_decay_leaves_an_infinite_parameter_infinite(kind, options):
+    parameter = Tensor(np.array([np.inf, 1.0], "float32"), requires_grad=True)
+    optimizer = kind([parameter], **options)
+    for _ in range(2):
+        parameter.grad = np.ones(2, "float32")
+        optimizer.step()
+    assert parameter.data[0] == np.inf
 
 
 def test_groups_as_torch():
@@ -198,7 +249,14 @@ def mismatched_shapes():
     SGD([X], momentum=0.9).load_state_dict(source.state_dict())
 
 
+def mismatched_gradient():
+    parameter = Tensor(np.ones((3, 4)), requires_grad=True)
+    parameter.grad = np.ones(4)
+    SGD([parameter]).step()
+
+
 REFUSALS = [
+    (mismatched_gradient, ValueError, r"SGD: a parameter of shape \(3, 4\) has a gradient of shape \(4,\)"),
     (lambda: SGD([]), ValueError, r"SGD: no parameters given; pass model.parameters\(\)"),
     (lambda: SGD([X, X]), ValueError, "SGD: a parameter was given twice"),
     (lambda: SGD([np.ones(2)]), TypeError, "SGD: parameters must be Tensors, got ndarray"),

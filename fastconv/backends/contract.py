@@ -3,9 +3,9 @@
 A backend is a module (package) with these functions at its top level; there is no registry and no class.
 `Array` is the backend's own array kind. Every array that reaches a primitive is C-contiguous, in native
 byte order, of one floating dtype and on one device: ops/ has seen to that. A primitive never modifies its
-arguments, returns a new C-contiguous array and works for empty arrays. Its result does not depend on the
-number of threads, and sample n of a batch gets the same bits whatever the rest of the batch
-(sums that run over the batch, as in `conv_weight_grad`, excepted: those are the same for the same call).
+arguments (those of an optimiser's step excepted), returns a new C-contiguous array and works for empty arrays.
+Its result does not depend on the number of threads, and sample n of a batch gets the same bits whatever the rest
+of the batch (sums that run over the batch, as in `conv_weight_grad`, excepted: those are the same for the same call).
 
 Geometry arrives checked: a primitive raises nothing but MemoryError.
 """
@@ -128,4 +128,41 @@ class Backend(Protocol):
         mean, inverse_std, scale (C,) are float64; `scale` is weight · inverse_std (inverse_std alone where there is no
         weight). The results have x's dtype.
         """
+        ...
+
+    def sgd_step(
+        self,
+        x: Array,
+        gradient: Array,
+        velocity: Array | None,
+        *,
+        starts: bool,
+        lr: float,
+        momentum: float,
+        dampening: float,
+        weight_decay: float,
+        nesterov: bool,
+    ) -> None:
+        """One step of `optim.SGD`, whose docstring has the formulas: changes x and velocity (of x's shape) in place.
+
+        `velocity` is None without momentum; where it `starts`, what it holds is not read. All arrays of the optimiser's
+        steps may be strided, and `gradient`, of x's shape, of another floating dtype.
+        """
+        ...
+
+    def adam_step(
+        self,
+        x: Array,
+        gradient: Array,
+        mean: Array,
+        square: Array,
+        *,
+        step: int,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        decoupled: bool,
+    ) -> None:
+        """Step number `step` (from 1) of `optim.Adam`, with `decoupled` of `optim.AdamW`: changes x, mean, square."""
         ...

@@ -11,6 +11,8 @@ from fastconv.backends.cpu.normalisation import batch_norm_apply as batch_norm_a
 from fastconv.backends.cpu.normalisation import batch_norm_backward as batch_norm_backward
 from fastconv.backends.cpu.normalisation import batch_norm_statistics as batch_norm_statistics
 from fastconv.backends.cpu.normalisation import channel_sum as channel_sum
+from fastconv.backends.cpu.optimisers import adam_step as adam_step
+from fastconv.backends.cpu.optimisers import sgd_step as sgd_step
 from fastconv.backends.cpu.padding import pad as pad
 from fastconv.backends.cpu.padding import pad_grad as pad_grad
 from fastconv.backends.cpu.pointwise import activation_backward as activation_backward
