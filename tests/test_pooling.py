@@ -13,7 +13,7 @@ from differences import check_gradients, spread_out
 import fastconv as fc
 from fastconv import backends
 from fastconv.autograd import to_device
-from fastconv.backends.cpu import pool_gather, threads
+from fastconv.backends.cpu import pool_gather, pool_windows, pooling, threads
 
 DTYPES = ["float32", "float64"]
 
@@ -93,17 +93,24 @@ ADAPTIVE = [
 ]
 
 
-@pytest.fixture(params=["tables", "rows"])
+@pytest.fixture(params=["windows", "small blocks", "tables", "rows"])
 def path(request, monkeypatch):
-    """The CPU kernels for small planes, and those for large ones on the same planes."""
+    """Each family of CPU kernels on the same planes."""
     tables = pool_gather.max_table, pool_gather.sum_table, pool_gather.spread_table
+    cached = (*tables, pool_windows.window_plan, pooling._bands)
+    if request.param == "small blocks":
+        monkeypatch.setattr(pool_windows, "_OUTPUTS", 12)
+        monkeypatch.setattr(pool_windows, "_COLUMNS", 9)
+        monkeypatch.setattr(pooling, "_BAND", 20)
+    elif request.param != "windows":
+        monkeypatch.setattr(pooling, "window_plan", lambda geometry, itemsize: None)
     if request.param == "rows":
         monkeypatch.setattr(pool_gather, "_MAX_TAPS", 0)
-    for table in tables:
-        table.cache_clear()
+    for function in cached:
+        function.cache_clear()
     yield request.param
-    for table in tables:
-        table.cache_clear()
+    for function in cached:
+        function.cache_clear()
 
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(map(str, case)).replace(" ", ""))
@@ -379,6 +386,16 @@ BAD_CALLS = [
 def test_bad_calls(call, kind, text):
     with pytest.raises(kind, match=f"^{re.escape(text)}$"):
         call()
+
+
+@pytest.mark.parametrize(
+    ("spatial", "kernel", "windows"),
+    [((28, 28), 2, True), ((112, 112), 3, True), ((1000,), 4, True), ((14, 14), 2, True), ((7, 7), 7, False)],
+)
+def test_rows_of_half_a_vector_go_by_windows(spatial, kernel, windows):
+    geometry = fc.geometry.PoolGeometry.of(f"avg_pool{len(spatial)}d", (1, 1, *spatial), kernel)
+    regular = pool_windows.window_plan(geometry, 8)
+    assert (regular is not None) == windows
 
 
 @pytest.mark.parametrize(

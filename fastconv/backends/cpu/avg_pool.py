@@ -1,8 +1,9 @@
-"""Average pooling by rows: window sums over divisors, and their adjoint.
+"""Average pooling: window sums over divisors, and their adjoint.
 
-Sums are float64. Interior columns of a row keep theirs in a buffer to which each tap adds a run of inputs; long windows
-are summed one by one. The gradient spreads gy / divisor over the taps of each window; a plane belongs to one task, so
-the order of the sums is that of the outputs. Cost: one add for each tap of an output; dividing is hidden behind memory.
+Sums are float64. Regular windows go by vectors of outputs (pool_windows.py); the others, adaptive ones and those of
+short rows with many taps, are summed output by output along the rows of pool_rows.py. The gradient spreads gy / divisor
+over the taps of each window; a plane belongs to one task, so the order of the sums is that of the outputs.
+Cost: one add for each tap of an output; dividing is hidden behind memory.
 """
 
 from __future__ import annotations
@@ -12,38 +13,90 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu import sums
-from fastconv.backends.cpu.host import kernel
-from fastconv.backends.cpu.pool_rows import COLUMNS, LONG_WINDOW, clip, locate
+from fastconv.backends.cpu.elementary import inlined
+from fastconv.backends.cpu.host import VECTOR_BYTES, kernel
+from fastconv.backends.cpu.pool_rows import LONG_WINDOW, locate
+from fastconv.backends.cpu.pool_simd import averages
+from fastconv.backends.cpu.pool_windows import (
+    KERNEL,
+    OUT,
+    STRIDE,
+    address,
+    block_of,
+    first_output,
+    next_vectors,
+    open_block,
+    scratch_size,
+)
 
 
 @kernel
-def averages(
+def windows(x: Any, y: Any, axes: Any, block: Any, divisors: Any, start: int, stop: int) -> None:
+    """Blocks [start, stop) of y."""
+    stride, across = axes[STRIDE, 2], axes[OUT, 0] + axes[OUT, 1]
+    scratch = np.empty(scratch_size(axes, block), x.dtype)
+    offsets = np.empty(axes[KERNEL, 0] * axes[KERNEL, 1] * axes[KERNEL, 2], np.int64)
+    end = min(first_output(block_of(stop, axes, block), axes), y.size)
+    for task in range(start, stop):
+        place = block_of(task, axes, block)
+        _, depth, row, row_end, column, column_end = place
+        source, pitch = open_block(x, 0.0, scratch, offsets, axes, block, place)
+        to = first_output(place, axes)
+        for h in range(row, row_end):
+            factor = divisors[depth] * divisors[axes[OUT, 0] + h]
+            _row(
+                x, source, stride, address(offsets, 0), offsets.size, address(y, to),
+                address(divisors, across + column), factor, column_end - column, end - to,
+            )  # fmt: skip
+            to += axes[OUT, 2]
+            source += axes[STRIDE, 1] * pitch * x.itemsize
+
+
+@inlined
+def _row(
+    x: Any, source: int, stride: int, offsets: int, taps: int, y: int, divisors: int, factor: float, columns: int,
+    room: int,
+) -> None:  # fmt: skip
+    """A row of outputs of a block; arguments as those of `averages` and `next_vectors`."""
+    lanes, c = VECTOR_BYTES // x.itemsize, 0
+    while c < columns:
+        c, vectors = next_vectors(c, columns, room, stride, lanes)
+        at, to, d = source + c * stride * x.itemsize, y + c * x.itemsize, divisors + 8 * c
+        if vectors == 0:
+            averages(x, 0, 0, at, stride, offsets, taps, to, d, factor)
+        elif stride == 1:
+            if vectors == 2:
+                averages(x, 1, 2, at, stride, offsets, taps, to, d, factor)
+            else:
+                averages(x, 1, 1, at, stride, offsets, taps, to, d, factor)
+        elif stride == 2:
+            if vectors == 2:
+                averages(x, 2, 2, at, stride, offsets, taps, to, d, factor)
+            else:
+                averages(x, 2, 1, at, stride, offsets, taps, to, d, factor)
+        else:
+            averages(x, 0, 1, at, stride, offsets, taps, to, d, factor)
+        c += max(vectors * lanes, 1)
+
+
+@kernel
+def rows(
     x: Any, y: Any, depth: Any, height: Any, width: Any, depth_divisors: Any, height_divisors: Any,
-    width_divisors: Any, sizes: Any, steps: Any, interior: Any, start: int, stop: int,
+    width_divisors: Any, sizes: Any, steps: Any, start: int, stop: int,
 ) -> None:  # fmt: skip
     """Rows [start, stop) of y."""
-    accumulator = np.empty(COLUMNS)
-    columns = width.shape[1]
     for task in range(start, stop):
         plane, od, oh, first, last = locate(task, depth, height, width)
         base = plane * sizes[0] * sizes[1] * sizes[2]
-        low, high = clip(interior, first, last)
-        total = accumulator[: last - first]
-        total[:] = 0.0
-        for d in range(depth[0, od], depth[1, od], steps[0]):
-            for h in range(height[0, oh], height[1, oh], steps[1]):
-                row = base + (d * sizes[1] + h) * sizes[2]
-                for o in range(first, low):
-                    total[o - first] += _sum_of_taps(x, row + width[0, o], row + width[1, o], steps[2])
-                for o in range(high, last):
-                    total[o - first] += _sum_of_taps(x, row + width[0, o], row + width[1, o], steps[2])
-                if low < high:
-                    for w in range(row + width[0, low], row + width[1, low], steps[2]):
-                        _add(total[low - first : high - first], x, w, interior[2])
-        out = ((plane * depth.shape[1] + od) * height.shape[1] + oh) * columns
-        _divide(
-            total, width_divisors[first:last], depth_divisors[od] * height_divisors[oh], y[out + first : out + last]
-        )
+        out = ((plane * depth.shape[1] + od) * height.shape[1] + oh) * width.shape[1]
+        factor = depth_divisors[od] * height_divisors[oh]
+        for o in range(first, last):
+            total = 0.0
+            for d in range(depth[0, od], depth[1, od], steps[0]):
+                for h in range(height[0, oh], height[1, oh], steps[1]):
+                    row = base + (d * sizes[1] + h) * sizes[2]
+                    total += _sum_of_taps(x, row + width[0, o], row + width[1, o], steps[2])
+            y[out + o] = total / (width_divisors[o] * factor)
 
 
 @kernel
@@ -61,22 +114,6 @@ def _sum_of_taps(x: Any, begin: int, end: int, step: int) -> float:
         for w in range(begin, end, step):
             total += x[w]
     return total
-
-
-@kernel
-def _add(total: Any, x: Any, begin: int, stride: int) -> None:
-    """total[i] += x[begin + i · stride]."""
-    if stride == 1:
-        terms = x[begin : begin + total.size]
-        for i in range(terms.size):
-            total[i] += terms[i]
-    elif stride == 2:
-        # Unsigned, because an index that might be negative keeps a loop from vectorising.
-        for i in range(np.uintp(total.size)):
-            total[i] += x[np.uintp(begin) + i * np.uintp(2)]
-    else:
-        for i in range(np.uintp(total.size)):
-            total[i] += x[np.uintp(begin) + i * np.uintp(stride)]
 
 
 @kernel

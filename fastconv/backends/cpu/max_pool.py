@@ -1,9 +1,8 @@
-"""Max pooling by rows: values, values with the places of the winners, and the gradient of both kinds of planes.
+"""Max pooling: values, values with the places of the winners, and the gradient of both.
 
-Interior columns of a row keep their best value and its place in two buffers, to which one tap after the other is
-compared: a vector compare and two blends for each tap. Places are 32-bit offsets from the first tap of the window, as
-wide as a float32, and become 64-bit indices at the end of the row. Cost: 1 to 2 ns for each tap of an output with its
-index (float32), half of that without, and 12 bytes of memory traffic an output.
+Regular windows go by vectors of outputs (pool_windows.py). The others, adaptive ones and those of short rows with many
+taps, are computed output by output along the rows of pool_rows.py. Cost: about 0.1 ns for each tap of an output with
+its index where vectors serve (float32, AVX2), 1 to 2 ns elsewhere, and 12 bytes of memory traffic an output.
 """
 
 from __future__ import annotations
@@ -12,102 +11,107 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.backends.cpu.elementary import maximum
-from fastconv.backends.cpu.host import kernel
-from fastconv.backends.cpu.pool_rows import COLUMNS, LONG_WINDOW, clip, locate
+from fastconv.backends.cpu.elementary import inlined, maximum
+from fastconv.backends.cpu.host import VECTOR_BYTES, kernel
+from fastconv.backends.cpu.pool_rows import LONG_WINDOW, locate
+from fastconv.backends.cpu.pool_simd import largest
+from fastconv.backends.cpu.pool_windows import (
+    DILATION,
+    KERNEL,
+    OUT,
+    SIZE,
+    STRIDE,
+    address,
+    block_of,
+    first_output,
+    first_tap,
+    list_taps,
+    next_vectors,
+    open_block,
+    scratch_size,
+)
 
 
 @kernel
-def values_and_indices(
-    x: Any, y: Any, indices: Any, depth: Any, height: Any, width: Any, sizes: Any, steps: Any, interior: Any,
-    start: int, stop: int,
+def windows(x: Any, y: Any, indices: Any, axes: Any, block: Any, firsts: Any, start: int, stop: int) -> None:
+    """Blocks [start, stop) of y and, unless that is None, of indices."""
+    stride, across = axes[STRIDE, 2], axes[OUT, 0] + axes[OUT, 1]
+    taps = axes[KERNEL, 0] * axes[KERNEL, 1] * axes[KERNEL, 2]
+    scratch = np.empty(scratch_size(axes, block), x.dtype)
+    offsets, places = np.empty(taps, np.int64), np.empty(taps, np.int64)
+    list_taps(places, axes[DILATION, 0] * axes[SIZE, 1] * axes[SIZE, 2], axes[SIZE, 2], axes)
+    end = min(first_output(block_of(stop, axes, block), axes), y.size)
+    for task in range(start, stop):
+        place = block_of(task, axes, block)
+        _, depth, row, row_end, column, column_end = place
+        source, pitch = open_block(x, -np.inf, scratch, offsets, axes, block, place)
+        to = first_output(place, axes)
+        for h in range(row, row_end):
+            first = firsts[depth] + firsts[axes[OUT, 0] + h]
+            _row(
+                x, indices, source, stride, address(offsets, 0), taps, address(y, to), address(places, 0),
+                address(firsts, across + column), first, first_tap(depth, h, column, axes),
+                0 if indices is None else address(indices, to), column_end - column, end - to,
+            )  # fmt: skip
+            to += axes[OUT, 2]
+            source += axes[STRIDE, 1] * pitch * x.itemsize
+
+
+@inlined
+def _row(
+    x: Any, indices: Any, source: int, stride: int, offsets: int, taps: int, y: int, places: int, firsts: int,
+    first: int, base: int, found: int, columns: int, room: int,
 ) -> None:  # fmt: skip
-    """Rows [start, stop) of y and indices."""
-    best, place = np.empty(COLUMNS, x.dtype), np.empty(COLUMNS, np.int32)
+    """A row of outputs of a block; arguments as those of `largest` and `next_vectors`."""
+    lanes, c = VECTOR_BYTES // x.itemsize, 0
+    while c < columns:
+        c, vectors = next_vectors(c, columns, room, stride, lanes)
+        at, to = source + c * stride * x.itemsize, y + c * x.itemsize
+        f, b, i = firsts + 8 * c, base + c * stride, found + 8 * c
+        if vectors == 0:
+            largest(x, indices, 0, 0, at, stride, offsets, taps, to, places, f, first, b, i)
+        elif stride == 1:
+            if vectors == 2:
+                largest(x, indices, 1, 2, at, stride, offsets, taps, to, places, f, first, b, i)
+            else:
+                largest(x, indices, 1, 1, at, stride, offsets, taps, to, places, f, first, b, i)
+        elif stride == 2:
+            if vectors == 2:
+                largest(x, indices, 2, 2, at, stride, offsets, taps, to, places, f, first, b, i)
+            else:
+                largest(x, indices, 2, 1, at, stride, offsets, taps, to, places, f, first, b, i)
+        else:
+            largest(x, indices, 0, 1, at, stride, offsets, taps, to, places, f, first, b, i)
+        c += max(vectors * lanes, 1)
+
+
+@kernel
+def rows(
+    x: Any, y: Any, indices: Any, depth: Any, height: Any, width: Any, sizes: Any, steps: Any, start: int, stop: int
+) -> None:
+    """Rows [start, stop) of y and, unless that is None, of indices."""
     for task in range(start, stop):
         plane, od, oh, first, last = locate(task, depth, height, width)
         source = x[plane * sizes[0] * sizes[1] * sizes[2] : (plane + 1) * sizes[0] * sizes[1] * sizes[2]]
         out = ((plane * depth.shape[1] + od) * height.shape[1] + oh) * width.shape[1]
         d0, d1, h0, h1 = depth[0, od], depth[1, od], height[0, oh], height[1, oh]
-        low, high = clip(interior, first, last)
-        o = first
-        while o < last:
-            if o == low and low < high:
-                o = high
-                continue
+        for o in range(first, last):
             w0, w1 = width[0, o], width[1, o]
             index = (d0 * sizes[1] + h0) * sizes[2] + w0
             value = source[index]
             for d in range(d0, d1, steps[0]):
                 for h in range(h0, h1, steps[1]):
                     row = (d * sizes[1] + h) * sizes[2]
+                    if indices is None:
+                        value = _largest(value, source, row + w0, row + w1, steps[2])
+                        continue
                     for w in range(row + w0, row + w1, steps[2]):
                         wins = (source[w] > value) | (source[w] != source[w])
                         value = source[w] if wins else value
                         index = w if wins else index
-            y[out + o], indices[out + o] = value, index
-            o += 1
-        if low == high:
-            continue
-        count, left, stride = high - low, width[0, low], interior[2]
-        best[:count] = -np.inf
-        place[:count] = (d0 * sizes[1] + h0) * sizes[2]
-        for d in range(d0, d1, steps[0]):
-            for h in range(h0, h1, steps[1]):
-                row = (d * sizes[1] + h) * sizes[2]
-                for w in range(0, width[1, low] - left, steps[2]):
-                    _challenge(best, place, source, row + left + w, stride, np.int32(row + w), count)
-        for i in range(count):
-            y[out + low + i] = best[i]
-            indices[out + low + i] = place[i] + (left + i * stride)
-
-
-@kernel
-def _challenge(best: Any, place: Any, x: Any, begin: int, stride: int, offset: int, count: int) -> None:
-    """best, place = the larger of them and x[begin + i · stride], offset for i < count; NaN is larger than all."""
-    if stride == 1:
-        challengers = x[begin : begin + count]
-        for i in range(challengers.size):
-            wins = (challengers[i] > best[i]) | (challengers[i] != challengers[i])
-            best[i] = challengers[i] if wins else best[i]
-            place[i] = offset if wins else place[i]
-    elif stride == 2:
-        # Unsigned, because an index that might be negative keeps a loop from vectorising.
-        for i in range(np.uintp(count)):
-            challenger = x[np.uintp(begin) + i * np.uintp(2)]
-            wins = (challenger > best[i]) | (challenger != challenger)
-            best[i] = challenger if wins else best[i]
-            place[i] = offset if wins else place[i]
-    else:
-        for i in range(np.uintp(count)):
-            challenger = x[np.uintp(begin) + i * np.uintp(stride)]
-            wins = (challenger > best[i]) | (challenger != challenger)
-            best[i] = challenger if wins else best[i]
-            place[i] = offset if wins else place[i]
-
-
-@kernel
-def values(
-    x: Any, y: Any, depth: Any, height: Any, width: Any, sizes: Any, steps: Any, interior: Any, start: int, stop: int
-) -> None:
-    """Rows [start, stop) of y alone."""
-    for task in range(start, stop):
-        plane, od, oh, first, last = locate(task, depth, height, width)
-        base = plane * sizes[0] * sizes[1] * sizes[2]
-        out = ((plane * depth.shape[1] + od) * height.shape[1] + oh) * width.shape[1]
-        low, high = clip(interior, first, last)
-        best = y[out + first : out + last]
-        best[:] = -np.inf
-        for d in range(depth[0, od], depth[1, od], steps[0]):
-            for h in range(height[0, oh], height[1, oh], steps[1]):
-                row = base + (d * sizes[1] + h) * sizes[2]
-                for o in range(first, low):
-                    best[o - first] = _largest(best[o - first], x, row + width[0, o], row + width[1, o], steps[2])
-                for o in range(high, last):
-                    best[o - first] = _largest(best[o - first], x, row + width[0, o], row + width[1, o], steps[2])
-                if low < high:
-                    for w in range(row + width[0, low], row + width[1, low], steps[2]):
-                        _raise(best[low - first : high - first], x, w, interior[2])
+            y[out + o] = value
+            if indices is not None:
+                indices[out + o] = index
 
 
 @kernel
@@ -123,25 +127,18 @@ def _largest(best: Any, x: Any, begin: int, end: int, step: int) -> Any:
 
 
 @kernel
-def _raise(best: Any, x: Any, begin: int, stride: int) -> None:
-    """best[i] = max(best[i], x[begin + i · stride])."""
-    if stride == 1:
-        challengers = x[begin : begin + best.size]
-        for i in range(challengers.size):
-            best[i] = maximum(best[i], challengers[i])
-    elif stride == 2:
-        for i in range(np.uintp(best.size)):
-            best[i] = maximum(best[i], x[np.uintp(begin) + i * np.uintp(2)])
-    else:
-        for i in range(np.uintp(best.size)):
-            best[i] = maximum(best[i], x[np.uintp(begin) + i * np.uintp(stride)])
+def gradient(gy: Any, indices: Any, gx: Any, bands: Any, outputs: int, inputs: int, start: int, stop: int) -> None:
+    """Bands [start, stop) of the planes of gx: each is owned by one task, which adds the outputs in their order.
 
-
-@kernel
-def gradient(gy: Any, indices: Any, gx: Any, outputs: int, inputs: int, start: int, stop: int) -> None:
-    """Planes [start, stop) of gx: each is owned by one task, which adds the outputs in their order."""
-    for plane in range(start, stop):
-        target = gx[plane * inputs : (plane + 1) * inputs]
+    A row of `bands` has the first element of a band and its end, and the first and last output that may reach it.
+    """
+    count = len(bands)
+    for task in range(start, stop):
+        plane = task // count
+        first, end, begin, last = bands[task % count]
+        target = gx[plane * inputs + first : plane * inputs + end]
         target[:] = 0.0
-        for i in range(plane * outputs, (plane + 1) * outputs):
-            target[indices[i]] += gy[i]
+        for i in range(plane * outputs + begin, plane * outputs + last):
+            place = indices[i] - first
+            if 0 <= place < target.size:
+                target[place] += gy[i]

@@ -1,10 +1,9 @@
-"""Pooling of large planes, row by row: what the kernels of max_pool.py and avg_pool.py are told, and share.
+"""Pooling by irregular windows, row by row: what the kernels of max_pool.py and avg_pool.py are told, and share.
 
 Every rank is lifted to three axes, and every kind of window (strided, dilated, padded, adaptive) to the same tables:
 for each output of an axis its first tap and its end inside the input. Axes that a window covers completely are merged,
-so that global pooling is one long run. A row of outputs whose windows are complete and equally spaced, its interior,
-is computed tap by tap for all its columns at once; the few columns at the borders, long windows and irregular ones are
-computed one by one.
+so that global pooling is one long run. Outputs are computed one by one, a long window by vectors. In the gradient of an
+average the columns of a row whose windows are complete and equally spaced, its interior, go tap by tap together.
 """
 
 from __future__ import annotations
@@ -111,10 +110,3 @@ def locate(task: int, depth: Any, height: Any, width: Any) -> tuple[int, int, in
     h = row % height.shape[1]
     row = row // height.shape[1]
     return row // depth.shape[1], row % depth.shape[1], h, first, min(first + COLUMNS, columns)
-
-
-@kernel
-def clip(interior: Any, first: int, last: int) -> tuple[int, int]:
-    """The part of the interior columns inside [first, last)."""
-    low = min(max(interior[0], first), last)
-    return low, max(min(interior[1], last), low)

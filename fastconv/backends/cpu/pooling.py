@@ -1,9 +1,10 @@
-"""Pooling primitives of the CPU backend, small planes through tables, large ones by rows. See contract.py."""
+"""Pooling primitives of the CPU backend, by regular windows, by tables or by rows. See contract.py."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,18 @@ import numpy.typing as npt
 from fastconv.backends.cpu import avg_pool, max_pool, pool_gather
 from fastconv.backends.cpu.pool_gather import Table
 from fastconv.backends.cpu.pool_rows import RowPlan, row_plan
+from fastconv.backends.cpu.pool_windows import WindowPlan, window_plan
 from fastconv.backends.cpu.threads import parallel_for
 from fastconv.geometry import PoolGeometry
 
 Array = npt.NDArray[Any]
 Loop = Callable[..., None]
 
+_BAND = 1 << 16
+"""Elements of a plane's gradient in one task, about."""
+
 _NS_PER_TAP = 0.4
+_NS_PER_WINDOW_TAP = 0.1
 _NS_PER_ROW = 20.0
 _NS_PER_BYTE = 0.05
 
@@ -27,14 +33,20 @@ def max_pool_forward(x: Array, geometry: PoolGeometry, with_indices: bool = True
     """See contract.Backend.max_pool_forward."""
     y = np.empty(x.shape[:2] + geometry.out_spatial, x.dtype)
     indices = np.empty(y.shape, np.int64) if with_indices else None
-    flat = (x.reshape(-1), y.reshape(-1)) + (() if indices is None else (indices.reshape(-1),))
+    found = None if indices is None else indices.reshape(-1)
+    plan = window_plan(geometry, x.itemsize)
+    if plan is not None:
+        windows = (x.reshape(-1), y.reshape(-1), found, plan.axes, plan.block, plan.firsts)
+        _over_windows(max_pool.windows, windows, plan, x)
+        return y, indices
     table = pool_gather.max_table(geometry)
     if table is not None:
-        _over_blocks(pool_gather.largest if indices is None else pool_gather.largest_and_indices, flat, table, y)
+        flat = (x.reshape(-1), y.reshape(-1)) + (() if found is None else (found,))
+        _over_blocks(pool_gather.largest if found is None else pool_gather.largest_and_indices, flat, table, y)
     else:
-        plan = row_plan(geometry)
-        arguments = (*flat, *plan.windows, plan.sizes, plan.steps, plan.interior)
-        _over_rows(max_pool.values if indices is None else max_pool.values_and_indices, arguments, plan, x)
+        rows = row_plan(geometry)
+        arguments = (x.reshape(-1), y.reshape(-1), found, *rows.windows, rows.sizes, rows.steps)
+        _over_rows(max_pool.rows, arguments, rows, x)
     return y, indices
 
 
@@ -43,25 +55,42 @@ def max_pool_backward(gy: Array, indices: Array, geometry: PoolGeometry) -> Arra
     gx = np.empty(gy.shape[:2] + geometry.spatial, gy.dtype)
     flat_gy, flat_indices, flat_gx = gy.reshape(-1), indices.reshape(-1), gx.reshape(-1)
     outputs, inputs = math.prod(geometry.out_spatial), math.prod(geometry.spatial)
+    bands = _bands(geometry)
     parallel_for(
-        lambda start, stop: max_pool.gradient(flat_gy, flat_indices, flat_gx, outputs, inputs, start, stop),
-        gy.shape[0] * gy.shape[1],
+        lambda start, stop: max_pool.gradient(flat_gy, flat_indices, flat_gx, bands, outputs, inputs, start, stop),
+        gy.shape[0] * gy.shape[1] * len(bands),
         gy.size * 1.5 + gx.nbytes * _NS_PER_BYTE,
     )
     return gx
+
+
+@lru_cache(maxsize=64)
+def _bands(geometry: PoolGeometry) -> Array:
+    """Bands of the first axis, so that one large plane occupies several threads: see `max_pool.gradient`."""
+    starts, stops, _ = (np.array(table) for table in geometry.windows()[0])
+    size, inner, outputs = geometry.spatial[0], math.prod(geometry.spatial[1:]), math.prod(geometry.out_spatial[1:])
+    rows = max(1, _BAND // inner)
+    first = np.arange(0, size, rows)
+    end = np.minimum(first + rows, size)
+    starts = np.minimum.accumulate(starts[::-1])[::-1]  # with padding and dilation the first ones are out of order
+    begin, last = np.searchsorted(stops, first, "right"), np.searchsorted(starts, end, "left")
+    return np.stack([first * inner, end * inner, begin * outputs, last * outputs], 1)
 
 
 def avg_pool_forward(x: Array, geometry: PoolGeometry) -> Array:
     """See contract.Backend.avg_pool_forward."""
     y = np.empty(x.shape[:2] + geometry.out_spatial, x.dtype)
     flat = (x.reshape(-1), y.reshape(-1))
+    plan = window_plan(geometry, x.itemsize)
+    if plan is not None:
+        _over_windows(avg_pool.windows, (*flat, plan.axes, plan.block, plan.divisors), plan, x)
+        return y
     table = pool_gather.sum_table(geometry)
     if table is not None:
         _over_blocks(pool_gather.averages, flat, table, y, pool_gather.block_divisors(geometry, table.planes))
     else:
-        plan = row_plan(geometry)
-        arguments = (*flat, *plan.windows, *plan.divisors, plan.sizes, plan.steps, plan.interior)
-        _over_rows(avg_pool.averages, arguments, plan, x)
+        rows = row_plan(geometry)
+        _over_rows(avg_pool.rows, (*flat, *rows.windows, *rows.divisors, rows.sizes, rows.steps), rows, x)
     return y
 
 
@@ -82,6 +111,12 @@ def avg_pool_backward(gy: Array, geometry: PoolGeometry) -> Array:
         gy.size * plan.taps * _NS_PER_TAP + gx.nbytes * _NS_PER_BYTE,
     )
     return gx
+
+
+def _over_windows(loop: Loop, arguments: tuple[Any, ...], plan: WindowPlan, x: Array) -> None:
+    planes = x.shape[0] * x.shape[1]
+    cost = planes * plan.outputs * plan.taps * _NS_PER_WINDOW_TAP + x.nbytes * _NS_PER_BYTE
+    parallel_for(lambda start, stop: loop(*arguments, start, stop), planes * plan.tasks, cost)
 
 
 def _over_blocks(loop: Loop, flat: tuple[Array, ...], table: Table, result: Array, *divisors: Array) -> None:
