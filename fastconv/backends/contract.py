@@ -112,6 +112,20 @@ class Backend(Protocol):
         """Gradient of `softmax` given its result y."""
         ...
 
+    def cross_entropy(self, x: Array, classes: Array, weight: Array | None, smoothing: float) -> tuple[Array, Array]:
+        """x (N, C, I), classes (N, I) int64, weight (C,) → losses (N, I) and what `cross_entropy_backward` wants.
+
+        (1 − smoothing) · −weight[class] · ln p[class] + smoothing / C · Σ_c −weight[c] · ln p[c], p being the softmax
+        of x along C; 0 where the class is negative.
+        """
+        ...
+
+    def cross_entropy_backward(
+        self, g: Array, x: Array, normalisers: Array, classes: Array, weight: Array | None, smoothing: float
+    ) -> Array:
+        """Gradient of `cross_entropy` in x, given g (N, I), the gradient of its losses, and its second result."""
+        ...
+
     def batch_norm_statistics(self, x: Array) -> tuple[Array, Array]:
         """x (N, C, *S) → float64 mean (C,) and biased variance (C,) over batch and space."""
         ...
@@ -121,12 +135,12 @@ class Backend(Protocol):
         ...
 
     def batch_norm_backward(
-        self, gy: Array, x: Array, mean: Array, inverse_std: Array, scale: Array
+        self, gy: Array, x: Array, mean: Array, inverse_std: Array, scale: Array, of_batch: bool
     ) -> tuple[Array, Array, Array]:
-        """Gradient through `batch_norm_statistics` and the normalisation → gx, gradient of weight (C,), of bias (C,).
+        """Gradient through the normalisation → gx, gradient of weight (C,), of bias (C,), in x's dtype.
 
         mean, inverse_std, scale (C,) are float64; `scale` is weight · inverse_std (inverse_std alone where there is no
-        weight). The results have x's dtype.
+        weight). With `of_batch` mean and variance come from `batch_norm_statistics` of x, else they are constants.
         """
         ...
 

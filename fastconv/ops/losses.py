@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from fastconv import backends
 from fastconv.autograd import needs_grad, raw, record
 from fastconv.ops._arguments import floating
@@ -46,23 +44,17 @@ def cross_entropy(
     x, w = floating(op, optional=("weight",), input=input, weight=weight)
     classes = _Classes(op, x, target, w, ignore_index)
     backend = backends.of(x)
-    log_p = backend.softmax(classes.rows(x), 1, True)
-    losses = classes.losses(log_p)
-    spread = label_smoothing / classes.count
-    if label_smoothing:
-        uniform = -(log_p if w is None else log_p * classes.along(w)).sum(axis=1)
-        losses = losses * x.dtype.type(1.0 - label_smoothing) + classes.zero_ignored(uniform) * x.dtype.type(spread)
+    logits = x.reshape(*classes.shape[:2], math.prod(classes.shape[2:]))
+    targets = classes.targets()
+    losses, normalisers = backend.cross_entropy(logits, targets, w, label_smoothing)
 
     def gradient(g: Array) -> Array:
         """From the gradient of each loss to that of the logits."""
-        xp = backend.xp
-        g_log_p = classes.scatter(g * x.dtype.type(1.0 - label_smoothing))
-        if label_smoothing:
-            share = xp.expand_dims(classes.zero_ignored(g) * x.dtype.type(spread), 1)
-            g_log_p -= share if w is None else share * classes.along(w)
-        return backend.softmax_backward(g_log_p, log_p, 1, True).reshape(x.shape)
+        g = backend.xp.ascontiguousarray(backend.xp.broadcast_to(g, classes.numbers.shape))
+        gx = backend.cross_entropy_backward(g, logits, normalisers, targets, w, label_smoothing)
+        return gx.reshape(x.shape)
 
-    return classes.reduced(input, losses, reduction, gradient)
+    return classes.reduced(input, losses.reshape(classes.numbers.shape), reduction, gradient)
 
 
 def nll_loss(input: Any, target: Any, weight: Any = None, *, ignore_index: int = -100, reduction: str = "mean") -> Any:
@@ -142,11 +134,9 @@ class _Classes:
         self.dtype, self.shape = x.dtype, x.shape if self.batched else (1, *x.shape)
         self.count = self.shape[1]
         _check_weight(op, weight, self.count, x.shape)
-        numbers = self._numbers(op, x, target)
-        self.valid = numbers != ignore_index
-        self._check_range(op, numbers, ignore_index)
-        self.numbers = self.xp.where(self.valid, numbers, 0).astype("int64")
-        self.weights = self.valid.astype(x.dtype) if weight is None else self.zero_ignored(weight[self.numbers])
+        self.weight, self.ignore_index = weight, ignore_index
+        self.numbers = self._numbers(op, x, target)
+        self.valid = self._valid(op)
 
     def _numbers(self, op: str, x: Array, target: Any) -> Array:
         given = raw(target)
@@ -169,35 +159,48 @@ class _Classes:
             )
         return numbers if self.batched else numbers[None]
 
-    def _check_range(self, op: str, numbers: Array, ignore_index: int) -> None:
-        wrong = self.valid & ((numbers < 0) | (numbers >= self.count))
+    def _valid(self, op: str) -> Array | None:
+        """Where the class counts; None where all do. Raises ValueError for one that is not there."""
+        numbers, ignored = self.numbers, self.ignore_index
+        if numbers.size and numbers.min() >= 0 and numbers.max() < self.count and not 0 <= ignored < self.count:
+            return None
+        valid = numbers != ignored
+        wrong = valid & ((numbers < 0) | (numbers >= self.count))
         if wrong.any():
             raise ValueError(
                 f"{op}: target must hold classes from 0 to {self.count - 1} (the input has {self.count}) "
-                f"or ignore_index={ignore_index}, but holds {int(numbers[wrong][0])}"
+                f"or ignore_index={ignored}, but holds {int(numbers[wrong][0])}"
             )
+        return valid
+
+    def targets(self, ignored: int = -1) -> Array:
+        """The classes as int64, `ignored` where they do not count."""
+        numbers = self.numbers if self.valid is None else self.xp.where(self.valid, self.numbers, ignored)
+        return self.xp.ascontiguousarray(numbers, "int64")
+
+    def weights(self) -> Array:
+        """The weight of each position: that of its class, 0 where ignored."""
+        if self.weight is not None:
+            return self.zero_ignored(self.weight[self.targets(0)])
+        return self.zero_ignored(self.xp.ones(self.numbers.shape, self.dtype))
 
     def rows(self, x: Array) -> Array:
         """x with its batch axis."""
         return x.reshape(self.shape)
 
-    def along(self, weight: Array) -> Array:
-        """Weights (C,) so that they broadcast against the scores."""
-        return weight.reshape((1, -1) + (1,) * (len(self.shape) - 2))
-
     def zero_ignored(self, losses: Array) -> Array:
-        return self.xp.where(self.valid, losses, self.dtype.type(0))
+        return losses if self.valid is None else self.xp.where(self.valid, losses, self.dtype.type(0))
 
     def losses(self, log_p: Array) -> Array:
         """−weight · log_p of the target class, 0 where ignored."""
-        numbers = self.xp.expand_dims(self.numbers, 1)
-        return self.zero_ignored(-self.xp.take_along_axis(log_p, numbers, axis=1).squeeze(1)) * self.weights
+        numbers = self.xp.expand_dims(self.targets(0), 1)
+        return self.zero_ignored(-self.xp.take_along_axis(log_p, numbers, axis=1).squeeze(1)) * self.weights()
 
     def scatter(self, g: Array) -> Array:
         """Adjoint of `losses`."""
         g_log_p = self.xp.zeros(self.shape, self.dtype)
-        numbers = self.xp.expand_dims(self.numbers, 1)
-        self.xp.put_along_axis(g_log_p, numbers, self.xp.expand_dims(-g * self.weights, 1), axis=1)
+        numbers = self.xp.expand_dims(self.targets(0), 1)
+        self.xp.put_along_axis(g_log_p, numbers, self.xp.expand_dims(-g * self.weights(), 1), axis=1)
         return g_log_p
 
     def reduced(self, input: Any, losses: Array, reduction: str, gradient: Any) -> Any:
@@ -205,8 +208,13 @@ class _Classes:
         if reduction == "none":
             y = losses if self.batched else losses[0]
             return record(y, (input,), lambda gy: (gradient(gy.reshape(losses.shape)),))
-        divisor = self.weights.sum(dtype="float64") if reduction == "mean" else 1.0
-        return _total(losses, (input,), divisor, lambda g: (gradient(g),))
+        return _total(losses, (input,), self._divisor() if reduction == "mean" else 1, lambda g: (gradient(g),))
+
+    def _divisor(self) -> float:
+        """The sum of the weights of all positions."""
+        if self.weight is None and self.valid is None:
+            return float(self.numbers.size)
+        return float(self.weights().sum(dtype="float64"))
 
 
 def _soft_cross_entropy(
@@ -254,12 +262,12 @@ def _elementwise(losses: Array, inputs: tuple[Any, ...], reduction: str, gradien
     return _total(losses, inputs, losses.size if reduction == "mean" else 1.0, gradient)
 
 
-def _total(losses: Array, inputs: tuple[Any, ...], divisor: Any, gradient: Any) -> Any:
+def _total(losses: Array, inputs: tuple[Any, ...], divisor: float, gradient: Any) -> Any:
+    """The sum over `divisor`, recorded; the mean of nothing is NaN, and its gradient 0."""
     xp, dtype = backends.of(losses).xp, losses.dtype
-    with np.errstate(divide="ignore", invalid="ignore"):  # the mean of nothing is NaN, and its gradient 0
-        total = xp.asarray(losses.sum(dtype="float64") / divisor, dtype)
-        scale = xp.where(divisor == 0, 0.0, 1.0 / xp.float64(divisor)).astype(dtype)
-    return record(total, inputs, lambda gy: gradient(gy * scale))
+    total = losses.sum(dtype="float64") / divisor if divisor else math.nan
+    scale = dtype.type(1.0 / divisor if divisor else 0.0)
+    return record(xp.asarray(total, dtype), inputs, lambda gy: gradient(gy * scale))
 
 
 def _alike(op: str, input: Any, target: Any, reduction: str) -> tuple[Array, Array]:

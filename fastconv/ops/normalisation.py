@@ -56,15 +56,9 @@ def batch_norm(
     wanted_w, wanted_b = needs_grad(weight), needs_grad(bias)
 
     def backward(gy: Array) -> tuple[Array | None, ...]:
-        if training:
-            gx, gw, gb = backend.batch_norm_backward(gy, x, mean, inverse_std, scale)
-        else:
-            gx = backend.batch_norm_apply(gy, scale, xp.zeros_like(scale))
-            gb = backend.channel_sum(gy) if wanted_b else None
-            gw = None
-            if wanted_w:
-                normalised = backend.batch_norm_apply(x, inverse_std, -mean * inverse_std)
-                gw = backend.channel_sum(gy * normalised)
+        if not training and not wanted_w and not wanted_b:
+            return backend.batch_norm_apply(gy, scale, xp.zeros_like(scale)), None, None
+        gx, gw, gb = backend.batch_norm_backward(gy, x, mean, inverse_std, scale, training)
         return gx, gw if wanted_w else None, gb if wanted_b else None
 
     return record(y, (input, weight, bias), backward)

@@ -6,6 +6,8 @@ from fastconv.backends.cpu.convolution import conv_forward as conv_forward
 from fastconv.backends.cpu.convolution import conv_input_grad as conv_input_grad
 from fastconv.backends.cpu.convolution import conv_weight_grad as conv_weight_grad
 from fastconv.backends.cpu.convolution import explain_conv as explain_conv
+from fastconv.backends.cpu.cross_entropy import cross_entropy as cross_entropy
+from fastconv.backends.cpu.cross_entropy import cross_entropy_backward as cross_entropy_backward
 from fastconv.backends.cpu.gemm import matmul as matmul
 from fastconv.backends.cpu.normalisation import batch_norm_apply as batch_norm_apply
 from fastconv.backends.cpu.normalisation import batch_norm_backward as batch_norm_backward

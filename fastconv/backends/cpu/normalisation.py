@@ -1,10 +1,4 @@
-"""Batch normalisation and sums over batch and space, CPU backend. See contract.py.
-
-An array (N, C, *S) is N·C planes, each cut into runs of at most 8192 elements: a run is one task and stays in the
-first-level cache while it is read twice, for its mean and for the squares about that mean. The moments of the runs are
-then put together in a fixed order (Chan, Golub, LeVeque 1983, "Algorithms for computing the sample variance").
-Cost: one pass over memory for the statistics, one for the application.
-"""
+"""Batch normalisation and sums over batch and space, CPU backend, around normalisation_kernels.py. See contract.py."""
 
 from __future__ import annotations
 
@@ -15,129 +9,91 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu import sums
-from fastconv.backends.cpu.elementary import fma
-from fastconv.backends.cpu.host import kernel
+from fastconv.backends.cpu import normalisation_kernels as kernels
 from fastconv.backends.cpu.threads import parallel_for
 
 Array = npt.NDArray[Any]
+Loop = Callable[..., None]
 
-_RUN = 8192
 _NS_PER_BYTE = 0.1
 _NS_PER_TASK = 5.0
 
 
 def channel_sum(x: Array) -> Array:
     """See contract.Backend.channel_sum."""
-    partial = _per_run(lambda *args: _run_sums(x.reshape(-1), *args), x, 1)
-    result: Array = partial[0].sum(axis=(0, 2)).astype(x.dtype)
+    partial = _partial(x, 1, kernels.run_sums, kernels.rows_sums, x.reshape(-1))
+    result = np.empty(x.shape[1], x.dtype)
+    kernels.combine_sums(partial[0], result)
     return result
 
 
 def batch_norm_statistics(x: Array) -> tuple[Array, Array]:
     """See contract.Backend.batch_norm_statistics."""
-    plane = math.prod(x.shape[2:])
-    means, squares = _per_run(lambda *args: _run_moments(x.reshape(-1), *args), x, 2)
-    sizes = np.minimum(plane - np.arange(0, plane, _RUN), _RUN).astype(np.float64)
-    count = len(x) * plane
-    mean = (means * sizes).sum(axis=(0, 2)) / count
-    squares += sizes * (means - mean[:, None]) ** 2
-    return mean, squares.sum(axis=(0, 2)) / count
+    partial = _partial(x, 2, kernels.run_moments, kernels.rows_moments, x.reshape(-1))
+    if _has_space(x):
+        plane = math.prod(x.shape[2:])
+        sizes = np.minimum(plane - np.arange(0, plane, kernels.RUN), kernels.RUN)[None].repeat(len(x), 0)
+    else:
+        sizes = np.minimum(len(x) - np.arange(0, len(x), kernels.ROWS), kernels.ROWS)[:, None]
+    mean, variance = np.empty(x.shape[1]), np.empty(x.shape[1])
+    kernels.combine_moments(partial[0], partial[1], np.ascontiguousarray(sizes), mean, variance)
+    return mean, variance
 
 
 def batch_norm_apply(x: Array, scale: Array, shift: Array) -> Array:
     """See contract.Backend.batch_norm_apply."""
-    y = np.empty_like(x)
-    flat_x, flat_y = x.reshape(-1), y.reshape(-1)
-    scale, shift = scale.astype(x.dtype), shift.astype(x.dtype)
-    _over_runs(lambda *args: _apply(flat_x, scale, shift, flat_y, *args), x, 2)
+    y = np.empty(x.shape, x.dtype)
+    numbers = scale.astype(x.dtype), shift.astype(x.dtype)
+    _elementwise(x, 2, kernels.run_apply, kernels.rows_apply, x.reshape(-1), *numbers, y.reshape(-1))
     return y
 
 
 def batch_norm_backward(
-    gy: Array, x: Array, mean: Array, inverse_std: Array, scale: Array
+    gy: Array, x: Array, mean: Array, inverse_std: Array, scale: Array, of_batch: bool
 ) -> tuple[Array, Array, Array]:
     """See contract.Backend.batch_norm_backward."""
-    gx = np.empty_like(x)
+    gx = np.empty(x.shape, x.dtype)
     flat_gy, flat_x, flat_gx = gy.reshape(-1), x.reshape(-1), gx.reshape(-1)
-    mean, inverse_std, scale = (a.astype(np.float64) for a in (mean, inverse_std, scale))
-    partial = _per_run(lambda *args: _run_products(flat_gy, flat_x, mean, *args), x, 2)
-    sum_gy, sum_gy_x = partial.sum(axis=(1, 3))
+    mean, inverse_std, scale = (a.astype(np.float64, copy=False) for a in (mean, inverse_std, scale))
+    arrays = flat_gy, flat_x, mean, scale.astype(x.dtype), None if of_batch else flat_gx
+    totals, products = _partial(x, 2, kernels.run_products, kernels.rows_products, *arrays)
+    gw, gb = np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
+    numbers = np.empty((4, x.shape[1]), x.dtype)
     count = max(x.size // max(x.shape[1], 1), 1)
-    coefficients = np.empty((4, x.shape[1]), x.dtype)
-    coefficients[0] = scale
-    coefficients[1] = mean
-    coefficients[2] = scale * inverse_std**2 * sum_gy_x / count
-    coefficients[3] = scale * sum_gy / count
-    _over_runs(lambda *args: _backward(flat_gy, flat_x, coefficients, flat_gx, *args), x, 3)
-    return gx, (sum_gy_x * inverse_std).astype(x.dtype), sum_gy.astype(x.dtype)
+    kernels.combine_products(totals, products, mean, inverse_std, scale, count, numbers, gw, gb)
+    if of_batch:
+        _elementwise(x, 3, kernels.run_backward, kernels.rows_backward, flat_gy, flat_x, numbers, flat_gx)
+    return gx, gw, gb
 
 
-def _per_run(call: Callable[..., None], x: Array, numbers: int) -> Array:
-    """`numbers` float64 values for each run, as (numbers, N, C, runs of a plane)."""
-    runs = -(-math.prod(x.shape[2:]) // _RUN)
-    partial = np.empty((numbers, x.shape[0] * x.shape[1] * runs))
-    _over_runs(lambda *args: call(partial, *args), x, 1)
-    return partial.reshape(numbers, x.shape[0], x.shape[1], runs)
+def _has_space(x: Array) -> bool:
+    """Whether a channel of a sample is more than one value."""
+    return math.prod(x.shape[2:]) > 1
 
 
-def _over_runs(call: Callable[..., None], x: Array, arrays: int) -> None:
-    """`call(channels, elements of a plane, start, stop)` over all runs of x."""
-    channels, plane = x.shape[1], math.prod(x.shape[2:])
-    tasks = x.shape[0] * channels * -(-plane // _RUN)
-    cost = tasks * _NS_PER_TASK + arrays * x.nbytes * _NS_PER_BYTE
-    parallel_for(lambda start, stop: call(channels, plane, start, stop), tasks, cost)
+def _partial(x: Array, sums: int, over_runs: Loop, over_rows: Loop, *arrays: Any) -> Array:
+    """`sums` float64 numbers for each part and channel: (sums, N, C, runs of a plane) or (sums, blocks of N, C, 1)."""
+    samples, channels, plane = *x.shape[:2], math.prod(x.shape[2:])
+    if _has_space(x):
+        runs = -(-plane // kernels.RUN)
+        tasks = samples * channels * runs
+        partial = np.empty((sums, tasks))
+        _parallel(lambda start, stop: over_runs(*arrays, partial, channels, plane, start, stop), tasks, x, 1)
+        return partial.reshape(sums, samples, channels, runs)
+    blocks = -(-samples // kernels.ROWS)
+    partial = np.empty((sums, blocks * channels))
+    _parallel(lambda start, stop: over_rows(*arrays, partial, channels, start, stop), blocks, x, 1)
+    return partial.reshape(sums, blocks, channels, 1)
 
 
-@kernel
-def _bounds(task: int, channels: int, plane: int) -> tuple[int, int, int]:
-    """Channel, first and last element (exclusive) of a run."""
-    runs = (plane + _RUN - 1) // _RUN
-    first = task % runs * _RUN
-    begin = task // runs * plane + first
-    return task // runs % channels, begin, begin + min(_RUN, plane - first)
+def _elementwise(x: Array, streams: int, over_runs: Loop, over_rows: Loop, *arrays: Array) -> None:
+    samples, channels, plane = *x.shape[:2], math.prod(x.shape[2:])
+    if _has_space(x):
+        tasks = samples * channels * -(-plane // kernels.RUN)
+        _parallel(lambda start, stop: over_runs(*arrays, channels, plane, start, stop), tasks, x, streams)
+    else:
+        _parallel(lambda start, stop: over_rows(*arrays, channels, start, stop), samples, x, streams)
 
 
-@kernel
-def _run_sums(x: Any, partial: Any, channels: int, plane: int, start: int, stop: int) -> None:
-    for task in range(start, stop):
-        _, begin, end = _bounds(task, channels, plane)
-        partial[0, task] = sums.total(x[begin:end])
-
-
-@kernel
-def _run_moments(x: Any, partial: Any, channels: int, plane: int, start: int, stop: int) -> None:
-    for task in range(start, stop):
-        _, begin, end = _bounds(task, channels, plane)
-        mean = sums.total(x[begin:end]) / (end - begin)
-        partial[0, task] = mean
-        partial[1, task] = sums.squares_about(x[begin:end], mean)
-
-
-@kernel
-def _run_products(gy: Any, x: Any, mean: Any, partial: Any, channels: int, plane: int, start: int, stop: int) -> None:
-    for task in range(start, stop):
-        channel, begin, end = _bounds(task, channels, plane)
-        partial[0, task] = sums.total(gy[begin:end])
-        partial[1, task] = sums.dot_about(gy[begin:end], x[begin:end], mean[channel])
-
-
-@kernel
-def _apply(x: Any, scale: Any, shift: Any, y: Any, channels: int, plane: int, start: int, stop: int) -> None:
-    for task in range(start, stop):
-        channel, begin, end = _bounds(task, channels, plane)
-        source, target = x[begin:end], y[begin:end]
-        a, b = scale[channel], shift[channel]
-        for i in range(source.size):
-            target[i] = fma(source[i], a, b)
-
-
-@kernel
-def _backward(gy: Any, x: Any, coefficients: Any, gx: Any, channels: int, plane: int, start: int, stop: int) -> None:
-    for task in range(start, stop):
-        channel, begin, end = _bounds(task, channels, plane)
-        cotangent, source, target = gy[begin:end], x[begin:end], gx[begin:end]
-        scale, mean = coefficients[0, channel], coefficients[1, channel]
-        slope, constant = coefficients[2, channel], coefficients[3, channel]
-        for i in range(source.size):
-            target[i] = fma(scale, cotangent[i], fma(-slope, source[i] - mean, -constant))
+def _parallel(call: Callable[[int, int], None], tasks: int, x: Array, streams: int) -> None:
+    parallel_for(call, tasks, tasks * _NS_PER_TASK + streams * x.nbytes * _NS_PER_BYTE)

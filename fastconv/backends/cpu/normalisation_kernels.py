@@ -1,0 +1,215 @@
+"""The loops of batch normalisation, for planes and for single values.
+
+With space, an array (N, C, *S) is N·C planes, each cut into runs of at most `RUN` elements: a run is a task and stays
+in the first-level cache while it is read twice, for its mean and for the squares about that mean. Without, an array
+(N, C) is cut into blocks of `ROWS` samples that stay in the second-level cache, and the loops vectorise across the
+channels. Sums are float64; those of the parts (kind, N or blocks, C, runs) are put together in that order.
+Cost: one pass over memory for sums, one for what is elementwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv.backends.cpu import sums
+from fastconv.backends.cpu.elementary import fma, inlined
+from fastconv.backends.cpu.host import kernel
+
+RUN = 8192
+
+ROWS = 64
+
+
+@inlined
+def _bounds(task: int, channels: int, plane: int) -> tuple[int, int, int]:
+    """Channel, first and last element (exclusive) of a run."""
+    if plane <= RUN:
+        return task % channels, task * plane, (task + 1) * plane
+    runs = (plane + RUN - 1) // RUN
+    first = task % runs * RUN
+    begin = task // runs * plane + first
+    return task // runs % channels, begin, begin + min(RUN, plane - first)
+
+
+@kernel
+def run_sums(x: Any, partial: Any, channels: int, plane: int, start: int, stop: int) -> None:
+    """Of the runs [start, stop)."""
+    for task in range(start, stop):
+        _, begin, end = _bounds(task, channels, plane)
+        partial[0, task] = sums.total(x[begin:end])
+
+
+@kernel
+def run_moments(x: Any, partial: Any, channels: int, plane: int, start: int, stop: int) -> None:
+    """Mean, and squares about it, of the runs [start, stop)."""
+    for task in range(start, stop):
+        _, begin, end = _bounds(task, channels, plane)
+        mean = sums.total(x[begin:end]) / (end - begin)
+        partial[0, task] = mean
+        partial[1, task] = sums.squares_about(x[begin:end], mean)
+
+
+@kernel
+def run_products(
+    gy: Any, x: Any, mean: Any, scale: Any, gx: Any, partial: Any, channels: int, plane: int, start: int, stop: int
+) -> None:
+    """Σ gy and Σ gy · (x - mean) of the runs [start, stop); gx = gy · scale, unless gx is None."""
+    for task in range(start, stop):
+        channel, begin, end = _bounds(task, channels, plane)
+        partial[0, task] = sums.total(gy[begin:end])
+        partial[1, task] = sums.dot_about(gy[begin:end], x[begin:end], mean[channel])
+        if gx is not None:
+            cotangent, target, factor = gy[begin:end], gx[begin:end], scale[channel]
+            for i in range(cotangent.size):
+                target[i] = cotangent[i] * factor
+
+
+@kernel
+def run_apply(x: Any, scale: Any, shift: Any, y: Any, channels: int, plane: int, start: int, stop: int) -> None:
+    """Runs [start, stop) of y = x · scale + shift."""
+    for task in range(start, stop):
+        channel, begin, end = _bounds(task, channels, plane)
+        source, target = x[begin:end], y[begin:end]
+        a, b = scale[channel], shift[channel]
+        for i in range(source.size):
+            target[i] = fma(source[i], a, b)
+
+
+@kernel
+def run_backward(gy: Any, x: Any, numbers: Any, gx: Any, channels: int, plane: int, start: int, stop: int) -> None:
+    """Runs [start, stop) of gx = scale · gy - slope · (x - mean) - constant, which are the rows of `numbers`."""
+    for task in range(start, stop):
+        channel, begin, end = _bounds(task, channels, plane)
+        cotangent, source, target = gy[begin:end], x[begin:end], gx[begin:end]
+        scale, mean = numbers[0, channel], numbers[1, channel]
+        slope, constant = numbers[2, channel], numbers[3, channel]
+        for i in range(source.size):
+            target[i] = fma(scale, cotangent[i], fma(-slope, source[i] - mean, -constant))
+
+
+@kernel
+def rows_sums(x: Any, partial: Any, channels: int, start: int, stop: int) -> None:
+    """Of the blocks of samples [start, stop)."""
+    for block in range(start, stop):
+        total = partial[0, block * channels : (block + 1) * channels]
+        total[:] = 0.0
+        for begin in range(block * ROWS * channels, min((block + 1) * ROWS * channels, x.size), channels):
+            _add(total, x[begin : begin + channels])
+
+
+@inlined
+def _add(total: Any, row: Any) -> None:
+    for i in range(total.size):
+        total[i] += row[i]
+
+
+@kernel
+def rows_moments(x: Any, partial: Any, channels: int, start: int, stop: int) -> None:
+    """Mean, and squares about it, of the blocks of samples [start, stop)."""
+    for block in range(start, stop):
+        mean = partial[0, block * channels : (block + 1) * channels]
+        squares = partial[1, block * channels : (block + 1) * channels]
+        first, end = block * ROWS * channels, min((block + 1) * ROWS * channels, x.size)
+        mean[:] = 0.0
+        squares[:] = 0.0
+        for begin in range(first, end, channels):
+            _add(mean, x[begin : begin + channels])
+        for i in range(mean.size):
+            mean[i] /= (end - first) // channels
+        for begin in range(first, end, channels):
+            row = x[begin : begin + channels]
+            for i in range(squares.size):
+                squares[i] += (row[i] - mean[i]) * (row[i] - mean[i])
+
+
+@kernel
+def rows_products(
+    gy: Any, x: Any, mean: Any, scale: Any, gx: Any, partial: Any, channels: int, start: int, stop: int
+) -> None:
+    """Σ gy and Σ gy · (x - mean) of the blocks of samples [start, stop); gx = gy · scale, unless gx is None."""
+    for block in range(start, stop):
+        total = partial[0, block * channels : (block + 1) * channels]
+        product = partial[1, block * channels : (block + 1) * channels]
+        total[:] = 0.0
+        product[:] = 0.0
+        for begin in range(block * ROWS * channels, min((block + 1) * ROWS * channels, x.size), channels):
+            cotangent, row = gy[begin : begin + channels], x[begin : begin + channels]
+            for i in range(total.size):
+                total[i] += cotangent[i]
+                product[i] += np.float64(cotangent[i]) * (row[i] - mean[i])
+            if gx is not None:
+                target = gx[begin : begin + channels]
+                for i in range(scale.size):
+                    target[i] = cotangent[i] * scale[i]
+
+
+@kernel
+def rows_apply(x: Any, scale: Any, shift: Any, y: Any, channels: int, start: int, stop: int) -> None:
+    """Samples [start, stop) of y."""
+    for begin in range(start * channels, stop * channels, channels):
+        source, target = x[begin : begin + channels], y[begin : begin + channels]
+        for i in range(scale.size):
+            target[i] = fma(source[i], scale[i], shift[i])
+
+
+@kernel
+def rows_backward(gy: Any, x: Any, numbers: Any, gx: Any, channels: int, start: int, stop: int) -> None:
+    """Samples [start, stop) of gx."""
+    scale, mean, slope, constant = numbers[0], numbers[1], numbers[2], numbers[3]
+    for begin in range(start * channels, stop * channels, channels):
+        cotangent, source, target = (
+            gy[begin : begin + channels], x[begin : begin + channels], gx[begin : begin + channels],
+        )  # fmt: skip
+        for i in range(scale.size):
+            target[i] = fma(scale[i], cotangent[i], fma(-slope[i], source[i] - mean[i], -constant[i]))
+
+
+@kernel
+def combine_sums(partial: Any, total: Any) -> None:
+    """Over samples and runs, for each channel."""
+    samples, channels, runs = partial.shape
+    for c in range(channels):
+        result = 0.0
+        for n in range(samples):
+            for r in range(runs):
+                result += partial[n, c, r]
+        total[c] = result
+
+
+@kernel
+def combine_moments(means: Any, squares: Any, sizes: Any, mean: Any, variance: Any) -> None:
+    """Of parts of `sizes` (samples, runs), as Chan, Golub and LeVeque (1983) combine them."""
+    samples, channels, runs = means.shape
+    count = sizes.sum()
+    for c in range(channels):
+        total = 0.0
+        for n in range(samples):
+            for r in range(runs):
+                total += means[n, c, r] * sizes[n, r]
+        centre = total / count
+        total = 0.0
+        for n in range(samples):
+            for r in range(runs):
+                distance = means[n, c, r] - centre
+                total += squares[n, c, r] + sizes[n, r] * (distance * distance)
+        mean[c], variance[c] = centre, total / count
+
+
+@kernel
+def combine_products(
+    totals: Any, products: Any, mean: Any, inverse_std: Any, scale: Any, count: int, numbers: Any, gw: Any, gb: Any
+) -> None:
+    """Gradients of weight and bias, and the numbers of `run_backward` for each channel."""
+    samples, channels, runs = totals.shape
+    for c in range(channels):
+        total, product = 0.0, 0.0
+        for n in range(samples):
+            for r in range(runs):
+                total += totals[n, c, r]
+                product += products[n, c, r]
+        gw[c], gb[c] = product * inverse_std[c], total
+        numbers[0, c], numbers[1, c] = scale[c], mean[c]
+        numbers[2, c] = scale[c] * (inverse_std[c] * inverse_std[c]) * product / count
+        numbers[3, c] = scale[c] * total / count
