@@ -12,6 +12,7 @@ from differences import check_gradients, spread_out
 
 import fastconv as fc
 from fastconv.autograd import to_device
+from fastconv.backends.cpu import threads
 
 DTYPES = ["float32", "float64"]
 REDUCTIONS = ["mean", "sum", "none"]
@@ -266,6 +267,32 @@ def test_linear(device, shape, outputs, dtype):
         assert tensor.grad.dtype == dtype
         np.testing.assert_array_equal(to_device(tensor.grad, "cpu"), gradient.reshape(tensor.shape))
     np.testing.assert_array_equal(to_device(fc.linear(*[t.data for t in tensors[:2]]), "cpu"), y.numpy() - b)
+
+
+@every_dtype
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("shape", [(70, 33), (5, 7, 20, 31)], ids=str)
+def test_cross_entropy_has_the_same_bits_for_any_threads_and_batch(device, shape, smoothing, dtype, monkeypatch):
+    monkeypatch.setattr(threads, "SERIAL_NS", 0)
+    x, weight = drawn(6, shape, dtype), to_device(np.abs(drawn(7, shape[1:2], dtype)), device)
+    target = np.random.default_rng(8).integers(0, shape[1], (shape[0], *shape[2:]))
+    target[0] = -100
+    options = {"label_smoothing": smoothing, "reduction": "none"}
+
+    def computed(samples):
+        logits = fc.Tensor(to_device(x[samples], device), requires_grad=True)
+        losses = fc.cross_entropy(logits, to_device(target[samples], device), weight, **options)
+        losses.backward(np.ones(losses.shape, dtype))
+        return to_device(losses.data, "cpu"), to_device(logits.grad, "cpu")
+
+    fc.set_num_threads(1)
+    expected = computed(slice(None))
+    for count in (2, 3, 8):
+        fc.set_num_threads(count)
+        assert [array.tobytes() for array in computed(slice(None))] == [array.tobytes() for array in expected]
+    for sample in (0, 2):
+        alone = computed(slice(sample, sample + 1))
+        assert [array.tobytes() for array in alone] == [array[sample].tobytes() for array in expected]
 
 
 @every_dtype
