@@ -13,18 +13,18 @@ from fastconv.autograd import to_device
 
 # Winograd on whole and ragged tiles, small images over several samples, groups, volumes, odd numbers of channels.
 LINES = (
-    "n2 c16 hw56 k24 f3 p1",
-    "n1 c20 hw31x37 k17 f3",
+    "n2 c24 hw56 k24 f3 p1",
+    "n1 c28 hw31x37 k25 f3",
     "n3 c32 hw14 k40 f3 p1",
     "n8 c64 hw7 k64 f3 p1",
-    "n2 c64 hw33x101 k32 f3 p2 g2",
-    "n1 c16 dhw5x32x40 k16 f3 p1",
-    "n1 c16 hw5x1200 k16 f3 p1",
-    "n1 c256 hw12x20 k16 f3 p1:0x0:1",
-    "n2 c1024 hw8 k16 f3 p1",
+    "n2 c64 hw33x101 k64 f3 p2 g2",
+    "n1 c24 dhw5x32x40 k24 f3 p1",
+    "n1 c24 hw5x1200 k24 f3 p1",
+    "n1 c256 hw12x20 k24 f3 p1:0x0:1",
+    "n2 c1024 hw8 k24 f3 p1",
     "n1 c32 hw40x44 k24 f3 p2 d2",
-    "n2 c16 hw60 k16 f3 p3x1 d3x1",
-    "n1 c16 dhw4x33x64 k16 f2x3x3 p1 d2x1x2",
+    "n2 c24 hw60 k24 f3 p3x1 d3x1",
+    "n1 c24 dhw4x33x64 k24 f2x3x3 p1 d2x1x2",
 )
 winograd = pytest.mark.parametrize("problem", [parse(line) for line in LINES], ids=str)
 

@@ -280,15 +280,18 @@ def correlate_columns(
             for q in range(0, count, span):
                 b, n = panel + q // span * step * size, min(span, count - q)
                 whole = n == span and (first + q) % outputs + n <= outputs and p.linear
-                _column_tile(x, packed, start, y, plan, g, block, b, off, scratch, address[q:], n, whole, relu)
+                _column_tile(x, packed, start, y, plan, g, block, b, off, scratch, address, q, n, whole, relu)
 
 
 @kernel
 def _column_tile(
     like: Any, packed: Any, start: Any, y: Any, plan: Any, group: int, block: int, b: int, off: Any, scratch: Any,
-    address: Any, count: int, whole: bool, relu: int,
+    address: Any, first: int, count: int, whole: bool, relu: int,
 ) -> None:  # fmt: skip
-    """A block of rows times a tile of `count` columns gathered at b; `whole`: they are neighbours in the target."""
+    """A block of rows times a tile of `count` columns gathered at b; `whole`: they are neighbours in the target.
+
+    Column j is stored at address[first + j] and `target` further for each row.
+    """
     p = plan[0]
     size = like.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
@@ -304,12 +307,12 @@ def _column_tile(
         if q + width > TILE_VECTORS * lanes:
             width, wide = _tile_width(mr, lanes, 0)
         if whole and valid == mr and q + width <= count:
-            c = y.ctypes.data + (address[q] + r0 * target) * size
+            c = y.ctypes.data + (address[first + q] + r0 * target) * size
             _tile(like, mr, wide, a, b + q * size, off.ctypes.data, p.count, s, c, target, relu)
         else:
             _tile(like, mr, wide, a, b + q * size, off.ctypes.data, p.count, s, scratch.ctypes.data, width, relu)
             for m in range(np.uintp(valid)):
                 row, line = np.uintp((r0 + m) * target), m * np.uintp(width)
                 for j in range(np.uintp(min(width, count - q))):
-                    y[np.uintp(address[np.uintp(q) + j]) + row] = scratch[line + j]
+                    y[np.uintp(address[np.uintp(first + q) + j]) + row] = scratch[line + j]
         q += width

@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.host import kernel
-from fastconv.backends.cpu.simd import take_every, take_every_between
+from fastconv.backends.cpu.simd import split_every, take_every, take_every_between
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 _SHORT = 16  # vectors up to which a run is copied here: a call of memcpy costs more
@@ -103,6 +103,7 @@ def gather_box(x: Any, base: int, scratch: Any, to: int, plan: Any, tables: Any,
     address = scratch.ctypes.data
     planes, phases_h, phases_w = p.planes, p.phases_h, p.phases_w
     images = phases_h * phases_w
+    spans = _spans(plan, tables, w0)
     for c in range(p.channels):
         for i in range(planes):
             z = d * p.step_d + tables[i]
@@ -113,22 +114,69 @@ def gather_box(x: Any, base: int, scratch: Any, to: int, plan: Any, tables: Any,
             source = base + (c * p.depth + z) * p.height * p.width
             for ih in range(phases_h):
                 first_row = h0 * p.step_h + p.low_h + tables[planes + ih]
+                image = plane + ih * phases_w * p.plane
+                for r in range(p.box_rows):
+                    row, to_row = first_row + r * p.step_h, image + r * p.pitch
+                    if 0 <= row < p.height:
+                        _gather_row(x, source + row * p.width, scratch, to_row, p.step_w, p.plane, p.pitch, spans)
+                    else:
+                        for iw in range(phases_w):
+                            zero_bytes(address + (to_row + iw * p.plane) * size, p.pitch * size)
                 for iw in range(phases_w):
-                    image = plane + (ih * phases_w + iw) * p.plane
-                    column = w0 * p.step_w + p.low_w + tables[planes + phases_h + iw]
-                    before = min(p.pitch, max(0, -(column // p.step_w)))
-                    inside = min(p.pitch, max(before, -((column - p.width) // p.step_w)))
-                    for r in range(p.box_rows):
-                        row = first_row + r * p.step_h
-                        to_row = image + r * p.pitch
-                        if row < 0 or row >= p.height:
-                            zero_bytes(address + to_row * size, p.pitch * size)
-                            continue
-                        _zero(scratch, to_row, before)
-                        start = source + row * p.width + column + before * p.step_w
-                        copy_strided(scratch, to_row + before, x, start, p.step_w, inside - before)
-                        _zero(scratch, to_row + inside, p.pitch - inside)
-                    _zero(scratch, image + p.box_rows * p.pitch, p.shared)
+                    _zero(scratch, image + iw * p.plane + p.box_rows * p.pitch, p.shared)
+
+
+@kernel
+def _spans(plan: Any, tables: Any, w0: int) -> Any:
+    """For each phase of the columns [start, first, last]: column `first` ≤ j < `last` of a row of the box is inside.
+
+    Column j of the phase is source column start + j · step. A last line holds what is inside for all phases.
+    """
+    p = plan[0]
+    spans = np.empty((p.phases_w + 1, 3), np.int64)
+    spans[p.phases_w, 0], spans[p.phases_w, 1], spans[p.phases_w, 2] = w0 * p.step_w + p.low_w, 0, p.pitch
+    for iw in range(p.phases_w):
+        start = w0 * p.step_w + p.low_w + tables[p.planes + p.phases_h + iw]
+        first = min(p.pitch, max(0, -(start // p.step_w)))
+        last = min(p.pitch, max(first, -((start - p.width) // p.step_w)))
+        spans[iw, 0], spans[iw, 1], spans[iw, 2] = start, first, last
+        spans[p.phases_w, 1], spans[p.phases_w, 2] = max(spans[p.phases_w, 1], first), min(spans[p.phases_w, 2], last)
+    return spans
+
+
+@kernel
+def _gather_row(x: Any, source: int, scratch: Any, to: int, step: int, apart: int, pitch: int, spans: Any) -> None:
+    """One row of the source, which begins at x[source], to the rows of all phases of the box, `apart` elements apart.
+
+    Numbers instead of the plan: a record counts its references, which costs more than a short row.
+    """
+    phases, size = len(spans) - 1, x.itemsize
+    lanes = _LANES4 if size == 4 else _LANES8
+    start, low, high = spans[phases, 0], spans[phases, 1], spans[phases, 2]
+    count = high - low
+    # What is inside in every phase is taken apart together where the step is that of the shuffles.
+    together = phases == step and count >= lanes and (step == 2 or step == 4)
+    if together:
+        origin = x.ctypes.data + (source + start + low * step) * size
+        target = scratch.ctypes.data + (to + low) * size
+        for j in range(0, count + lanes - 1, lanes):
+            at = min(j, count - lanes)  # the last vectors overlap those before
+            if step == 2:
+                split_every(x, 2, target + at * size, apart, origin + 2 * at * size)
+            else:
+                split_every(x, 4, target + at * size, apart, origin + 4 * at * size)
+    for iw in range(phases):
+        line, column = to + iw * apart, source + spans[iw, 0]
+        first, last = spans[iw, 1], spans[iw, 2]
+        _zero(scratch, line, first)
+        if together:
+            for j in range(first, low):
+                scratch[line + j] = x[column + j * step]
+            for j in range(high, last):
+                scratch[line + j] = x[column + j * step]
+        else:
+            copy_strided(scratch, line + first, x, column + first * step, step, last - first)
+        _zero(scratch, line + last, pitch - last)
 
 
 @kernel

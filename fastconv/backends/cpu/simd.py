@@ -160,6 +160,33 @@ def take_every(typing_context, like, step, first, target, source):  # type: igno
 
 
 @intrinsic(prefer_literal=True)
+def split_every(typing_context, like, step, target, apart, source):  # type: ignore[no-untyped-def]
+    """target[phase · apart + j] = source[phase + step · j] for phase < step, j < lanes; step 2 or 4."""
+    every = step.literal_value
+    signature = types.void(like, step, *[types.intp] * 3)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = Emitter(builder, signature.args[0])
+        target, apart, source = emit.pointer(args[2]), args[3], emit.pointer(args[4])
+        masks = [
+            ir.Constant(ir.VectorType(_I32, emit.lanes), [2 * i + first for i in range(emit.lanes)]) for first in (0, 1)
+        ]
+        phases = [[emit.load(emit.at(source, emit.index(number * emit.lanes))) for number in range(every)]]
+        while len(phases) < every:  # each round takes the even and the odd elements of a phase apart
+            halves = [
+                [builder.shuffle_vector(a, b, mask) for a, b in zip(vectors[::2], vectors[1::2])]
+                for mask in masks
+                for vectors in phases
+            ]
+            phases = halves
+        for phase, (vector,) in enumerate(phases):
+            emit.store(vector, emit.at(target, builder.mul(apart, emit.index(phase))))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
 def take_every_between(typing_context, like, step, target, source, before, after):  # type: ignore[no-untyped-def]
     """target[j] = source[step · j] for before ≤ j < after, 0 for the other j < lanes; step 1, 2 or 4.
 

@@ -16,6 +16,7 @@ from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.threads import parallel_for
 from fastconv.backends.cpu.winograd_kernels import (
+    FILTER_PADDING,
     LANES,
     STAGGER,
     TILE_COLUMNS,
@@ -29,7 +30,7 @@ from fastconv.backends.cpu.winograd_kernels import (
 from fastconv.backends.cpu.winograd_simd import FREQUENCIES, OUTPUTS
 
 _SMALL_OUTPUTS = 400
-_MIN_CHANNELS, _MAX_CHANNELS, _MIN_ROWS = 16, 1024, 16
+_MIN_CHANNELS, _MAX_CHANNELS, _MIN_ROWS = 16, 1024, 24
 _TRANSFORMS = 1.4  # time of everything over the time of the products, for a few dozen channels
 _NS_PER_FLOP = 0.01
 
@@ -79,7 +80,7 @@ class Winograd:
     ) -> None:
         tiles, p = self.phases[0], self.phases[0].plan[0]
         count = int(p["channels"] * p["planes"])
-        filters = call_scratch(tiles.groups * tiles.blocks * FREQUENCIES * count * ROWS, x.dtype)
+        filters = call_scratch(tiles.groups * tiles.blocks * FREQUENCIES * (count * ROWS + FILTER_PADDING), x.dtype)
 
         def transform(begin: int, end: int) -> None:
             transform_filters(w, filters, tiles.plan, self.taps, *steps, self.kernel_size, 0, begin, end)
@@ -126,7 +127,7 @@ class Winograd:
         tiles, samples = self.phases[0], len(not_finite)
         channels = tiles.channels
         total = samples * tiles.outputs
-        elements = FREQUENCIES * (ROWS * (channels + TILE_COLUMNS) + STAGGER) + VECTOR_OUTPUTS
+        elements = FREQUENCIES * (ROWS * (channels + TILE_COLUMNS) + FILTER_PADDING + STAGGER) + VECTOR_OUTPUTS
         for first in range(0, total, TILE_COLUMNS):
             columns = -(-min(TILE_COLUMNS, total - first) // LANES) * LANES
             index, masks = np.empty(columns, np.int64), np.empty((columns // LANES, FREQUENCIES), np.int64)

@@ -38,6 +38,7 @@ LANES = lanes_of(4)
 _WIDE, _NARROW = WIDE[ROWS], NARROW[ROWS]
 STAGGER = LANES  # elements between frequencies, lest all 36 fall into one set of the first-level cache
 VECTOR_OUTPUTS = OUTPUTS * OUTPUTS * LANES  # elements of the outputs of one vector of tiles
+FILTER_PADDING = 16  # elements behind the filters of a frequency: a vector reaches into them, and they stagger the sets
 TILE_COLUMNS = 96 // (_WIDE * LANES) * _WIDE * LANES
 
 
@@ -48,14 +49,14 @@ def transform_filters(
 ) -> None:  # fmt: skip
     """w to [group][block of rows][frequency][channel, depth tap][row of block], zeros at the end.
 
-    `taps` are the 9 · planes taps in the order of their offsets. Tasks begin ≤ task < end of (group, block); task
-    `first` is the one stored at the beginning of `frequencies`.
+    `taps` are the 9 · planes taps in the order of their offsets. A frequency is followed by FILTER_PADDING elements.
+    Tasks begin ≤ task < end of (group, block); task `first` is the one stored at the beginning of `frequencies`.
     """
     p = plan[0]
     size = w.itemsize
     count = p.channels * p.planes
+    step = count * ROWS + FILTER_PADDING
     padded = np.zeros(9 * ROWS, w.dtype)
-    identity = np.arange(9)
     for task in range(begin, end):
         g, block = divmod(task, p.blocks)
         r0 = block * ROWS
@@ -63,18 +64,17 @@ def transform_filters(
         source = g * p.rows * p.channels * kernel_size + r0 * row_step
         for c in range(p.channels):
             for d in range(p.planes):
-                target = (
-                    frequencies.ctypes.data + ((task - first) * FREQUENCIES * count + c * p.planes + d) * ROWS * size
-                )
                 at = source + c * channel_step
-                if valid == ROWS:
-                    nine = taps.ctypes.data + 8 * 9 * d
-                    filter_transform(w, w.ctypes.data + at * size, nine, row_step, target, count * ROWS)
+                place = (task - first) * FREQUENCIES * step + (c * p.planes + d) * ROWS
+                target = frequencies.ctypes.data + place * size
+                if valid == ROWS and taps[9 * d + 8] - taps[9 * d] == 8:  # nine neighbours: read where they are
+                    filter_transform(w, w.ctypes.data + (at + taps[9 * d]) * size, row_step, target, step)
                     continue
-                for m in range(valid):
-                    for t in range(9):
-                        padded[m * 9 + t] = w[at + m * row_step + taps[9 * d + t]]
-                filter_transform(w, padded.ctypes.data, identity.ctypes.data, 9, target, count * ROWS)
+                for m in range(np.uintp(valid)):
+                    for t in range(np.uintp(9)):
+                        tap = np.uintp(at + taps[np.uintp(9 * d) + t])
+                        padded[m * np.uintp(9) + t] = w[tap + m * np.uintp(row_step)]
+                filter_transform(w, padded.ctypes.data, 9, target, step)
 
 
 @kernel
@@ -84,7 +84,7 @@ def _products(
     """One block of rows: products[f][row][column] = Σ_k filters[f][k][row] · tiles[f][k][column], f < 36."""
     size = like.itemsize
     for f in range(FREQUENCIES):
-        a = filters + f * count * ROWS * size
+        a = filters + f * (count * ROWS + FILTER_PADDING) * size
         b = tiles + f * (count * columns + STAGGER) * size
         c = products + f * (ROWS * columns + STAGGER) * size
         q = 0
@@ -154,7 +154,7 @@ def winograd_boxes(
         steps = np.arange(count) * columns
         step = ROWS * columns + STAGGER
         for block in range(p.blocks):
-            a = filters.ctypes.data + (g * p.blocks + block) * FREQUENCIES * count * ROWS * size
+            a = filters.ctypes.data + (g * p.blocks + block) * FREQUENCIES * (count * ROWS + FILTER_PADDING) * size
             b, c = address + box_size * size, address + products_at * size
             _products(x, a, b, steps.ctypes.data, count, columns, zeros.ctypes.data, c)
             for m in range(min(ROWS, p.rows - block * ROWS)):
@@ -232,7 +232,7 @@ def winograd_tiles(
     size = w.itemsize
     count = p.channels
     per_sample = p.outputs_h * p.outputs_w
-    products_at = FREQUENCIES * count * ROWS
+    products_at = FREQUENCIES * (count * ROWS + FILTER_PADDING)
     outputs = memory[products_at + FREQUENCIES * (ROWS * columns + STAGGER) :]
     address = memory.ctypes.data
     c = address + products_at * size

@@ -19,6 +19,7 @@ from fastconv.backends.cpu.simd import ROWS
 
 PATCH, OUTPUTS = 6, 4
 FREQUENCIES = PATCH * PATCH
+FILTER_LANES = 8  # of a vector of filters: at least ROWS
 
 _BT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0),
        (0, 4, 0, -5, 0, 1))  # fmt: skip
@@ -127,24 +128,26 @@ def input_transform_gathered(  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def filter_transform(typing_context, like, source, taps, row_step, target, stride):  # type: ignore[no-untyped-def]
-    """ROWS filters, tap (r, s) of filter m at source[m · row_step + taps[3r + s]], to target[stride · frequency + m]"""
-    signature = types.void(like, *[types.intp] * 5)
+def filter_transform(typing_context, like, source, row_step, target, stride):  # type: ignore[no-untyped-def]
+    """ROWS filters of 9 taps, filter m at source[m · row_step], to target[stride · frequency + m].
+
+    Lanes are filters: eight taps of each are transposed in registers, the ninth is inserted. FILTER_LANES elements are
+    written for each frequency.
+    """
+    signature = types.void(like, *[types.intp] * 4)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        emit = Emitter(builder, signature.args[0], ROWS)
-        source, taps, row_step, target, stride = args[1:]
+        emit = Emitter(builder, signature.args[0], FILTER_LANES)
+        source, row_step, target, stride = args[1:]
         source, target = emit.pointer(source), emit.pointer(target)
-        taps = builder.inttoptr(taps, _I64.as_pointer())
-        values = []
-        for tap in range(9):
-            base = emit.at(source, builder.load(emit.at(taps, emit.index(tap))))
-            vector: Any = ir.Constant(emit.vector, ir.Undefined)
-            for m in range(ROWS):
-                scalar = builder.load(emit.at(base, builder.mul(row_step, emit.index(m))))
-                vector = builder.insert_element(vector, scalar, ir.Constant(_I32, m))
-            values.append(vector)
-        _store_frequencies(emit, target, stride, _both_sides(emit, _G, [values[0:3], values[3:6], values[6:9]]))
+        rows = [emit.at(source, builder.mul(row_step, emit.index(m))) for m in range(ROWS)]
+        undefined: Any = ir.Constant(emit.vector, ir.Undefined)
+        taps = emit.interleaved([emit.load(row) for row in rows] + [undefined] * (FILTER_LANES - ROWS))
+        last = undefined
+        for m, row in enumerate(rows):
+            last = builder.insert_element(last, builder.load(emit.at(row, emit.index(8))), ir.Constant(_I32, m))
+        filters = [taps[0:3], taps[3:6], [*taps[6:8], last]]
+        _store_frequencies(emit, target, stride, _both_sides(emit, _G, filters))
         return context.get_dummy_value()
 
     return signature, codegen
