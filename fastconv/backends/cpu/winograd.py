@@ -30,6 +30,7 @@ from fastconv.backends.cpu.winograd_kernels import (
 from fastconv.backends.cpu.winograd_simd import FREQUENCIES, OUTPUTS
 
 _SMALL_OUTPUTS = 400
+_PLANES = 4  # of outputs that share the transformed planes of a volume
 _MIN_CHANNELS, _MAX_CHANNELS, _MIN_ROWS = 16, 1024, 24
 _TRANSFORMS = 1.4  # time of everything over the time of the products, for a few dozen channels
 _NS_PER_FLOP = 0.01
@@ -46,17 +47,20 @@ class Winograd:
     def __init__(self, correlation: Correlation) -> None:
         depth, height, width = correlation.axes
         planes, channels = len(depth.offsets), correlation.channels
+        self.together = _together(depth)
+        several = _by_planes(depth, self.together)
         least = TILE_COLUMNS if channels * planes <= 64 else TILE_COLUMNS // 2
         self.phases = [
-            Correlation([depth, h, w], channels, correlation.rows, correlation.groups, (planes, 6, 6), 4, flat=least)
+            Correlation([several, h, w], channels, correlation.rows, correlation.groups, (planes, 6, 6), 4, flat=least)
             for h, w in itertools.product(_tiled(height), _tiled(width))
         ]
         by_offset = [np.argsort(axis.offsets) for axis in correlation.axes]
-        order = np.arange(planes * 9).reshape(planes, 3, 3)[np.ix_(np.arange(planes), *by_offset[1:])]
+        order = np.arange(planes * 9).reshape(planes, 3, 3)[np.ix_(*by_offset)]
         self.taps = correlation.kernel_taps[order.reshape(-1)]
         self.kernel_size = correlation.kernel_size
         small = planes == depth.outputs == 1 and height.outputs * width.outputs <= _SMALL_OUTPUTS
         self.small = small and len(self.phases) == 1
+        self.depth, self.outputs_d = planes, depth.outputs
         self.height, self.width = height.outputs, width.outputs
         vectors = sum(-(-_flat(tiles) // LANES) * tiles.boxes for tiles in self.phases)
         direct = -(-correlation.outputs // LANES) * 9
@@ -79,11 +83,11 @@ class Winograd:
         self, x: Array, w: Array, steps: tuple[int, int], start: Array, y: Array, relu: bool, not_finite: Array
     ) -> None:
         tiles, p = self.phases[0], self.phases[0].plan[0]
-        count = int(p["channels"] * p["planes"])
+        count = int(p["channels"]) * self.depth
         filters = call_scratch(tiles.groups * tiles.blocks * FREQUENCIES * (count * ROWS + FILTER_PADDING), x.dtype)
 
         def transform(begin: int, end: int) -> None:
-            transform_filters(w, filters, tiles.plan, self.taps, *steps, self.kernel_size, 0, begin, end)
+            transform_filters(w, filters, tiles.plan, self.taps, *steps, self.kernel_size, self.depth, 0, begin, end)
 
         parallel_for(transform, tiles.groups * tiles.blocks, filters.size)
         samples = len(not_finite)
@@ -98,8 +102,8 @@ class Winograd:
 
         parallel_for(call, ends[-1], samples * sum(tiles.flops for tiles in self.phases) * _NS_PER_FLOP)
 
-    @staticmethod
     def _boxes(
+        self,
         tiles: Correlation,
         x: Array,
         filters: Array,
@@ -117,8 +121,8 @@ class Winograd:
         shared = (int(p["channels"] * p["planes"]) + ROWS) * most
         memory = scratch(tiles.box_elements + most + FREQUENCIES * (shared + 2 * STAGGER) + VECTOR_OUTPUTS, x.dtype)
         winograd_boxes(
-            x, filters, start, y, tiles.plan, tiles.tables, tiles.box_offsets, memory, not_finite, relu, height, width,
-            begin, end,
+            x, filters, start, y, tiles.plan, tiles.tables, tiles.box_offsets, memory, not_finite, relu, self.depth,
+            self.together, self.outputs_d, height, width, begin, end,
         )  # fmt: skip
 
     def _run_tiles(
@@ -156,6 +160,20 @@ def _tiled(axis: Axis) -> list[Axis]:
         offsets = tuple(axis.low + phase + i * apart for i in range(6))
         axes.append(Axis(axis.size, tiles, OUTPUTS * apart, offsets, tuple(range(6)), phase, apart, axis.target))
     return axes
+
+
+def _together(depth: Axis) -> int:
+    """How many planes of outputs to compute together: neighbours share most of their transformed planes."""
+    neighbours = depth.step == 1 and max(depth.offsets) - min(depth.offsets) == len(depth.offsets) - 1 > 0
+    return min(_PLANES, depth.outputs) if neighbours else 1
+
+
+def _by_planes(depth: Axis, together: int) -> Axis:
+    """The axis whose step takes `together` planes of outputs, with the planes of the source that all of them read."""
+    offsets = tuple(sorted(depth.offsets))
+    gathered = (*offsets, *range(offsets[-1] + 1, offsets[-1] + together))
+    taps, outputs = tuple(range(len(gathered))), -(-depth.outputs // together)
+    return Axis(depth.size, outputs, together * depth.step, gathered, taps, depth.first, depth.stride, depth.target)
 
 
 def _flat(tiles: Correlation) -> int:

@@ -44,17 +44,17 @@ TILE_COLUMNS = 96 // (_WIDE * LANES) * _WIDE * LANES
 
 @kernel
 def transform_filters(
-    w: Any, frequencies: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size: int, first: int,
-    begin: int, end: int,
+    w: Any, frequencies: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size: int, depth: int,
+    first: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """w to [group][block of rows][frequency][channel, depth tap][row of block], zeros at the end.
 
-    `taps` are the 9 · planes taps in the order of their offsets. A frequency is followed by FILTER_PADDING elements.
+    `taps` are the 9 · depth taps in the order of their offsets. A frequency is followed by FILTER_PADDING elements.
     Tasks begin ≤ task < end of (group, block); task `first` is the one stored at the beginning of `frequencies`.
     """
     p = plan[0]
     size = w.itemsize
-    count = p.channels * p.planes
+    count = p.channels * depth
     step = count * ROWS + FILTER_PADDING
     padded = np.zeros(9 * ROWS, w.dtype)
     for task in range(begin, end):
@@ -63,9 +63,9 @@ def transform_filters(
         valid = min(ROWS, p.rows - r0)
         source = g * p.rows * p.channels * kernel_size + r0 * row_step
         for c in range(p.channels):
-            for d in range(p.planes):
+            for d in range(depth):
                 at = source + c * channel_step
-                place = (task - first) * FREQUENCIES * step + (c * p.planes + d) * ROWS
+                place = (task - first) * FREQUENCIES * step + (c * depth + d) * ROWS
                 target = frequencies.ctypes.data + place * size
                 if valid == ROWS and taps[9 * d + 8] - taps[9 * d] == 8:  # nine neighbours: read where they are
                     filter_transform(w, w.ctypes.data + (at + taps[9 * d]) * size, row_step, target, step)
@@ -79,13 +79,16 @@ def transform_filters(
 
 @kernel
 def _products(
-    like: Any, filters: int, tiles: int, off: int, count: int, columns: int, zeros: int, products: int
+    like: Any, filters: int, tiles: int, off: int, count: int, apart: int, columns: int, zeros: int, products: int
 ) -> None:
-    """One block of rows: products[f][row][column] = Σ_k filters[f][k][row] · tiles[f][k][column], f < 36."""
+    """One block of rows: products[f][row][column] = Σ_k filters[f][k][row] · tiles[f][off[k] + column], f < 36.
+
+    The tiles of a frequency lie `apart` elements behind those of the last.
+    """
     size = like.itemsize
     for f in range(FREQUENCIES):
         a = filters + f * (count * ROWS + FILTER_PADDING) * size
-        b = tiles + f * (count * columns + STAGGER) * size
+        b = tiles + f * apart * size
         c = products + f * (ROWS * columns + STAGGER) * size
         q = 0
         while q < columns:
@@ -117,26 +120,27 @@ def _store(y: Any, to: int, row_step: int, column_step: int, outputs: Any, lane:
 @kernel
 def winograd_boxes(
     x: Any, filters: Any, start: Any, y: Any, plan: Any, tables: Any, off: Any, memory: Any, not_finite: Any, relu: int,
-    height: int, width: int, begin: int, end: int,
+    depth: int, together: int, outputs_d: int, height: int, width: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Tasks begin ≤ task < end of (sample, group, plane, box of tile rows, box of tile columns).
+    """Tasks begin ≤ task < end of (sample, group, some planes, box of tile rows, box of tile columns).
 
     The plan is that of the tiles of one phase of the dilation: its outputs are tiles, its taps the 36 elements of a
-    patch, its target the outputs. `height` and `width` count the outputs of the phase. Scratch: box, transformed box,
-    products, outputs.
+    patch, its target the outputs; along the depth a step takes some planes of outputs `together`, whose `depth` taps
+    share the gathered planes. `outputs_d`, `height` and `width` count the outputs of the phase. Scratch: box,
+    transformed box, products, outputs.
     """
     p = plan[0]
     size = x.itemsize
     volume = p.depth * p.height * p.width
     plane = p.target_h * p.target_w
     row_step, column_step = p.stride_h * p.target_w, p.stride_w
-    count = p.channels * p.planes
+    planes, count = p.channels * p.planes, p.channels * depth
     most = -(-((p.box_h - 1) * p.pitch + p.box_w) // LANES) * LANES
     box_size = p.channels * p.channel + most
-    products_at = box_size + FREQUENCIES * (count * most + STAGGER)
+    products_at = box_size + FREQUENCIES * (planes * most + STAGGER)
     outputs = memory[products_at + FREQUENCIES * (ROWS * most + STAGGER) :]
     address = memory.ctypes.data
-    zeros = np.zeros(ROWS, x.dtype)
+    zeros, steps = np.zeros(ROWS, x.dtype), np.empty(count, np.int64)
     for task in range(begin, end):
         rest, bw = divmod(task, p.boxes_w)
         rest, bh = divmod(rest, p.boxes_h)
@@ -146,20 +150,24 @@ def winograd_boxes(
         tile_rows, tile_columns = min(p.box_h, p.outputs_h - h0), min(p.box_w, p.outputs_w - w0)
         gather_box(x, image * p.channels * volume, memory, 0, plan, tables, d, h0, w0)
         columns = -(-((tile_rows - 1) * p.pitch + tile_columns) // LANES) * LANES
-        for k in range(count):
+        apart = planes * columns + STAGGER
+        for k in range(planes):
             for q in range(0, columns, LANES):
                 to = address + (box_size + k * columns + q) * size
                 taps = off.ctypes.data + 8 * FREQUENCIES * k
-                input_transform(x, address + q * size, taps, to, count * columns + STAGGER)
-        steps = np.arange(count) * columns
+                input_transform(x, address + q * size, taps, to, apart)
+        for k in range(count):
+            steps[k] = (k // depth * p.planes + k % depth) * columns
         step = ROWS * columns + STAGGER
-        for block in range(p.blocks):
+        here = min(together, outputs_d - d * together)
+        for number in range(p.blocks * here):
+            block, plane_d = divmod(number, here)
             a = filters.ctypes.data + (g * p.blocks + block) * FREQUENCIES * (count * ROWS + FILTER_PADDING) * size
-            b, c = address + box_size * size, address + products_at * size
-            _products(x, a, b, steps.ctypes.data, count, columns, zeros.ctypes.data, c)
+            b, c = address + (box_size + plane_d * columns) * size, address + products_at * size
+            _products(x, a, b, steps.ctypes.data, count, apart, columns, zeros.ctypes.data, c)
             for m in range(min(ROWS, p.rows - block * ROWS)):
                 row = block * ROWS + m
-                base = ((image * p.rows + row) * p.target_d + p.first_d + d * p.stride_d) * plane
+                base = ((image * p.rows + row) * p.target_d + p.first_d + (d * together + plane_d) * p.stride_d) * plane
                 base += p.first_h * p.target_w + p.first_w
                 bias = start.ctypes.data + (g * p.blocks * ROWS + row) * size
                 for q in range(0, columns, LANES):
@@ -241,8 +249,9 @@ def winograd_tiles(
     zeros = np.zeros(ROWS, w.dtype)
     for block in range(begin, end):
         number = group * p.blocks + block
-        transform_filters(w, memory, plan, taps, row_step, channel_step, 9, number, number, number + 1)
-        _products(w, address, tiles.ctypes.data, steps.ctypes.data, count, columns, zeros.ctypes.data, c)
+        transform_filters(w, memory, plan, taps, row_step, channel_step, 9, 1, number, number, number + 1)
+        apart = count * columns + STAGGER
+        _products(w, address, tiles.ctypes.data, steps.ctypes.data, count, apart, columns, zeros.ctypes.data, c)
         for m in range(min(ROWS, p.rows - block * ROWS)):
             row = group * p.rows + block * ROWS + m
             bias = start.ctypes.data + (group * p.blocks * ROWS + block * ROWS + m) * size
