@@ -10,7 +10,7 @@ import pytest
 from problems import parse
 
 import fastconv as fc
-from fastconv.backends.cpu import convolution, depthwise, depthwise_weight_grad
+from fastconv.backends.cpu import convolution, depthwise, depthwise_lanes, depthwise_weight_grad
 
 ROWS = """
 n2 c3 k3 hw7x9 f3 g3
@@ -110,9 +110,12 @@ def directions(problem, arrays):
 def without(*algorithms):
     """Every correlation as if it did not suit "lanes" or "rows"."""
     with ExitStack() as stack:
+        for remembered in (convolution._forward, convolution._input_grad):
+            remembered.cache_clear()
+            stack.callback(remembered.cache_clear)
         for name in algorithms:
-            function = {"lanes": "_lanes", "rows": "_depthwise"}[name]
-            stack.enter_context(mock.patch.object(convolution, function, lambda _: mock.Mock(fits=False)))
+            module, planned = {"lanes": (depthwise_lanes, "Lanes"), "rows": (depthwise, "Depthwise")}[name]
+            stack.enter_context(mock.patch.object(module, planned, lambda _: mock.Mock(fits=False)))
         if "lanes" in algorithms:
             stack.enter_context(mock.patch.object(depthwise_weight_grad, "suits", lambda *_: False))
         yield

@@ -45,6 +45,8 @@ class ConvGeometry:
     """Input positions that the dilated kernel spans, for each axis."""
     out_spatial: tuple[int, ...] = field(init=False, compare=False, repr=False)
     """Output sizes."""
+    _hash: int = field(init=False, compare=False, repr=False)
+    """Stored as well: a geometry is the key of what backends derive from it, several times in a call."""
 
     def __post_init__(self) -> None:
         # Stored, not computed on access: every call of an operation reads them.
@@ -52,6 +54,11 @@ class ConvGeometry:
         sizes = zip(self.spatial, self.kernel, self.stride, self.padding, self.dilation)
         object.__setattr__(self, "extent", spans)
         object.__setattr__(self, "out_spatial", tuple(output_size(m, k, s, sum(p), d) for m, k, s, p, d in sizes))
+        numbers = (self.in_channels, self.out_channels, self.groups, self.spatial, self.kernel)
+        object.__setattr__(self, "_hash", hash((numbers, self.stride, self.dilation, self.padding)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @classmethod
     def of(
@@ -80,7 +87,8 @@ class ConvGeometry:
             raise ValueError(
                 f'{op}: padding_mode must be "zeros", "reflect", "replicate" or "circular", got {padding_mode!r}'
             )
-        if not is_plain((stride, padding, dilation, groups)):
+        ints = type(stride) is type(padding) is type(dilation) is type(groups) is int  # asked first: it is quicker
+        if not ints and not is_plain((stride, padding, dilation, groups)):
             rank = conv_rank(op, input_shape, weight_shape)
             stride, padding, dilation, groups = _window(op, rank, stride, padding, dilation, groups)
         return _of(op, input_shape, weight_shape, stride, padding, dilation, groups, bias_shape, padding_mode)

@@ -16,11 +16,29 @@ _FLOATING = (np.dtype("float32"), np.dtype("float64"))
 _HALF = ("float16", "bfloat16")
 
 
+def ready(*operands: Any) -> bool:
+    """True if `floating` would give these operands back unchanged: NumPy arrays that need nothing, and no Tensor.
+
+    Most calls from outside a network are of this kind, and small ones would spend more time in `floating` than in the
+    kernel. (False may be too careful: then `floating` has the word.)
+    """
+    dtype = None
+    for array in operands:
+        # `carray`: in C order, aligned and writeable, in one question.
+        if type(array) is not np.ndarray or not array.flags.carray:
+            return False
+        if array.dtype is not dtype:
+            if dtype is not None or array.dtype not in _FLOATING:
+                return False
+            dtype = array.dtype
+    return True
+
+
 def floating(op: str, *, optional: tuple[str, ...] = ("bias",), **operands: Any) -> Any:
     """The operands as C-contiguous arrays in native byte order, of one floating dtype and on one device.
 
     Takes arrays, Tensors and array-likes (`__array__`, `__dlpack__`); the `optional` ones may be None. The first
-    operand sets dtype and device. One operand gives an array, several give a tuple in their order.
+    operand sets dtype and device. One operand gives an array, several give a list in their order.
 
     Raises TypeError for other kinds and for dtypes that differ, DeviceError for devices that differ.
     """

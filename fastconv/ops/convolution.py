@@ -17,7 +17,7 @@ from fastconv import backends
 from fastconv.autograd import needs_grad, record
 from fastconv.geometry import ConvGeometry
 from fastconv.ops import pointwise
-from fastconv.ops._arguments import floating
+from fastconv.ops._arguments import floating, ready
 
 Array = Any
 Ints = int | Sequence[int]
@@ -203,15 +203,16 @@ def _conv(
 ) -> Any:
     if activation is not None:
         pointwise.check_activation(op, activation)
-    x, w, b = floating(op, input=input, weight=weight, bias=bias)
+    plain = ready(input, weight) if bias is None else ready(input, weight, bias)
+    x, w, b = (input, weight, bias) if plain else floating(op, input=input, weight=weight, bias=bias)
     batched = x.ndim != rank + 1
     if not batched:
         x = x[None]
     geometry = ConvGeometry.of(
         op, x.shape, w.shape, stride, padding, dilation, groups, None if b is None else b.shape, padding_mode
     )
-    wanted = needs_grad(input), needs_grad(weight), needs_grad(bias)
-    if any(wanted) and activation not in (None, "relu"):
+    wanted = (False,) * 3 if plain else (needs_grad(input), needs_grad(weight), needs_grad(bias))
+    if activation not in (None, "relu") and any(wanted):
         # The gradient of these needs the value before the activation, which the fused form does not keep.
         linear = _conv(op, rank, input, weight, bias, stride, padding, dilation, groups, padding_mode, None)
         return pointwise.apply(activation, linear)
@@ -222,6 +223,8 @@ def _conv(
         x = backend.pad(x, sides, padding_mode)
         geometry = geometry.padded()
     y = backend.conv_forward(x, w, b, geometry, activation)
+    if plain:  # nothing to record
+        return y if batched else y[0]
 
     def backward(gy: Array) -> tuple[Array | None, ...]:
         if not batched:

@@ -7,6 +7,9 @@ outputs, the first-level cache the tile's source (shared by all row blocks), the
 weights stream. Cost per output: k FMAs; per tile and k 8 weights and 3 source vectors for 24 vector FMAs.
 Floor: the FMA rate for many rows, the source and target traffic for few.
 
+One call packs and computes: two would cost a small convolution more than its arithmetic. What a kernel needs to know
+comes as one array of numbers, because every argument of a call costs time too.
+
 A box of a 1×1 convolution is read in place. Small images take exact columns instead of boxes, over all samples: the
 same product, the source gathered tap by tap.
 """
@@ -20,12 +23,13 @@ import numpy as np
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns
 from fastconv.backends.cpu.host import kernel
-from fastconv.backends.cpu.plan import TILE_VECTORS
+from fastconv.backends.cpu.plan import PLAN, TILE_VECTORS
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, copy_rows, interleave, outer
 
 _WIDE, _W4, _W3, _W2, _W1 = (WIDE[rows] for rows in (ROWS, 4, 3, 2, 1))
 _NARROW, _N4, _N3, _N2, _N1 = (NARROW[rows] for rows in (ROWS, 4, 3, 2, 1))
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
+_PLAN_NUMBERS = len(PLAN.names or ())
 
 TILE_ELEMENTS = 32 * _LANES4
 """Scratch in front of a box for one tile that is stored by pieces; at least rows × columns of any tile."""
@@ -100,6 +104,15 @@ def _pack_block(
 
 
 @kernel
+def _plan_of(numbers: Any) -> Any:
+    """Plan, taps and what follows them; in front of all these stand the two steps and the kernel size of `pack`."""
+    numbers = numbers[3:]
+    plan = numbers[:_PLAN_NUMBERS].view(PLAN)
+    end = _PLAN_NUMBERS + plan[0].taps
+    return plan, numbers[_PLAN_NUMBERS:end], numbers[end:]
+
+
+@kernel
 def _tile(
     like: Any, mr: int, wide: bool, a: int, b: int, off: int, k: int, start: int, c: int, ldc: int, relu: int
 ) -> None:
@@ -166,14 +179,21 @@ def _store_rows(
 
 @kernel
 def correlate_boxes(
-    x: Any, packed: Any, start: Any, y: Any, plan: Any, tables: Any, off: Any, scratch: Any, chunks: int, relu:
-    int, begin: int, end: int,
+    x: Any, w: Any, b: Any, y: Any, numbers: Any, packed: Any, memory: Any, at: int, chunks: int, relu: int,
+    pack_begin: int, pack_end: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Tasks begin ≤ task < end of (sample, group, plane, box row, box column, chunk of row blocks), the last fastest.
+    """Pack blocks pack_begin ≤ block < pack_end of the weights into `packed`, as `pack` does; then compute.
 
-    `off` holds count offsets into the gathered box, then (1×1 only) count offsets into the source in place.
+    Tasks begin ≤ task < end of (sample, group, plane, box row, box column, chunk of row blocks), the last fastest.
+    `numbers` holds what `_plan_of` says, then the tables of `gather_box`, count offsets into the gathered box, and
+    (1×1 only) count offsets into the source in place. The scratch of the tasks is memory[at:].
     """
+    plan, taps, rest = _plan_of(numbers)
     p = plan[0]
+    start, scratch = packed[p.groups * p.packed * p.count :], memory[at:]
+    pack(w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], pack_begin, pack_end)
+    entries = p.planes + p.phases_h + p.phases_w
+    tables, off = rest[:entries], rest[entries:]
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     volume = p.depth * p.height * p.width
@@ -215,11 +235,13 @@ def correlate_boxes(
                     source = source_at + position * size
                     row, column = divmod(position, p.pitch)
                     whole = q + width <= length if p.linear else column + width <= columns and p.stride_w == 1
-                    if whole and valid == mr:
+                    direct = whole and valid == mr
+                    c, ldc = scratch.ctypes.data, width
+                    if direct:
                         c = y.ctypes.data + (to + r0 * target + row * p.stride_h * p.target_w + column) * size
-                        _tile(x, mr, wide, a, source, offsets, p.count, s, c, target, relu)
-                    else:
-                        _tile(x, mr, wide, a, source, offsets, p.count, s, scratch.ctypes.data, width, relu)
+                        ldc = target
+                    _tile(x, mr, wide, a, source, offsets, p.count, s, c, ldc, relu)
+                    if not direct:
                         _store_rows(y, to + r0 * target, target, scratch, valid, width, position, columns, rows, plan)
                     q += width
 
@@ -249,14 +271,19 @@ def _column_targets(address: Any, plan: Any, group: int, first: int, count: int)
 
 @kernel
 def correlate_columns(
-    x: Any, packed: Any, start: Any, y: Any, plan: Any, positions: Any, off: Any, scratch: Any, chunks: int, relu:
-    int, begin: int, end: int,
+    x: Any, w: Any, b: Any, y: Any, numbers: Any, packed: Any, memory: Any, at: int, chunks: int, relu: int,
+    pack_begin: int, pack_end: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Tasks begin ≤ task < end of (group, panel of columns over all samples, chunk of row blocks), the last fastest.
+    """The same for tasks begin ≤ task < end of (group, panel of columns over all samples, chunk of row blocks).
 
-    A panel is some tiles of columns, each contiguous: [tile][channel, tap][column].
+    A panel is some tiles of columns, each contiguous: [tile][channel, tap][column]. `numbers` holds what `_plan_of`
+    says, then three positions for each tap and count offsets into a tile.
     """
+    plan, taps, rest = _plan_of(numbers)
     p = plan[0]
+    start, scratch = packed[p.groups * p.packed * p.count :], memory[at:]
+    pack(w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], pack_begin, pack_end)
+    positions, off = rest[: 3 * p.taps].reshape(p.taps, 3), rest[3 * p.taps :]
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     outputs = p.outputs_d * p.outputs_h * p.outputs_w
@@ -278,9 +305,9 @@ def correlate_columns(
             _column_targets(address, plan, g, first, count)
         for block in range(p.blocks * chunk // chunks, p.blocks * (chunk + 1) // chunks):
             for q in range(0, count, span):
-                b, n = panel + q // span * step * size, min(span, count - q)
+                source, n = panel + q // span * step * size, min(span, count - q)
                 whole = n == span and (first + q) % outputs + n <= outputs and p.linear
-                _column_tile(x, packed, start, y, plan, g, block, b, off, scratch, address, q, n, whole, relu)
+                _column_tile(x, packed, start, y, plan, g, block, source, off, scratch, address, q, n, whole, relu)
 
 
 @kernel
@@ -306,11 +333,12 @@ def _column_tile(
         width, wide = _tile_width(mr, lanes, count - q)
         if q + width > TILE_VECTORS * lanes:
             width, wide = _tile_width(mr, lanes, 0)
-        if whole and valid == mr and q + width <= count:
-            c = y.ctypes.data + (address[first + q] + r0 * target) * size
-            _tile(like, mr, wide, a, b + q * size, off.ctypes.data, p.count, s, c, target, relu)
-        else:
-            _tile(like, mr, wide, a, b + q * size, off.ctypes.data, p.count, s, scratch.ctypes.data, width, relu)
+        direct = whole and valid == mr and q + width <= count
+        c, ldc = scratch.ctypes.data, width
+        if direct:
+            c, ldc = y.ctypes.data + (address[first + q] + r0 * target) * size, target
+        _tile(like, mr, wide, a, b + q * size, off.ctypes.data, p.count, s, c, ldc, relu)
+        if not direct:
             for m in range(np.uintp(valid)):
                 row, line = np.uintp((r0 + m) * target), m * np.uintp(width)
                 for j in range(np.uintp(min(width, count - q))):

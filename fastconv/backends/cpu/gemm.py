@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu.convolution import correlate_into
+from fastconv.backends.cpu.convolution import Algorithm, algorithm
 from fastconv.backends.cpu.plan import forward_plan
 from fastconv.geometry import ConvGeometry
 
@@ -30,7 +31,11 @@ def _product(a: Array, b: Array) -> Array:
         return c
     transposed = not a.flags.c_contiguous
     weights = np.ascontiguousarray(a.T if transposed else a)
-    geometry = ConvGeometry(k, m, 1, (n,), (1,), (1,), (1,), ((0, 0),))
-    steps = (1, m) if transposed else (k, 1)
-    correlate_into(forward_plan(geometry, b.itemsize), b[None], weights, steps, None, c[None], relu=False)
+    _algorithm(m, k, n, b.itemsize, transposed).run(b[None], weights, None, c[None], False)
     return c
+
+
+@lru_cache(maxsize=4096)
+def _algorithm(m: int, k: int, n: int, itemsize: int, transposed: bool) -> Algorithm:
+    geometry = ConvGeometry(k, m, 1, (n,), (1,), (1,), (1,), ((0, 0),))
+    return algorithm(forward_plan(geometry, itemsize), (1, m) if transposed else (k, 1), "highest")

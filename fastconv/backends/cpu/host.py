@@ -97,5 +97,5 @@ def flat(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     A read-only array is another type to Numba, and a kernel would be compiled once more for it; kernels do not write to
     their inputs, so they get the same memory as an ordinary array.
     """
-    line = array.reshape(-1)
+    line = array.ravel()
     return line if line.flags.writeable else np.asarray(_Memory(line))

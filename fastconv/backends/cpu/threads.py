@@ -53,6 +53,11 @@ def set_num_threads(n: int) -> None:
     _num_threads = n
 
 
+def is_little(cost: float) -> bool:
+    """Whether work of `cost` nanoseconds stays on the calling thread, so that nothing is gained by cutting it."""
+    return cost < SERIAL_NS or _num_threads == 1
+
+
 class _Job:
     """One parallel range: chunk numbers are handed out by a counter whose `next` is atomic under the GIL."""
 

@@ -1,0 +1,82 @@
+"""A correlation by the shift-GEMM of correlate.py: what its kernels are told, once for each geometry, and their calls.
+
+A call costs as much Python as it has steps, and a small convolution takes the kernels less than a microsecond: all that
+the arrays do not decide is therefore worked out here in advance, and little work is one single kernel call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv.backends.cpu import correlate
+from fastconv.backends.cpu.host import flat
+from fastconv.backends.cpu.plan import Correlation
+from fastconv.backends.cpu.scratch import call_scratch, scratch
+from fastconv.backends.cpu.threads import is_little, parallel_for
+
+Array = npt.NDArray[Any]
+
+_NS_PER_FLOP = 0.01
+_NS_PER_ELEMENT = 0.3
+_MIN_TASKS = 32  # fewer pieces than this leave threads idle; pieces of output rows share a gathered source
+_NO_BIAS = {np.dtype(d): np.empty(0, d) for d in ("float32", "float64")}
+
+
+class ShiftGemm:
+    """The calls of one correlation with weights whose rows and channels lie `steps` apart."""
+
+    def __init__(self, correlation: Correlation, steps: tuple[int, int]) -> None:
+        c = self.correlation = correlation
+        if c.columns:
+            self.kernel, where, offsets = correlate.correlate_columns, c.positions.reshape(-1), c.column_offsets
+            elements = c.panel_elements
+        else:
+            self.kernel, where, offsets = correlate.correlate_boxes, c.tables, c.source_offsets
+            elements = c.box_elements
+        self.numbers = np.concatenate([[*steps, c.kernel_size], c.plan.view(np.int64), c.kernel_taps, where, offsets])
+        self.packed_elements = c.groups * c.packed_rows * (c.count + 1)
+        self.elements = elements + correlate.TILE_ELEMENTS + correlate.SLACK
+        self.groups, self.packings = c.groups, c.groups * c.blocks
+        # Pieces of work: boxes of a sample, or panels of columns across all samples.
+        self.units, self.panel = (c.outputs, c.panel_columns) if c.columns else (c.boxes, 1)
+        weights = c.groups * c.rows * c.channels * c.kernel_size
+        images = c.groups * (c.channels * _volume(c, "size") + c.rows * _volume(c, "target"))
+        self.packing_cost = weights * _NS_PER_ELEMENT
+        self.cost = c.flops * _NS_PER_FLOP + images * _NS_PER_ELEMENT
+
+    def run(self, source: Array, w: Array, b: Array | None, target: Array, relu: bool) -> None:
+        """As `Algorithm.run`."""
+        dtype, samples = source.dtype, len(source)
+        x, y, flat_w, bias = flat(source), target.ravel(), flat(w), _NO_BIAS[dtype] if b is None else flat(b)
+        pieces = self.groups * -(-samples * self.units // self.panel)
+        cost = samples * self.cost
+        if is_little(self.packing_cost + cost):
+            packed = scratch(self.packed_elements + self.elements, dtype)
+            at = self.packed_elements
+            self.kernel(x, flat_w, bias, y, self.numbers, packed, packed, at, 1, relu, 0, self.packings, 0, pieces)
+        else:
+            self._in_parallel((x, flat_w, bias, y, self.numbers), pieces, cost, relu)
+
+    def _in_parallel(self, arrays: tuple[Array, ...], pieces: int, cost: float, relu: bool) -> None:
+        kernel, dtype = self.kernel, arrays[0].dtype
+        chunks = max(1, min(self.correlation.blocks, _MIN_TASKS // pieces))
+        packed = call_scratch(self.packed_elements, dtype)
+
+        def pack(begin: int, end: int) -> None:
+            kernel(*arrays, packed, packed, 0, chunks, relu, begin, end, 0, 0)
+
+        def call(begin: int, end: int) -> None:
+            kernel(*arrays, packed, scratch(self.elements, dtype), 0, chunks, relu, 0, 0, begin, end)
+
+        parallel_for(pack, self.packings, self.packing_cost)
+        parallel_for(call, pieces * chunks, cost)
+
+
+def _volume(correlation: Correlation, size: str) -> int:
+    volume = 1
+    for axis in correlation.axes:
+        volume *= getattr(axis, size)
+    return volume
