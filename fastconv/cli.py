@@ -1,4 +1,4 @@
-"""The `fastconv` command: train and use a recogniser of digits, and show what fastconv found on this machine."""
+"""The `fastconv` command: a recogniser of digits, what fastconv found on this machine, and compiling ahead."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import llvmlite.binding as llvm
 from numba.core.caching import FunctionCache
 
-from fastconv import __version__, backends, digits, plotting
+from fastconv import __version__, backends, digits, plotting, warmup
 from fastconv.autograd import to_device
 from fastconv.backends.cpu import host, threads
 from fastconv.errors import DeviceError
@@ -78,6 +78,17 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="show devices, SIMD width, threads, versions and the cache")
     info.set_defaults(run=_info)
+    ahead = commands.add_parser(
+        "warmup",
+        help="compile the kernels of usual networks ahead",
+        description="Compile the kernels of usual networks ahead: convolution by each algorithm, pooling, activations, "
+        "batch norm, linear layers and cross entropy, forward and backward, in float32 and float64. They stay in the "
+        "kernel cache that `fastconv info` names, for every later process of this machine, until fastconv, Numba or "
+        "the processor changes; NUMBA_CACHE_DIR moves the cache. Without it each process compiles what it lacks when "
+        "it is first called, some seconds for each algorithm.",
+    )
+    ahead.set_defaults(run=_warmup)
+
     for command in (train, predict, info):
         command.add_argument("--device", default="cpu", help='"cpu" (default), "cuda" or "cuda:1"')
     return parser
@@ -179,11 +190,15 @@ def _info(given: argparse.Namespace) -> None:
         "processor": f"{llvm.get_host_cpu_name()}, {os.cpu_count()} logical processors",
         "SIMD": f"{host.VECTOR_BYTES * 8} bits: {host.LANES} float32 or {host.LANES // 2} float64 per vector",
         "threads": str(threads.get_num_threads()),
-        "kernel cache": FunctionCache(threads.parallel_for).cache_path,
+        "kernel cache": _cache_path(),
         **{name: _version(name) for name in _PACKAGES},
     }
     for name, value in rows.items():
         print(f"{name:13} {value}")
+
+
+def _cache_path() -> str:
+    return str(FunctionCache(threads.parallel_for).cache_path)
 
 
 def _why_no_cuda() -> str | None:
@@ -199,3 +214,15 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+# warmup
+
+
+def _warmup(given: argparse.Namespace) -> None:
+    compiled, seconds = 0, 0.0
+    for step in warmup.run():
+        what = f"{step.compiled} compiled" if step.compiled else "in the cache"
+        print(f"{step.name:64} {step.dtype}  {what:12} {step.seconds:6.2f} s", flush=True)
+        compiled, seconds = compiled + step.compiled, seconds + step.seconds
+    print(f"\n{compiled} kernels compiled, {seconds:.1f} s; they are in {_cache_path()}")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastconv import __version__, cli, data, digits, models, random
+from fastconv import __version__, cli, data, digits, models, random, warmup
 from fastconv.io.safetensors import load_metadata, load_safetensors
 
 ROOT = Path(__file__).parents[1]
@@ -201,6 +201,25 @@ def test_info_names_what_matters(capsys: pytest.CaptureFixture[str]) -> None:
     rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert rows["fastconv"] == __version__ and rows["numpy"] == np.__version__
     assert rows["devices"].startswith("cpu") and "float32" in rows["SIMD"] and int(rows["threads"]) >= 1
+
+
+# warmup
+
+
+def test_warmup_says_what_it_did(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(warmup, "DTYPES", ("float32",))
+    assert cli.main(["warmup"]) == 0
+    *steps, empty, total = capsys.readouterr().out.splitlines()
+    assert empty == "" and "kernels compiled" in total and "cache" in total
+    for name in ("convolution: shift-gemm boxes", "convolution: winograd tiles", "max_pool2d", "gelu", "batch norm"):
+        assert any(line.startswith(name) and "float32" in line and line.endswith(" s") for line in steps), name
+
+
+def test_warmup_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["warmup", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Compile the kernels of usual networks ahead" in shown and "NUMBA_CACHE_DIR" in shown
 
 
 def test_python_dash_m(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What Numba compiles: nothing again for another shape, nothing that was not asked for."""
+"""What Numba compiles: nothing again for another shape, nothing that was not asked for, all that is usual ahead."""
 
 from __future__ import annotations
 
@@ -57,3 +57,42 @@ def test_nothing_is_compiled_again_for_another_shape():
     assert {f"fastconv.backends.cpu.correlate.correlate_{kind}" for kind in ("boxes", "columns")} <= set(before)
     assert after == before
     assert not any("pool" in name or "softmax" in name for name in after)
+
+
+# A training step of a small network and a layer for each algorithm, after the warm-up; prints what was compiled for it.
+NETWORK = """
+import json, sys
+import numpy as np
+import fastconv as fc
+from fastconv import warmup
+from fastconv.backends.cpu import host
+
+names = [step.name for step in warmup.run()]
+loaded = {kernel: len(kernel.signatures) for kernel in host._kernels}
+for dtype in warmup.DTYPES:
+    x = fc.Tensor(np.ones((2, 3, 31, 30), dtype))
+    net = fc.nn.Sequential(
+        fc.nn.Conv2d(3, 24, 5, stride=2, padding=2), fc.nn.BatchNorm2d(24), fc.nn.ReLU(), fc.nn.MaxPool2d(2),
+        fc.nn.Conv2d(24, 64, 3, padding=1), fc.nn.SiLU(), fc.nn.Conv2d(64, 64, 3, groups=64), fc.nn.Conv2d(64, 8, 1),
+        fc.nn.AvgPool2d(2), fc.nn.Flatten(), fc.nn.Linear(48, 10),
+    ).to(dtype=dtype)
+    fc.cross_entropy(net(x), np.zeros(2, np.int64)).backward()
+compiled = {
+    kernel.py_func.__name__: [str(signature) for signature in kernel.signatures[loaded[kernel] :]]
+    for kernel in host._kernels
+    if len(kernel.signatures) > loaded[kernel]
+}
+print(json.dumps([names, compiled]))
+"""
+
+
+def test_nothing_is_left_to_compile_after_the_warmup():
+    output = subprocess.run([sys.executable, "-c", NETWORK], cwd=ROOT, capture_output=True, text=True)
+    assert output.returncode == 0, output.stderr
+    names, compiled = json.loads(output.stdout)
+    assert compiled == {}
+    algorithms = [f"shift-gemm {kind}" for kind in ("boxes", "columns", "in place")]
+    algorithms += ["depthwise rows", "depthwise lanes", "winograd boxes", "winograd tiles"]
+    algorithms += ["inner-product boxes", "inner-product columns", "outer-product"]
+    for algorithm in algorithms:
+        assert any(algorithm in name for name in names), algorithm

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from expected import exact
 from problems import LARGE, PROBLEMS
 
 import fastconv as fc
+from fastconv.backends.cpu import threads
 
 TESTS = Path(__file__).parent
 CALLERS = 8
@@ -111,6 +113,28 @@ def test_an_error_in_one_thread_leaves_the_others_alone():
                 assert convolved(problem) == expected
 
     at_once(work)
+
+
+def test_a_caller_does_not_wait_for_the_pool_to_be_free(monkeypatch):
+    """The only helper is held up by one caller; another one does all of its work itself, and returns."""
+    monkeypatch.setattr(threads, "_pool", threads._Pool())
+    fc.set_num_threads(2)
+    entered, free = threading.Semaphore(0), threading.Event()
+
+    def held_up(begin, end):
+        entered.release()
+        free.wait(60)
+
+    caller = threading.Thread(target=threads.parallel_for, args=(held_up, 2, 1e9))
+    caller.start()
+    for _ in range(2):
+        assert entered.acquire(timeout=60)  # the caller and its helper
+    done, began = [], time.monotonic()
+    threads.parallel_for(lambda begin, end: done.extend(range(begin, end)), 5, 1e9)
+    assert sorted(done) == list(range(5)) and time.monotonic() - began < 30
+    free.set()
+    caller.join(timeout=60)
+    assert not caller.is_alive()
 
 
 def run(program: str, **environment: str) -> str:

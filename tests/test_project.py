@@ -30,7 +30,7 @@ FLOORS = (
     ("nn",),
     ("io",),
     ("optim", "data", "training"),
-    ("models", "plotting"),
+    ("models", "plotting", "warmup"),
     ("digits",),
     ("cli", "__main__"),
 )

@@ -77,7 +77,16 @@ def kernel(function: Function | None = None, *, fastmath: bool | set[str] = Fals
         return lambda f: kernel(f, fastmath=fastmath)
     dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)
     dispatcher._cache = _HostCache(function)
+    _kernels.append(dispatcher)
     return dispatcher
+
+
+_kernels: list[Any] = []
+
+
+def compilations() -> int:
+    """How often a kernel was compiled in this process, not found in the cache."""
+    return sum(sum(dispatcher.stats.cache_misses.values()) for dispatcher in _kernels)
 
 
 class _Memory:

@@ -66,7 +66,8 @@ class _Job:
         self.tasks = tasks
         self.chunks = min(tasks, _CHUNKS_PER_THREAD * (helpers + 1))
         self.counter = itertools.count()
-        self.unfinished = helpers
+        self.helping = 0
+        self.closed = False
         self.lock = threading.Lock()
         self.done = threading.Lock()
         self.done.acquire()
@@ -80,12 +81,25 @@ class _Job:
             self.error = error
 
     def help(self) -> None:
+        with self.lock:
+            if self.closed:
+                return
+            self.helping += 1
         self.work()
         with self.lock:
-            self.unfinished -= 1
-            last = self.unfinished == 0
+            self.helping -= 1
+            last = self.closed and self.helping == 0
         if last:
             self.done.release()
+
+    def close(self) -> None:
+        """Wait for those who are helping; who was busy elsewhere until now is not needed any more."""
+        with self.lock:
+            self.closed = True
+            waiting = self.helping > 0
+        if waiting:
+            self.done.acquire()
+        del self.call  # a job that is still in the queue must not keep arrays alive
 
 
 class _Pool:
@@ -136,6 +150,6 @@ def parallel_for(call: RangeCall, tasks: int, cost: float) -> None:
     job = _Job(call, tasks, helpers)
     _pool.submit(job, helpers)
     job.work()
-    job.done.acquire()
+    job.close()
     if job.error is not None:
         raise job.error

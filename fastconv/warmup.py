@@ -1,0 +1,90 @@
+"""Compiling ahead: small calls that need the kernels of usual networks, so that no later process waits for a compiler.
+
+A kernel is compiled when it is first called with a dtype, and kept in Numba's cache on disk. Rank, shapes and number of
+threads are no matter; so one call for each algorithm and dtype, forward and backward, is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastconv.autograd import Tensor
+from fastconv.backends.cpu import host
+from fastconv.ops import convolution, losses, normalisation, pointwise, pooling
+from fastconv.ops.dense import linear
+
+DTYPES = ("float32", "float64")
+
+# Channels and size of the input, filters, size of the kernel, groups: what leads to each algorithm of a convolution.
+_CONVOLUTIONS = (
+    (4, 20, 8, 3, 1),
+    (4, 8, 4, 3, 1),
+    (8, 20, 8, 1, 1),
+    (8, 7, 64, 5, 1),
+    (6, 20, 6, 3, 6),
+    (1, 20, 2, 3, 1),
+    (32, 32, 32, 3, 1),
+    (32, 14, 32, 3, 1),
+)
+_POOL_SIZES = (16, 512)  # planes that are pooled through tables, and row by row
+
+
+class Step(NamedTuple):
+    """One call that was made: what it was, for which dtype, how many kernels it compiled and how long it took."""
+
+    name: str
+    dtype: str
+    compiled: int
+    seconds: float
+
+
+def run() -> Iterator[Step]:
+    """Make the calls one by one."""
+    for dtype in DTYPES:
+        for name, call in _calls(dtype):
+            before, began = host.compilations(), perf_counter()
+            call()
+            yield Step(name, dtype, host.compilations() - before, perf_counter() - began)
+
+
+def _calls(dtype: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    for channels, size, filters, kernel, groups in _CONVOLUTIONS:
+        x, w = _tensor(dtype, 1, channels, size, size), _tensor(dtype, filters, channels // groups, kernel, kernel)
+        convolve = partial(convolution.conv2d, padding=kernel // 2, groups=groups)
+        chosen = convolution.explain(x, w, padding=kernel // 2, groups=groups)
+        names = dict.fromkeys((chosen.forward, chosen.input_grad, chosen.weight_grad))
+        yield f"convolution: {', '.join(names)}", partial(_backward, convolve, x, w, _tensor(dtype, filters))
+    for size in _POOL_SIZES:
+        x = _tensor(dtype, 1, 2, size, size)
+        for pool in (pooling.max_pool2d, pooling.avg_pool2d):
+            yield f"{pool.__name__}, {size}×{size}", partial(_pool, pool, x)
+    x = _tensor(dtype, 4, 8)
+    for name in pointwise.ACTIVATIONS:
+        yield name, partial(_backward, partial(pointwise.apply, name), x)
+    yield "linear", partial(_backward, linear, x, _tensor(dtype, 3, 8), _tensor(dtype, 3))
+    yield "cross entropy", partial(_backward, losses.cross_entropy, x, np.zeros(4, np.int64))
+    yield "batch norm", partial(_backward, partial(_batch_norm, dtype), _tensor(dtype, 2, 8, 4, 4))
+
+
+def _tensor(dtype: str, *shape: int) -> Tensor:
+    return Tensor(np.ones(shape, dtype), requires_grad=True)
+
+
+def _backward(operation: Callable[..., Any], *operands: Any) -> None:
+    y = operation(*operands)
+    y.backward(np.ones(y.shape, y.dtype))
+
+
+def _pool(pool: Callable[..., Any], x: Tensor) -> None:
+    pool(x.data, 2)  # without a gradient no places are kept, by another kernel
+    _backward(pool, x, 2)
+
+
+def _batch_norm(dtype: str, x: Tensor) -> Any:
+    ones = np.ones(x.shape[1], dtype)
+    return normalisation.batch_norm(x, ones, ones.copy(), _tensor(dtype, 8), _tensor(dtype, 8), training=True)
