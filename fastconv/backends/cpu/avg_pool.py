@@ -13,15 +13,13 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu import sums
-from fastconv.backends.cpu.elementary import inlined
-from fastconv.backends.cpu.host import VECTOR_BYTES, kernel
+from fastconv.backends.cpu.host import VECTOR_BYTES, inlined, kernel, pointer
 from fastconv.backends.cpu.pool_rows import LONG_WINDOW, locate
 from fastconv.backends.cpu.pool_simd import averages
 from fastconv.backends.cpu.pool_windows import (
     KERNEL,
     OUT,
     STRIDE,
-    address,
     block_of,
     first_output,
     next_vectors,
@@ -45,8 +43,8 @@ def windows(x: Any, y: Any, axes: Any, block: Any, divisors: Any, start: int, st
         for h in range(row, row_end):
             factor = divisors[depth] * divisors[axes[OUT, 0] + h]
             _row(
-                x, source, stride, address(offsets, 0), offsets.size, address(y, to),
-                address(divisors, across + column), factor, column_end - column, end - to,
+                x, source, stride, pointer(offsets, 0), offsets.size, pointer(y, to),
+                pointer(divisors, across + column), factor, column_end - column, end - to,
             )  # fmt: skip
             to += axes[OUT, 2]
             source += axes[STRIDE, 1] * pitch * x.itemsize

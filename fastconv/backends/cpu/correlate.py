@@ -22,7 +22,7 @@ import numpy as np
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns
-from fastconv.backends.cpu.host import kernel
+from fastconv.backends.cpu.host import kernel, pointer
 from fastconv.backends.cpu.plan import PLAN, TILE_VECTORS
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, copy_rows, interleave, outer
 
@@ -73,7 +73,7 @@ def pack(
                 if at + run * lanes > p.count:
                     break  # the last channels would write, or read, beyond the block
                 from_, target = source + c * channel_step, to + at * ROWS
-                interleave(w, ROWS, w.ctypes.data + from_ * size, row_step, run, packed.ctypes.data + target * size)
+                interleave(w, ROWS, pointer(w) + from_ * size, row_step, run, pointer(packed) + target * size)
                 first = at + (run * lanes if joined else p.taps)
         _pack_block(w, packed, to, source, row_step, channel_step, taps, p.taps, first, p.count, mr, valid)
 
@@ -90,7 +90,7 @@ def _pack_block(
         column = np.uintp(source + c * channel_step + taps[t])
         at = np.uintp(to + k * mr)
         if valid == ROWS and row_step == 1:
-            copy_rows(w, packed.ctypes.data + at * w.itemsize, w.ctypes.data + column * w.itemsize)
+            copy_rows(w, pointer(packed) + at * w.itemsize, pointer(w) + column * w.itemsize)
         elif valid == ROWS:
             for r in range(np.uintp(ROWS)):
                 packed[at + r] = w[column + r * step]
@@ -198,9 +198,9 @@ def correlate_boxes(
     lanes = _LANES4 if size == 4 else _LANES8
     volume = p.depth * p.height * p.width
     target = p.target_d * p.target_h * p.target_w
-    origin = scratch.ctypes.data + TILE_ELEMENTS * size
+    origin = pointer(scratch) + TILE_ELEMENTS * size
     gathered = -1
-    source_at, offsets = origin, off.ctypes.data
+    source_at, offsets = origin, pointer(off)
     for task in range(begin, end):
         box, chunk = divmod(task, chunks)
         rest, bw = divmod(box, p.boxes_w)
@@ -214,9 +214,9 @@ def correlate_boxes(
             base = image * p.channels * volume
             # Read in place where the last tile does not reach beyond the array.
             if p.direct and base + (p.channels - 1) * volume + w0 + columns + SLACK <= x.size:
-                source_at, offsets = x.ctypes.data + (base + w0) * size, off.ctypes.data + p.count * 8
+                source_at, offsets = pointer(x) + (base + w0) * size, pointer(off) + p.count * 8
             else:
-                source_at, offsets = origin, off.ctypes.data
+                source_at, offsets = origin, pointer(off)
                 gather_box(x, base, scratch, TILE_ELEMENTS, plan, tables, d, h0, w0)
         to = image * p.rows * target + (p.first_d + d * p.stride_d) * p.target_h * p.target_w
         to += (p.first_h + h0 * p.stride_h) * p.target_w + p.first_w + w0 * p.stride_w
@@ -225,8 +225,8 @@ def correlate_boxes(
             r0 = block * ROWS
             mr = min(ROWS, p.packed - r0)
             valid = min(mr, p.rows - r0)
-            a = packed.ctypes.data + (g * p.packed + r0) * p.count * size
-            s = start.ctypes.data + (g * p.packed + r0) * size
+            a = pointer(packed) + (g * p.packed + r0) * p.count * size
+            s = pointer(start) + (g * p.packed + r0) * size
             for run in range(runs):
                 q = 0
                 while q < length:
@@ -236,9 +236,9 @@ def correlate_boxes(
                     row, column = divmod(position, p.pitch)
                     whole = q + width <= length if p.linear else column + width <= columns and p.stride_w == 1
                     direct = whole and valid == mr
-                    c, ldc = scratch.ctypes.data, width
+                    c, ldc = pointer(scratch), width
                     if direct:
-                        c = y.ctypes.data + (to + r0 * target + row * p.stride_h * p.target_w + column) * size
+                        c = pointer(y) + (to + r0 * target + row * p.stride_h * p.target_w + column) * size
                         ldc = target
                     _tile(x, mr, wide, a, source, offsets, p.count, s, c, ldc, relu)
                     if not direct:
@@ -291,7 +291,7 @@ def correlate_columns(
     total = samples * outputs
     span = TILE_VECTORS * lanes
     panels = -(-total // p.panel)
-    panel, step = scratch.ctypes.data + TILE_ELEMENTS * size, p.count * span + lanes
+    panel, step = pointer(scratch) + TILE_ELEMENTS * size, p.count * span + lanes
     address = np.empty(p.panel, np.int64)
     gathered = -1
     for task in range(begin, end):
@@ -326,18 +326,18 @@ def _column_tile(
     r0 = block * ROWS
     mr = min(ROWS, p.packed - r0)
     valid = min(mr, p.rows - r0)
-    a = packed.ctypes.data + (group * p.packed + r0) * p.count * size
-    s = start.ctypes.data + (group * p.packed + r0) * size
+    a = pointer(packed) + (group * p.packed + r0) * p.count * size
+    s = pointer(start) + (group * p.packed + r0) * size
     q = 0
     while q < count:
         width, wide = _tile_width(mr, lanes, count - q)
         if q + width > TILE_VECTORS * lanes:
             width, wide = _tile_width(mr, lanes, 0)
         direct = whole and valid == mr and q + width <= count
-        c, ldc = scratch.ctypes.data, width
+        c, ldc = pointer(scratch), width
         if direct:
-            c, ldc = y.ctypes.data + (address[first + q] + r0 * target) * size, target
-        _tile(like, mr, wide, a, b + q * size, off.ctypes.data, p.count, s, c, ldc, relu)
+            c, ldc = pointer(y) + (address[first + q] + r0 * target) * size, target
+        _tile(like, mr, wide, a, b + q * size, pointer(off), p.count, s, c, ldc, relu)
         if not direct:
             for m in range(np.uintp(valid)):
                 row, line = np.uintp((r0 + m) * target), m * np.uintp(width)

@@ -30,7 +30,7 @@ from fastconv.backends.cpu.axes import Axis
 from fastconv.backends.cpu.depthwise_simd import ENTRY, copy_rows, prefetch_lines, ranges, split_rows, spread_row, sweep
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, zero_bytes
-from fastconv.backends.cpu.host import REGISTERS, kernel
+from fastconv.backends.cpu.host import REGISTERS, kernel, pointer
 from fastconv.backends.cpu.plan import Correlation, even_part
 from fastconv.backends.cpu.scratch import scratch
 from fastconv.backends.cpu.threads import parallel_for
@@ -223,7 +223,7 @@ def _gather(x: Any, base: int, scratch: Any, plan: Any, layout: Any, d0: int, h0
     for i in range((n_d - 1) * p.step_d + q.halo_d + 1):
         z = d0 * p.step_d + q.low_d + i
         at = _TILE + i * q.plane
-        target = scratch.ctypes.data + at * size
+        target = pointer(scratch) + at * size
         if z < 0 or z >= p.depth or below == above:
             zero_bytes(target, rows * q.row * size)
             continue
@@ -232,7 +232,7 @@ def _gather(x: Any, base: int, scratch: Any, plan: Any, layout: Any, d0: int, h0
         at += above * q.row
         target += above * q.row * size
         begin = base + (z * p.height + first_row + above) * p.width
-        source = x.ctypes.data + (begin + q.low_w) * size
+        source = pointer(x) + (begin + q.low_w) * size
         first, last, count = -q.low_w, p.width - q.low_w, below - above
         if p.step_w == 1:
             copy_rows(x, target, q.row, source, p.width, count, first, last, vectors)
@@ -246,7 +246,7 @@ def _gather(x: Any, base: int, scratch: Any, plan: Any, layout: Any, d0: int, h0
 @kernel
 def _gather_phases(x: Any, begin: int, scratch: Any, to: int, width: int, step: int, low: int, pitch: int) -> None:
     """One row of the source at any step."""
-    zero_bytes(scratch.ctypes.data + to * x.itemsize, step * pitch * x.itemsize)
+    zero_bytes(pointer(scratch) + to * x.itemsize, step * pitch * x.itemsize)
     for phase in range(step):
         column = low + phase
         before = min(pitch, max(0, -(column // step)))
@@ -260,7 +260,7 @@ def _scatter(tile: Any, width: int, y: Any, to: int, apart: int, step: int, rows
     for m in range(rows):
         at, from_ = np.uintp(to + m * apart), np.uintp(m * width)
         if step == 2:
-            spread_row(y, y.ctypes.data + at * y.itemsize, tile.ctypes.data + from_ * y.itemsize, columns)
+            spread_row(y, pointer(y) + at * y.itemsize, pointer(tile) + from_ * y.itemsize, columns)
         else:
             for j in range(np.uintp(columns)):
                 y[at + j * np.uintp(step)] = tile[from_ + j]
@@ -276,7 +276,7 @@ def correlate_rows(
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     volume, target = p.depth * p.height * p.width, p.target_d * p.target_h * p.target_w
-    kw, off = len(shifts), shifts.ctypes.data
+    kw, off = len(shifts), pointer(shifts)
     apart = q.delta * p.stride_h * p.target_w
     for task in range(begin, end):
         rest, box_h = divmod(task, q.boxes_h)
@@ -286,27 +286,27 @@ def correlate_rows(
         _gather(x, image * volume, scratch, plan, layout, d0, h0, n_d, n_h)
         part = 2 * (box_d == q.boxes_d - 1) + (box_h == q.boxes_h - 1)
         # While a channel is computed the next one is asked for, a piece with each block.
-        ahead = x.ctypes.data + (image + 1) * volume * size
+        ahead = pointer(x) + (image + 1) * volume * size
         lines = 0 if q.boxes_d * q.boxes_h > 1 or task + 1 == end else q.lines
         for m in range(p.rows):
             channel = image % p.groups * p.rows + m
-            w, s = taps.ctypes.data + channel * q.count * size, start.ctypes.data + channel * size
+            w, s = pointer(taps) + channel * q.count * size, pointer(start) + channel * size
             corner = (p.first_d + d0 * p.stride_d) * p.target_h + p.first_h + h0 * p.stride_h
             corner = (image * p.rows + m) * target + corner * p.target_w + p.first_w
             for block in range(parts[part], parts[part + 1]):
                 used = blocks[block, 2]
-                head, count = entries.ctypes.data + heads[used] * ENTRY * 8, heads[used + 1] - heads[used]
+                head, count = pointer(entries) + heads[used] * ENTRY * 8, heads[used + 1] - heads[used]
                 prefetch_lines(ahead, lines)
                 ahead += lines * 64
                 for i in range(len(tiles)):
                     column, vectors, stored = tiles[i, 0], tiles[i, 1], tiles[i, 2]
-                    a = scratch.ctypes.data + (_TILE + blocks[block, 0] + column) * size
+                    a = pointer(scratch) + (_TILE + blocks[block, 0] + column) * size
                     to = corner + blocks[block, 1] + column * p.stride_w
-                    c, rows_apart = y.ctypes.data + to * size, apart
+                    c, rows_apart = pointer(y) + to * size, apart
                     if p.stride_w != 1:
                         for r in range(used):
                             prefetch_lines(c + r * apart * size, stored * p.stride_w * size // 64 + 1)
-                        c, rows_apart = scratch.ctypes.data, vectors * lanes
+                        c, rows_apart = pointer(scratch), vectors * lanes
                     last = stored - (vectors - 1) * lanes
                     if vectors == 4:
                         sweep(x, 4, 4, w, a, head, count, off, kw, s, c, rows_apart, used, last, relu)

@@ -26,7 +26,7 @@ from fastconv.backends.cpu.axes import Axis
 from fastconv.backends.cpu.depthwise_lanes_simd import WIDEST, from_lanes, lane_tiles, to_lanes
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import zero_bytes
-from fastconv.backends.cpu.host import VECTOR_BYTES, kernel
+from fastconv.backends.cpu.host import VECTOR_BYTES, kernel, pointer
 from fastconv.backends.cpu.plan import Correlation, even_part
 from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.threads import parallel_for
@@ -233,7 +233,7 @@ class Lanes:
 @kernel
 def aligned(memory: Any) -> int:
     """The first address in an array that is a multiple of the length of a vector."""
-    address: int = -(-memory.ctypes.data // VECTOR_BYTES) * VECTOR_BYTES
+    address: int = -(-pointer(memory) // VECTOR_BYTES) * VECTOR_BYTES
     return address
 
 
@@ -242,7 +242,7 @@ def pack_lanes(w: Any, b: Any, packed: Any, layout: Any, taps: Any, begin: int, 
     """To [block][row][bias, then taps][lane], on aligned addresses; lanes behind the last group repeat it."""
     q = layout[0]
     lanes = np.uintp(_LANES4 if w.itemsize == 4 else _LANES8)
-    first = np.uintp((aligned(packed) - packed.ctypes.data) // w.itemsize)
+    first = np.uintp((aligned(packed) - pointer(packed)) // w.itemsize)
     count, one = np.uintp(q.count), np.uintp(q.channels * q.kernel)
     for task in range(begin, end):
         for m in range(np.uintp(q.rows)):
@@ -274,7 +274,7 @@ def gather_lanes(
     q = layout[0]
     size = x.itemsize
     if q.image:
-        table, source = places.ctypes.data + 8 * q.image_at, x.ctypes.data + first * size
+        table, source = pointer(places) + 8 * q.image_at, pointer(x) + first * size
         to_lanes(x, to, 0, table, 0, q.image, source, apart, valid, 0, 1, q.image)
         return
     z0, planes = d0 // q.stride_d * q.step_d + q.low_d, (-(-n_d // q.stride_d) - 1) * q.step_d + q.halo_d + 1
@@ -292,8 +292,8 @@ def gather_lanes(
         zero_bytes(target, above * q.row * size)
         zero_bytes(target + (above + inside) * q.row * size, (rows - above - inside) * q.row * size)
         target += above * q.row * size
-        source = x.ctypes.data + (first + (z * q.size_h + y0 + above) * q.size_w + x0 + left) * size
-        to_lanes(x, target, q.row, places.ctypes.data, left, extent, source, apart, valid, q.size_w, inside, columns)
+        source = pointer(x) + (first + (z * q.size_h + y0 + above) * q.size_w + x0 + left) * size
+        to_lanes(x, target, q.row, pointer(places), left, extent, source, apart, valid, q.size_w, inside, columns)
 
 
 @kernel
@@ -327,7 +327,7 @@ def correlate_lanes(
         for m in range(q.rows):
             bias = weights + (block * q.rows + m) * (1 + q.count) * VECTOR_BYTES
             taps = bias + VECTOR_BYTES
-            corner = y.ctypes.data + ((group * q.rows + m) * target_volume + h0 * q.target_w + w0) * size
+            corner = pointer(y) + ((group * q.rows + m) * target_volume + h0 * q.target_w + w0) * size
             for d in range(n_d):
                 plane, phase_d = divmod(d, q.stride_d)
                 row = box + plane * q.step_d * q.plane * size
@@ -340,8 +340,8 @@ def correlate_lanes(
                             continue
                         head = (phase_d * phases_h + phase_h) * phases_w + phase
                         lane_tiles(
-                            x, tiles.ctypes.data + 16 * parts[part], number, taps + heads[head] * VECTOR_BYTES, row,
-                            offsets.ctypes.data + 8 * heads[head], heads[head + 1] - heads[head], bias,
+                            x, pointer(tiles) + 16 * parts[part], number, taps + heads[head] * VECTOR_BYTES, row,
+                            pointer(offsets) + 8 * heads[head], heads[head + 1] - heads[head], bias,
                             finished + (waiting * n_w + phase) * VECTOR_BYTES, q.stride_w * lanes, relu,
                         )  # fmt: skip
                     phase_h += 1

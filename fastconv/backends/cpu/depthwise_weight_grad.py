@@ -36,7 +36,7 @@ from fastconv.backends.cpu.depthwise_lanes import (
 from fastconv.backends.cpu.depthwise_lanes_simd import SUM_TILES, tap_sums, to_lanes
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import zero_bytes
-from fastconv.backends.cpu.host import VECTOR_BYTES, flat, kernel
+from fastconv.backends.cpu.host import VECTOR_BYTES, flat, kernel, pointer
 from fastconv.backends.cpu.plan import Correlation, even_part, forward_plan
 from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.threads import parallel_for
@@ -190,13 +190,13 @@ def _gather_gy(
     size = gy.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     if q.image:
-        count, source = n_d * n_h * n_w, gy.ctypes.data + first * size
-        to_lanes(gy, to, 0, columns.ctypes.data, 0, count, source, apart, valid, 0, 1, count)
+        count, source = n_d * n_h * n_w, pointer(gy) + first * size
+        to_lanes(gy, to, 0, pointer(columns), 0, count, source, apart, valid, 0, 1, count)
         return
     for d in range(n_d):
-        source = gy.ctypes.data + (first + ((d0 + d) * q.target_h + h0) * q.target_w + w0) * size
+        source = pointer(gy) + (first + ((d0 + d) * q.target_h + h0) * q.target_w + w0) * size
         target = to + d * n_h * n_w * VECTOR_BYTES
-        to_lanes(gy, target, n_w * lanes, columns.ctypes.data, 0, n_w, source, apart, valid, q.target_w, n_h, n_w)
+        to_lanes(gy, target, n_w * lanes, pointer(columns), 0, n_w, source, apart, valid, q.target_w, n_h, n_w)
 
 
 @kernel
@@ -217,7 +217,7 @@ def _add_plane(
             gradient = gy + (h * n_w + column) * VECTOR_BYTES
             for t in range(len(tiles)):
                 tap_sums(
-                    like, tiles[t, 0], from_, offsets.ctypes.data + 8 * tiles[t, 1], q.step_h * q.row, step, gradient,
+                    like, tiles[t, 0], from_, pointer(offsets) + 8 * tiles[t, 1], q.step_h * q.row, step, gradient,
                     n_w * lanes, shift * lanes, rows, -(-(n_w - column) // shift), sums + tiles[t, 2] * VECTOR_BYTES,
                 )  # fmt: skip
 
@@ -227,7 +227,7 @@ def add_lanes(partial: Any, gw: Any, layout: Any, order: Any, slices: int, begin
     """gw[channel][tap] from the partial gradients of all slices, added in order; tasks are blocks of lanes."""
     q = layout[0]
     lanes = np.uintp(_LANES4 if gw.itemsize == 4 else _LANES8)
-    first = np.uintp((aligned(partial) - partial.ctypes.data) // gw.itemsize)
+    first = np.uintp((aligned(partial) - pointer(partial)) // gw.itemsize)
     count, rows = np.uintp(q.count), np.uintp(q.rows)
     one = np.uintp(q.blocks) * rows * count * lanes
     for block in range(begin, end):

@@ -11,20 +11,15 @@ and 2^-57 (float64).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numba
 from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastconv.backends.cpu.host import inlined
+
 _MANTISSA_BITS = {32: 23, 64: 52}
-
-
-def inlined(function: Callable[..., Any]) -> Any:
-    """A scalar piece of a kernel. Division follows IEEE; Python's check for zero would keep loops from vectorising."""
-    return numba.njit(forceinline=True, error_model="numpy")(function)
 
 
 @intrinsic

@@ -19,7 +19,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.host import kernel
+from fastconv.backends.cpu.host import kernel, pointer
 from fastconv.backends.cpu.simd import split_every, take_every, take_every_between
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
@@ -57,7 +57,7 @@ def zero_bytes(typing_context, target, count):  # type: ignore[no-untyped-def]
 def _zero(target: Any, to: int, count: int) -> None:
     """target[to + j] = 0 for j < count. A call of memset costs more than the one or two positions of most paddings."""
     if count > 2:
-        zero_bytes(target.ctypes.data + to * target.itemsize, count * target.itemsize)
+        zero_bytes(pointer(target) + to * target.itemsize, count * target.itemsize)
     elif count > 0:
         target[np.uintp(to)] = 0
         target[np.uintp(to + count - 1)] = 0
@@ -69,14 +69,14 @@ def copy_strided(target: Any, to: int, source: Any, start: int, step: int, count
     size = source.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     if step == 1 and lanes < count <= _SHORT * lanes:
-        place, origin, last = target.ctypes.data + to * size, source.ctypes.data + start * size, (count - lanes) * size
+        place, origin, last = pointer(target) + to * size, pointer(source) + start * size, (count - lanes) * size
         for j in range(0, count - lanes, lanes):
             take_every(source, 1, 0, place + j * size, origin + j * size)
         take_every(source, 1, 0, place + last, origin + last)
     elif step == 1:
-        copy_bytes(target.ctypes.data + to * size, source.ctypes.data + start * size, count * size)
+        copy_bytes(pointer(target) + to * size, pointer(source) + start * size, count * size)
     elif (step == 2 or step == 4) and count > lanes:
-        place, origin = target.ctypes.data + to * size, source.ctypes.data + start * size
+        place, origin = pointer(target) + to * size, pointer(source) + start * size
         # Whole vectors while another element follows; the last one overlaps, and ends with the last element it reads.
         last, behind = place + (count - lanes) * size, origin + ((count - lanes - 1) * step + 1) * size
         if step == 2:
@@ -100,7 +100,7 @@ def gather_box(x: Any, base: int, scratch: Any, to: int, plan: Any, tables: Any,
     """
     p = plan[0]
     size = x.itemsize
-    address = scratch.ctypes.data
+    address = pointer(scratch)
     planes, phases_h, phases_w = p.planes, p.phases_h, p.phases_w
     images = phases_h * phases_w
     spans = _spans(plan, tables, w0)
@@ -157,8 +157,8 @@ def _gather_row(x: Any, source: int, scratch: Any, to: int, step: int, apart: in
     # What is inside in every phase is taken apart together where the step is that of the shuffles.
     together = phases == step and count >= lanes and (step == 2 or step == 4)
     if together:
-        origin = x.ctypes.data + (source + start + low * step) * size
-        target = scratch.ctypes.data + (to + low) * size
+        origin = pointer(x) + (source + start + low * step) * size
+        target = pointer(scratch) + (to + low) * size
         for j in range(0, count + lanes - 1, lanes):
             at = min(j, count - lanes)  # the last vectors overlap those before
             if step == 2:
@@ -212,7 +212,7 @@ def gather_columns(
             for i in range(len(column)):
                 source, before, inside = runs[t, i, 0] + c * volume, runs[t, i, 1], runs[t, i, 2]
                 at = row + column[i]
-                place, origin = panel.ctypes.data + at * size, x.ctypes.data + source * size
+                place, origin = pointer(panel) + at * size, pointer(x) + source * size
                 if p.step_w in (1, 2, 4) and source >= 0 and source + p.step_w * lanes <= x.size:
                     if p.step_w == 1:
                         take_every_between(x, 1, place, origin, before, inside)

@@ -89,6 +89,18 @@ def compilations() -> int:
     return sum(sum(dispatcher.stats.cache_misses.values()) for dispatcher in _kernels)
 
 
+def inlined(function: Callable[..., Any]) -> Any:
+    """A scalar piece of a kernel. Division follows IEEE; Python's check for zero would keep loops from vectorising."""
+    return numba.njit(forceinline=True, error_model="numpy")(function)
+
+
+@inlined
+def pointer(array: Any, index: int = 0) -> int:
+    """The address of an element; signed, because Numba adds unsigned and signed numbers as float64."""
+    at: int = np.intp(array.ctypes.data) + index * array.itemsize
+    return at
+
+
 class _Memory:
     """The memory of an array, offered for writing; holds the array."""
 

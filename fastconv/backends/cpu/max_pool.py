@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.backends.cpu.elementary import inlined, maximum
-from fastconv.backends.cpu.host import VECTOR_BYTES, kernel
+from fastconv.backends.cpu.elementary import maximum
+from fastconv.backends.cpu.host import VECTOR_BYTES, inlined, kernel, pointer
 from fastconv.backends.cpu.pool_rows import LONG_WINDOW, locate
 from fastconv.backends.cpu.pool_simd import largest
 from fastconv.backends.cpu.pool_windows import (
@@ -21,7 +21,6 @@ from fastconv.backends.cpu.pool_windows import (
     OUT,
     SIZE,
     STRIDE,
-    address,
     block_of,
     first_output,
     first_tap,
@@ -49,9 +48,9 @@ def windows(x: Any, y: Any, indices: Any, axes: Any, block: Any, firsts: Any, st
         for h in range(row, row_end):
             first = firsts[depth] + firsts[axes[OUT, 0] + h]
             _row(
-                x, indices, source, stride, address(offsets, 0), taps, address(y, to), address(places, 0),
-                address(firsts, across + column), first, first_tap(depth, h, column, axes),
-                0 if indices is None else address(indices, to), column_end - column, end - to,
+                x, indices, source, stride, pointer(offsets, 0), taps, pointer(y, to), pointer(places, 0),
+                pointer(firsts, across + column), first, first_tap(depth, h, column, axes),
+                0 if indices is None else pointer(indices, to), column_end - column, end - to,
             )  # fmt: skip
             to += axes[OUT, 2]
             source += axes[STRIDE, 1] * pitch * x.itemsize

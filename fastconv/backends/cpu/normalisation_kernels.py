@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu import sums
-from fastconv.backends.cpu.elementary import fma, inlined
-from fastconv.backends.cpu.host import kernel
+from fastconv.backends.cpu.elementary import fma
+from fastconv.backends.cpu.host import inlined, kernel
 
 RUN = 8192
 

@@ -17,7 +17,6 @@ from fastconv.backends.cpu.elementary import (
     expm1_negative,
     fma,
     gaussian,
-    inlined,
     like,
     log1p_unit,
     magnitude,
@@ -26,7 +25,7 @@ from fastconv.backends.cpu.elementary import (
     sigmoid_and_slope,
     tanh,
 )
-from fastconv.backends.cpu.host import kernel
+from fastconv.backends.cpu.host import inlined, kernel
 from fastconv.backends.cpu.threads import parallel_for
 
 Array = npt.NDArray[Any]

@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu.elementary import inlined
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.host import kernel
+from fastconv.backends.cpu.host import inlined, kernel, pointer
 from fastconv.geometry import PoolGeometry
 
 Array = npt.NDArray[Any]
@@ -97,13 +96,6 @@ def window_plan(geometry: PoolGeometry, itemsize: int) -> WindowPlan | None:
     firsts.append(np.zeros(_SPARE, np.int64))
     divisors.append(np.ones(_SPARE))
     return WindowPlan(axes, (rows, columns), np.concatenate(firsts), np.concatenate(divisors))
-
-
-@inlined
-def address(array: Any, index: int) -> int:
-    """Of an element; signed, as the sum of an unsigned number and a signed one would be a float64."""
-    at: int = np.intp(array.ctypes.data) + index * array.itemsize
-    return at
 
 
 @kernel
@@ -196,7 +188,7 @@ def open_block(
     first = plane * depths * height * width
     if min(d0, h0, w0) >= 0 and d1 <= depths and h1 <= height and w1 <= width:
         list_taps(offsets, axes[DILATION, 0] * height * width, width, axes)
-        return address(x, first + (d0 * height + h0) * width + w0), width
+        return pointer(x, first + (d0 * height + h0) * width + w0), width
     pitch, to = _pitch(axes, block), 0
     left, right = max(0, -w0), min(w1, width) - w0
     for d in range(d0, d1, axes[DILATION, 0]):
@@ -211,4 +203,4 @@ def open_block(
             target[left:right] = x[begin + left : begin + right]
             target[right:] = fill
     list_taps(offsets, (h1 - h0) * pitch, pitch, axes)
-    return address(scratch, 0), pitch
+    return pointer(scratch, 0), pitch

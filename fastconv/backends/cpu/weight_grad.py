@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns, zero_bytes
-from fastconv.backends.cpu.host import flat, kernel
+from fastconv.backends.cpu.host import flat, kernel, pointer
 from fastconv.backends.cpu.plan import Correlation, even_part, weight_grad_plan
 from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import INNER_TILE, INNER_TILE_ONE_ROW, inner, inner_tile_size
@@ -109,7 +109,7 @@ def _gather_gy(
             copy_strided(scratch, at, gy, base + m * row_step + r * p.outputs_w, 1, columns)
             at += columns
             zero = p.pitch - columns if r < rows - 1 else to + (m + 1) * stride - at
-            zero_bytes(scratch.ctypes.data + at * size, zero * size)
+            zero_bytes(pointer(scratch) + at * size, zero * size)
             at += zero
 
 
@@ -143,11 +143,11 @@ def weight_grad_boxes(
             rows, columns = min(p.box_h, p.outputs_h - h0), min(p.box_w, p.outputs_w - w0)
             image = n * p.groups + g
             gather_box(x, image * p.channels * volume, scratch, 0, plan, tables, d, h0, w0)
-            zero_bytes(scratch.ctypes.data + x_size * size, lanes * size)
+            zero_bytes(pointer(scratch) + x_size * size, lanes * size)
             base = (image * p.rows + m0) * outputs + (d * p.outputs_h + h0) * p.outputs_w + w0
             _gather_gy(gy, base, outputs, scratch, gy_to, gy_stride, m1 - m0, rows, columns, plan)
             zero_bytes(
-                scratch.ctypes.data + (gy_to + (m1 - m0) * gy_stride) * size, (padded - (m1 - m0)) * gy_stride * size
+                pointer(scratch) + (gy_to + (m1 - m0) * gy_stride) * size, (padded - (m1 - m0)) * gy_stride * size
             )
             if exact:
                 _exact_products(
@@ -155,9 +155,9 @@ def weight_grad_boxes(
                 )
             else:
                 vectors = -(-((rows - 1) * p.pitch + columns) // lanes)
-                a, c = scratch.ctypes.data + gy_to * size, partial.ctypes.data + to * size
-                b = scratch.ctypes.data
-                _products(x, padded, p.count, a, gy_stride, b, off.ctypes.data, vectors, c, tile, row_tiles, row_tiles)
+                a, c = pointer(scratch) + gy_to * size, pointer(partial) + to * size
+                b = pointer(scratch)
+                _products(x, padded, p.count, a, gy_stride, b, pointer(off), vectors, c, tile, row_tiles, row_tiles)
 
 
 @kernel
@@ -183,12 +183,12 @@ def weight_grad_columns(
             count = min(span, total - unit * span)
             gather_columns(x, g, scratch, 0, span, 0, plan, positions, unit * span, count, c0, c1)
             gather_columns(gy, g, scratch, gy_to, span, 0, gy_plan, origin, unit * span, count, 0, p.rows)
-            zero_bytes(scratch.ctypes.data + (gy_to + p.rows * span) * size, (rows - p.rows) * span * size)
+            zero_bytes(pointer(scratch) + (gy_to + p.rows * span) * size, (rows - p.rows) * span * size)
             taps = (c1 - c0) * p.taps
-            a, c = scratch.ctypes.data + gy_to * size, partial.ctypes.data + to * size
+            a, c = pointer(scratch) + gy_to * size, pointer(partial) + to * size
             vectors = -(-count // lanes)
-            b = scratch.ctypes.data
-            _products(x, rows, taps, a, span, b, off.ctypes.data, vectors, c, tile, row_tiles, _PANEL_TILES)
+            b = pointer(scratch)
+            _products(x, rows, taps, a, span, b, pointer(off), vectors, c, tile, row_tiles, _PANEL_TILES)
 
 
 @kernel

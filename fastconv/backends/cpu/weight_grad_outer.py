@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_bytes, gather_box, zero_bytes
-from fastconv.backends.cpu.host import flat, kernel
+from fastconv.backends.cpu.host import flat, kernel, pointer
 from fastconv.backends.cpu.plan import UNIT_OUTPUTS, Correlation, weight_grad_outer_plan
 from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, add_vectors, interleave, outer, transpose
@@ -61,7 +61,7 @@ def _transposed_boxes(
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     volume = p.depth * p.height * p.width
-    address = memory.ctypes.data
+    address = pointer(memory)
     count = 0
     for box in range(first, last):
         rest, bw = divmod(box, p.boxes_w)
@@ -71,7 +71,7 @@ def _transposed_boxes(
         start = (n * p.groups + group) * p.channels * volume
         # A 1×1 convolution is transposed from where it lies, if no vector reaches beyond the array.
         in_place = p.direct and p.channels % lanes == 0 and start + (p.channels - 1) * volume + w0 + positions <= x.size
-        source, step = x.ctypes.data + (start + w0) * size, volume
+        source, step = pointer(x) + (start + w0) * size, volume
         if not in_place:
             gather_box(x, start, memory, box_at, plan, tables, d, h0, w0)
             source, step = address + box_at * size, p.channel
@@ -110,7 +110,7 @@ def _packed_rows(
     size = gy.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     outputs = p.outputs_d * p.outputs_h * p.outputs_w
-    address = memory.ctypes.data
+    address = pointer(memory)
     count = 0
     for box in range(first, last):
         rest, bw = divmod(box, p.boxes_w)
@@ -122,11 +122,11 @@ def _packed_rows(
         at = ((n * p.groups + group) * p.rows + m0) * outputs + (d * p.outputs_h + h0) * p.outputs_w + w0
         reach = at + (ROWS - 1) * outputs + vectors * lanes
         if last - first == p.outputs_h == 1 and m1 - m0 == ROWS and reach <= gy.size:  # one run: no need to join any
-            interleave(gy, ROWS, gy.ctypes.data + at * size, outputs, vectors, address + to * size)
+            interleave(gy, ROWS, pointer(gy) + at * size, outputs, vectors, address + to * size)
             return
         for r in range(min(p.box_h, p.outputs_h - h0)):
             for m in range(m1 - m0):
-                source = gy.ctypes.data + (at + m * outputs + r * p.outputs_w) * size
+                source = pointer(gy) + (at + m * outputs + r * p.outputs_w) * size
                 copy_bytes(address + (lines + m * stride + count) * size, source, columns * size)
             count += columns
     zero_bytes(address + (lines + (m1 - m0) * stride) * size, (ROWS - (m1 - m0)) * stride * size)
@@ -169,7 +169,7 @@ def weight_grad_outer(
     off = np.empty((2, stride), np.int64)
     zeros = np.zeros(ROWS, x.dtype)
     tile = np.empty((ROWS, _WIDE * lanes), x.dtype)
-    address = memory.ctypes.data
+    address = pointer(memory)
     blocks = padded_rows // ROWS
     packed_at = unit_boxes * positions * pitch
     behind = packed_at + -(-blocks // chunks) * ROWS * stride
@@ -188,15 +188,15 @@ def weight_grad_outer(
                 _, width = _tile_of(c, pitch, lanes)
                 wide = width == _WIDE * lanes
                 panel = address + c * (last - first) * positions * size
-                where = off.ctypes.data + (0 if wide else stride * 8)
+                where = pointer(off) + (0 if wide else stride * 8)
                 for block in range(b0, b1):
                     a = address + (packed_at + (block - b0) * ROWS * stride) * size
                     row = ((s * p.groups + g) * padded_rows + block * ROWS) * p.taps * pitch
                     for t in range(p.taps):
-                        place = partial.ctypes.data + (row + t * pitch + c) * size
+                        place = pointer(partial) + (row + t * pitch + c) * size
                         _tile_products(
-                            x, wide, a, panel + shifts[t] * width * size, where, count, zeros.ctypes.data, place,
-                            p.taps * pitch, unit > units * s // slices, tile.ctypes.data,
+                            x, wide, a, panel + shifts[t] * width * size, where, count, pointer(zeros), place,
+                            p.taps * pitch, unit > units * s // slices, pointer(tile),
                         )  # fmt: skip
                 c += width
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_bytes, gather_box
-from fastconv.backends.cpu.host import kernel
+from fastconv.backends.cpu.host import kernel, pointer
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, outer
 from fastconv.backends.cpu.winograd_simd import (
     FREQUENCIES,
@@ -66,15 +66,15 @@ def transform_filters(
             for d in range(depth):
                 at = source + c * channel_step
                 place = (task - first) * FREQUENCIES * step + (c * depth + d) * ROWS
-                target = frequencies.ctypes.data + place * size
+                target = pointer(frequencies) + place * size
                 if valid == ROWS and taps[9 * d + 8] - taps[9 * d] == 8:  # nine neighbours: read where they are
-                    filter_transform(w, w.ctypes.data + (at + taps[9 * d]) * size, row_step, target, step)
+                    filter_transform(w, pointer(w) + (at + taps[9 * d]) * size, row_step, target, step)
                     continue
                 for m in range(np.uintp(valid)):
                     for t in range(np.uintp(9)):
                         tap = np.uintp(at + taps[np.uintp(9 * d) + t])
                         padded[m * np.uintp(9) + t] = w[tap + m * np.uintp(row_step)]
-                filter_transform(w, padded.ctypes.data, 9, target, step)
+                filter_transform(w, pointer(padded), 9, target, step)
 
 
 @kernel
@@ -108,7 +108,7 @@ def _store(y: Any, to: int, row_step: int, column_step: int, outputs: Any, lane:
     for i in range(rows):
         at, target = (i * LANES + lane) * OUTPUTS, to + i * row_step
         if column_step == 1:
-            copy_bytes(y.ctypes.data + target * size, outputs.ctypes.data + at * size, columns * size)
+            copy_bytes(pointer(y) + target * size, pointer(outputs) + at * size, columns * size)
         else:
             for j in range(np.uintp(columns)):
                 y[np.uintp(target) + j * np.uintp(column_step)] = outputs[np.uintp(at) + j]
@@ -139,7 +139,7 @@ def winograd_boxes(
     box_size = p.channels * p.channel + most
     products_at = box_size + FREQUENCIES * (planes * most + STAGGER)
     outputs = memory[products_at + FREQUENCIES * (ROWS * most + STAGGER) :]
-    address = memory.ctypes.data
+    address = pointer(memory)
     zeros, steps = np.zeros(ROWS, x.dtype), np.empty(count, np.int64)
     for task in range(begin, end):
         rest, bw = divmod(task, p.boxes_w)
@@ -154,7 +154,7 @@ def winograd_boxes(
         for k in range(planes):
             for q in range(0, columns, LANES):
                 to = address + (box_size + k * columns + q) * size
-                taps = off.ctypes.data + 8 * FREQUENCIES * k
+                taps = pointer(off) + 8 * FREQUENCIES * k
                 input_transform(x, address + q * size, taps, to, apart)
         for k in range(count):
             steps[k] = (k // depth * p.planes + k % depth) * columns
@@ -162,16 +162,16 @@ def winograd_boxes(
         here = min(together, outputs_d - d * together)
         for number in range(p.blocks * here):
             block, plane_d = divmod(number, here)
-            a = filters.ctypes.data + (g * p.blocks + block) * FREQUENCIES * (count * ROWS + FILTER_PADDING) * size
+            a = pointer(filters) + (g * p.blocks + block) * FREQUENCIES * (count * ROWS + FILTER_PADDING) * size
             b, c = address + (box_size + plane_d * columns) * size, address + products_at * size
-            _products(x, a, b, steps.ctypes.data, count, apart, columns, zeros.ctypes.data, c)
+            _products(x, a, b, pointer(steps), count, apart, columns, pointer(zeros), c)
             for m in range(min(ROWS, p.rows - block * ROWS)):
                 row = block * ROWS + m
                 base = ((image * p.rows + row) * p.target_d + p.first_d + (d * together + plane_d) * p.stride_d) * plane
                 base += p.first_h * p.target_w + p.first_w
-                bias = start.ctypes.data + (g * p.blocks * ROWS + row) * size
+                bias = pointer(start) + (g * p.blocks * ROWS + row) * size
                 for q in range(0, columns, LANES):
-                    output_transform(x, c + (m * columns + q) * size, step, bias, relu, outputs.ctypes.data)
+                    output_transform(x, c + (m * columns + q) * size, step, bias, relu, pointer(outputs))
                     tile = q
                     while tile < min(q + LANES, columns):
                         ty, tx = divmod(tile, p.pitch)
@@ -217,12 +217,12 @@ def transform_tiles(x: Any, tiles: Any, plan: Any, index: Any, masks: Any, group
     size = x.itemsize
     columns = index.size
     for c in range(begin, end):
-        source = x.ctypes.data + (group * p.channels + c) * p.height * p.width * size
+        source = pointer(x) + (group * p.channels + c) * p.height * p.width * size
         for q in range(0, columns, LANES):
-            to = tiles.ctypes.data + (c * columns + q) * size
-            inside = masks.ctypes.data + q // LANES * FREQUENCIES * 8
+            to = pointer(tiles) + (c * columns + q) * size
+            inside = pointer(masks) + q // LANES * FREQUENCIES * 8
             input_transform_gathered(
-                x, source, index.ctypes.data + 8 * q, inside, p.width, to, p.channels * columns + STAGGER
+                x, source, pointer(index) + 8 * q, inside, p.width, to, p.channels * columns + STAGGER
             )
 
 
@@ -242,7 +242,7 @@ def winograd_tiles(
     per_sample = p.outputs_h * p.outputs_w
     products_at = FREQUENCIES * (count * ROWS + FILTER_PADDING)
     outputs = memory[products_at + FREQUENCIES * (ROWS * columns + STAGGER) :]
-    address = memory.ctypes.data
+    address = pointer(memory)
     c = address + products_at * size
     steps = np.arange(count) * columns
     step = ROWS * columns + STAGGER
@@ -251,12 +251,12 @@ def winograd_tiles(
         number = group * p.blocks + block
         transform_filters(w, memory, plan, taps, row_step, channel_step, 9, 1, number, number, number + 1)
         apart = count * columns + STAGGER
-        _products(w, address, tiles.ctypes.data, steps.ctypes.data, count, apart, columns, zeros.ctypes.data, c)
+        _products(w, address, pointer(tiles), pointer(steps), count, apart, columns, pointer(zeros), c)
         for m in range(min(ROWS, p.rows - block * ROWS)):
             row = group * p.rows + block * ROWS + m
-            bias = start.ctypes.data + (group * p.blocks * ROWS + block * ROWS + m) * size
+            bias = pointer(start) + (group * p.blocks * ROWS + block * ROWS + m) * size
             for q in range(0, columns, LANES):
-                output_transform(w, c + (m * columns + q) * size, step, bias, relu, outputs.ctypes.data)
+                output_transform(w, c + (m * columns + q) * size, step, bias, relu, pointer(outputs))
                 for lane in range(LANES):
                     n, rest = divmod(first + q + lane, per_sample)
                     if n >= samples:
