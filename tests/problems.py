@@ -68,6 +68,11 @@ n1 c3 hw32 k10 f5 p2
 n1 c3 hw35x41 k12 f11 s4
 n2 c3 hw30x27 k16 f7 s2 p3
 n1 c3 hw28 k24 f4 s4
+n2 c3 hw9x11 k5 f2x3 s2x3
+n1 c4 hw8x35 k6 f4 s4 g2
+n2 c2 dhw4x6x20 k3 f2 s2
+n1 c2 l37 k3 f5 s5
+n1 c26 hw25 k26 f3 d9 p9
 n2 c16 hw9 k20 f3 s2 p1
 n1 c5 hw13x11 k7 f3x2 s2x3 p1x0 d1x2
 n1 c2 hw12 k3 f2 s5

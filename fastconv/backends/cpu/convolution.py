@@ -13,6 +13,7 @@ from fastconv.backends.cpu import (
     depthwise,
     depthwise_lanes,
     depthwise_weight_grad,
+    patches,
     weight_grad,
     weight_grad_outer,
     winograd,
@@ -32,17 +33,18 @@ def conv_forward(x: Array, w: Array, b: Array | None, geometry: ConvGeometry, ac
     y = np.empty(geometry.output_shape(len(x)), x.dtype)
     relu = activation == "relu"
     if y.size:
-        _forward(geometry, x.itemsize, get_precision()).run(x, w, b, y, relu)
+        for algorithm in _forward(geometry, x.itemsize, get_precision()):
+            algorithm.run(x, w, b, y, relu)
     if activation is None or relu:  # only relu is cheap enough for the registers of the tile
         return y
     return activation_forward(y, activation, 0.0)
 
 
 @lru_cache(maxsize=4096)
-def _forward(geometry: ConvGeometry, itemsize: int, precision: str) -> Algorithm:
+def _forward(geometry: ConvGeometry, itemsize: int, precision: str) -> list[Algorithm]:
     taps = geometry.taps
     steps = geometry.in_channels // geometry.groups * taps, taps
-    return algorithm(forward_plan(geometry, itemsize), steps, precision)
+    return algorithms(forward_plan(geometry, itemsize), steps, precision)
 
 
 def conv_input_grad(gy: Array, w: Array, b: Array | None, geometry: ConvGeometry) -> Array:
@@ -59,43 +61,66 @@ def conv_input_grad(gy: Array, w: Array, b: Array | None, geometry: ConvGeometry
 
 @lru_cache(maxsize=4096)
 def _input_grad(geometry: ConvGeometry, itemsize: int, precision: str) -> tuple[list[Algorithm], bool]:
-    """One algorithm for each phase of the strides, and whether they write all of the gradient."""
+    """Algorithms for all phases of the strides, and whether they write all of the gradient."""
+    if patches.suits(geometry):
+        whole = all(o * k == size for o, k, size in zip(geometry.out_spatial, geometry.kernel, geometry.spatial))
+        return [Algorithm("patches", partial(_input_grad_of_patches, geometry))], whole
     correlations, whole = input_grad_plans(geometry, itemsize)
     lanes = depthwise_lanes.Lanes(tuple(correlations)) if correlations else None
     if lanes is not None and lanes.fits:  # all phases at once
         return [Algorithm("depthwise lanes", partial(_depthwise, lanes))], True
     taps = geometry.taps
     steps = taps, geometry.in_channels // geometry.groups * taps
-    return [algorithm(correlation, steps, precision) for correlation in correlations], whole
+    return [one for correlation in correlations for one in algorithms(correlation, steps, precision)], whole
+
+
+def _input_grad_of_patches(geometry: ConvGeometry, gy: Array, w: Array, b: Array | None, gx: Array, relu: bool) -> None:
+    """The input gradient of a 1×1 convolution, put together; no activation follows an input gradient."""
+    bias = None if b is None else np.repeat(b, geometry.taps)
+    patches.put_together(conv_input_grad(gy, w, bias, patches.pointwise_geometry(geometry)), gx, geometry)
 
 
 def conv_weight_grad(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     """See contract.Backend.conv_weight_grad."""
-    if depthwise_weight_grad.suits(geometry, x.itemsize):
-        return depthwise_weight_grad.weight_gradient(gy, x, geometry)
-    if _outer_suits(geometry, x.itemsize):
-        return weight_grad_outer.weight_gradient(gy, x, geometry)
-    return weight_grad.weight_gradient(gy, x, geometry)
+    return _weight_grad(geometry, x.itemsize).run(gy, x, geometry)
 
 
-def _outer_suits(geometry: ConvGeometry, itemsize: int) -> bool:
-    return weight_grad_outer.suits(weight_grad_plan(geometry, itemsize))
+class WeightGrad(NamedTuple):
+    """How a weight gradient is computed."""
+
+    name: str
+    run: Callable[[Array, Array, ConvGeometry], Array]
+
+
+@lru_cache(maxsize=4096)
+def _weight_grad(geometry: ConvGeometry, itemsize: int) -> WeightGrad:
+    if depthwise_weight_grad.suits(geometry, itemsize):
+        return WeightGrad("depthwise lanes", depthwise_weight_grad.weight_gradient)
+    if patches.suits(geometry):
+        return WeightGrad("patches", _weight_grad_of_patches)
+    correlation = weight_grad_plan(geometry, itemsize)
+    if weight_grad_outer.suits(correlation):
+        return WeightGrad("outer-product", weight_grad_outer.weight_gradient)
+    name = "constant" if correlation.empty else f"inner-product {'columns' if correlation.small else 'boxes'}"
+    return WeightGrad(name, weight_grad.weight_gradient)
+
+
+def _weight_grad_of_patches(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
+    """The weight gradient of a 1×1 convolution, whose weights are those of the patches in the same order."""
+    taken = patches.take_apart(x, geometry)
+    return conv_weight_grad(gy, taken, patches.pointwise_geometry(geometry)).reshape(geometry.weight_shape)
 
 
 def explain_conv(geometry: ConvGeometry, dtype: Any, operation: str) -> str:
     """See contract.Backend.explain_conv."""
     itemsize = np.dtype(dtype).itemsize
-    if operation == "input_grad":
-        algorithms, _ = _input_grad(geometry, itemsize, get_precision())
-        return " + ".join(sorted({algorithm.name for algorithm in algorithms})) or "constant"
+    if operation == "weight_grad":
+        return _weight_grad(geometry, itemsize).name
     if operation == "forward":
-        return _forward(geometry, itemsize, get_precision()).name
-    if depthwise_weight_grad.suits(geometry, itemsize):
-        return "depthwise lanes"
-    correlation = weight_grad_plan(geometry, itemsize)
-    if _outer_suits(geometry, itemsize):
-        return "outer-product"
-    return "constant" if correlation.empty else f"inner-product {'columns' if correlation.small else 'boxes'}"
+        used = _forward(geometry, itemsize, get_precision())
+    else:
+        used, _ = _input_grad(geometry, itemsize, get_precision())
+    return " + ".join(sorted({algorithm.name for algorithm in used})) or "constant"
 
 
 class Algorithm(NamedTuple):
@@ -104,6 +129,14 @@ class Algorithm(NamedTuple):
     name: str
     run: Callable[[Array, Array, Array | None, Array, bool], None]
     """run(source, w, b, target, relu) writes the correlation into its part of `target`, which is not empty."""
+
+
+def algorithms(correlation: Correlation, steps: tuple[int, int], precision: str) -> list[Algorithm]:
+    """The algorithm of a correlation, or those of its parts where that saves products with padding."""
+    whole = algorithm(correlation, steps, precision)
+    if not whole.name.startswith("shift-gemm"):
+        return [whole]
+    return [algorithm(part, steps, precision) for part in correlation.parts()]
 
 
 def algorithm(correlation: Correlation, steps: tuple[int, int], precision: str) -> Algorithm:

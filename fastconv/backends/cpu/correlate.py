@@ -156,23 +156,26 @@ def _tile_width(mr: int, lanes: int, left: int) -> tuple[int, bool]:
 
 @kernel
 def _store_rows(
-    y: Any, to: int, row_step: int, tile: Any, valid: int, width: int, q: int, columns: int, rows: int, plan: Any
-) -> None:
-    """Store the tile at flat position q of a box (rows × columns, `pitch` apart) without the waste between rows."""
-    p = plan[0]
-    row0, column0 = divmod(q, p.pitch)
+    y: Any, to: int, row_step: int, line_step: int, step: int, tile: Any, valid: int, width: int, q: int, pitch: int,
+    columns: int, rows: int,
+) -> None:  # fmt: skip
+    """Store the tile at flat position q of a box (rows × columns, `pitch` apart) without the waste between rows.
+
+    In the target the tile's rows lie `row_step` apart, rows of outputs `line_step`, outputs `step`.
+    """
+    row0, column0 = divmod(q, pitch)
     for m in range(valid):
         row, column, j = row0, column0, 0
         while j < width and row < rows:
             count = min(width - j, columns - column)
             if count > 0:
-                target = to + m * row_step + row * p.stride_h * p.target_w + column * p.stride_w
-                if p.stride_w == 1:
+                target = to + m * row_step + row * line_step + column * step
+                if step == 1:
                     copy_strided(y, target, tile, m * width + j, 1, count)
                 else:
                     for i in range(np.uintp(count)):
-                        y[np.uintp(target) + i * np.uintp(p.stride_w)] = tile[np.uintp(m * width + j) + i]
-            j += p.pitch - column
+                        y[np.uintp(target) + i * np.uintp(step)] = tile[np.uintp(m * width + j) + i]
+            j += pitch - column
             row += 1
             column = 0
 
@@ -242,7 +245,10 @@ def correlate_boxes(
                         ldc = target
                     _tile(x, mr, wide, a, source, offsets, p.count, s, c, ldc, relu)
                     if not direct:
-                        _store_rows(y, to + r0 * target, target, scratch, valid, width, position, columns, rows, plan)
+                        _store_rows(
+                            y, to + r0 * target, target, p.stride_h * p.target_w, p.stride_w, scratch, valid, width,
+                            position, p.pitch, columns, rows,
+                        )  # fmt: skip
                     q += width
 
 
@@ -306,7 +312,7 @@ def correlate_columns(
         for block in range(p.blocks * chunk // chunks, p.blocks * (chunk + 1) // chunks):
             for q in range(0, count, span):
                 source, n = panel + q // span * step * size, min(span, count - q)
-                whole = n == span and (first + q) % outputs + n <= outputs and p.linear
+                whole = n == span and (first + q) % outputs + n <= outputs and p.compact
                 _column_tile(x, packed, start, y, plan, g, block, source, off, scratch, address, q, n, whole, relu)
 
 

@@ -20,9 +20,10 @@ from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.host import kernel, pointer
-from fastconv.backends.cpu.simd import split_every, take_every, take_every_between
+from fastconv.backends.cpu.simd import prefetch, split_every, take_every, take_every_between
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
+_AHEAD = 4  # channels between asking for columns and gathering them: far apart in memory, unforeseen by the hardware
 _SHORT = 16  # vectors up to which a run is copied here: a call of memcpy costs more
 
 
@@ -213,6 +214,7 @@ def gather_columns(
                 source, before, inside = runs[t, i, 0] + c * volume, runs[t, i, 1], runs[t, i, 2]
                 at = row + column[i]
                 place, origin = pointer(panel) + at * size, pointer(x) + source * size
+                prefetch(origin + _AHEAD * volume * size)
                 if p.step_w in (1, 2, 4) and source >= 0 and source + p.step_w * lanes <= x.size:
                     if p.step_w == 1:
                         take_every_between(x, 1, place, origin, before, inside)

@@ -45,6 +45,9 @@ COLUMN_GATHER_ROWS = 20
 """Time to gather an exact column for one tap over the time to multiply it with one row of weights, about; three times
 as much where the step has no shuffles."""
 
+FAR_ROWS = 128
+"""Rows of a source in place from which they are better copied into a panel: more than the ways of a few sets."""
+
 CACHE_BYTES = 1 << 20
 """A box beyond this is read from the third-level cache, and about a third slower."""
 
@@ -61,7 +64,7 @@ _FIELDS = (
     "channels rows depth height width outputs_d outputs_h outputs_w step_d step_h step_w "
     "first_d first_h first_w stride_d stride_h stride_w target_d target_h target_w groups "
     "taps count blocks tail packed planes phases_h phases_w low_h low_w box_h box_w boxes_h boxes_w "
-    "box_rows pitch shared plane channel rowwise linear direct panel"
+    "box_rows pitch shared plane channel rowwise linear direct compact panel"
 ).split()
 
 PLAN = np.dtype([(name, np.int64) for name in _FIELDS])
@@ -87,7 +90,7 @@ class Correlation:
         depth, height, width = axes
         self.axes = axes
         self.groups, self.channels, self.rows = groups, channels, rows
-        self.kernel_size, self.itemsize = math.prod(kernel), itemsize
+        self.kernel, self.kernel_size, self.itemsize = kernel, math.prod(kernel), itemsize
         self.empty = any(not axis.offsets for axis in axes)
         self.outputs = math.prod(axis.outputs for axis in axes)
         strides = lifted(kernel, 1)
@@ -140,6 +143,7 @@ class Correlation:
         plan["blocks"] = full + (rest > 0)
         plan["packed"] = full * simd.ROWS + plan["tail"]
         one_row = depth.size == height.size == 1
+        plan["compact"] = all(axis.stride == 1 and axis.outputs == axis.target for axis in axes)
         plan["direct"] = one_row and all(axis.identity and axis.stride == 1 for axis in axes)
 
     def _layout(self, rows: int, flat: int, most: int) -> None:
@@ -181,12 +185,19 @@ class Correlation:
         by_rows = _row_cost(box_w // lanes) <= _ROWWISE_GAIN * pitch / lanes
         plan["rowwise"] = not plan["linear"] and contiguous and box_w % lanes == 0 and by_rows
 
+    def parts(self) -> list[Correlation]:
+        """The same correlation in parts whose taps read less padding; itself alone where that saves too little."""
+        if self.rows < MANY_ROWS or len(triples := parts(self.axes)) == 1:
+            return [self]
+        arguments = self.channels, self.rows, self.groups, self.kernel, self.itemsize
+        return [Correlation(triple, *arguments) for triple in triples]
+
     def _columns_pay(self) -> bool:
         """Whether gathering each tap apart costs less than the boxes waste between their rows and in their halos."""
         plan, lanes = self.plan[0], lanes_of(self.itemsize)
         _, height, width = self.axes
-        if plan["linear"]:
-            return False
+        if plan["linear"] or plan["direct"]:  # no waste, but many rows far apart fall into a few sets of the cache
+            return self.count >= FAR_ROWS
         if plan["rowwise"]:
             vectors = height.outputs * plan["boxes_w"] * _row_cost(plan["box_w"] // lanes)
         else:
@@ -247,30 +258,19 @@ def _box_rows(height: Axis, limit: int, pitch: int, columns: int, lanes: int) ->
 
 @lru_cache(maxsize=4096)
 def forward_plan(geometry: ConvGeometry, itemsize: int) -> Correlation:
-    """The correlation of a forward convolution, as one."""
+    """The correlation of a forward convolution."""
     channels, rows = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
     return Correlation(forward_axes(geometry), channels, rows, geometry.groups, geometry.kernel, itemsize)
 
 
 @lru_cache(maxsize=4096)
-def forward_plans(geometry: ConvGeometry, itemsize: int) -> list[Correlation]:
-    """The correlations that together are a forward convolution."""
-    channels, rows = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
-    axes = forward_axes(geometry)
-    if rows < MANY_ROWS or len(triples := parts(axes)) == 1:
-        return [forward_plan(geometry, itemsize)]
-    return [Correlation(triple, channels, rows, geometry.groups, geometry.kernel, itemsize) for triple in triples]
-
-
-@lru_cache(maxsize=4096)
 def input_grad_plans(geometry: ConvGeometry, itemsize: int) -> tuple[list[Correlation], bool]:
-    """The correlations of an input gradient, some for each phase of the strides, and whether they write all of it."""
+    """The correlations of an input gradient, one for each phase of the strides, and whether they write all of it."""
     channels, rows = geometry.out_channels // geometry.groups, geometry.in_channels // geometry.groups
-    phases = input_grad_axes(geometry)
-    triples = [part for axes in phases for part in (parts(axes) if rows >= MANY_ROWS else [axes])]
+    triples = input_grad_axes(geometry)
     plans = [Correlation(axes, channels, rows, geometry.groups, geometry.kernel, itemsize) for axes in triples]
-    total = math.prod(min(stride, size) for stride, size in zip(geometry.stride, geometry.spatial))
-    return plans, len(phases) == total
+    phases = math.prod(min(stride, size) for stride, size in zip(geometry.stride, geometry.spatial))
+    return plans, len(plans) == phases
 
 
 @lru_cache(maxsize=4096)

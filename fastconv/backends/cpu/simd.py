@@ -21,6 +21,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import Emitter, lanes_of
@@ -200,6 +201,21 @@ def take_every_between(typing_context, like, step, target, source, before, after
         target, source, before, after = args[2:]
         vector = _every(emit, emit.pointer(source), every, 0)
         emit.store(builder.select(emit.lanes_between(before, after), vector, emit.zero), emit.pointer(target))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def prefetch(typing_context, address):  # type: ignore[no-untyped-def]
+    """Ask for the line of an address, which need not exist, to come into the first-level cache."""
+    signature = types.void(types.intp)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [builder.inttoptr(args[0], byte), *(ir.Constant(_I32, value) for value in (0, 3, 1))])
         return context.get_dummy_value()
 
     return signature, codegen
