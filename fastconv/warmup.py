@@ -31,7 +31,9 @@ _CONVOLUTIONS = (
     (32, 32, 32, 3, 1),
     (32, 14, 32, 3, 1),
 )
-_POOL_SIZES = (16, 512)  # planes that are pooled through tables, and row by row
+_PATCHES = (4, 16, 8, 4)  # channels, size, filters, and kernel and stride
+_POOLS = (pooling.max_pool2d, pooling.avg_pool2d, pooling.adaptive_max_pool2d, pooling.adaptive_avg_pool2d)
+_POOL_SIZES = (6, 16, 512)  # planes that are pooled through tables, by vectors of windows, and row by row
 
 
 class Step(NamedTuple):
@@ -59,9 +61,12 @@ def _calls(dtype: str) -> Iterator[tuple[str, Callable[[], None]]]:
         chosen = convolution.explain(x, w, padding=kernel // 2, groups=groups)
         names = dict.fromkeys((chosen.forward, chosen.input_grad, chosen.weight_grad))
         yield f"convolution: {', '.join(names)}", partial(_backward, convolve, x, w, _tensor(dtype, filters))
+    channels, size, filters, kernel = _PATCHES
+    x, w = _tensor(dtype, 1, channels, size, size), _tensor(dtype, filters, channels, kernel, kernel)
+    yield "convolution: patches", partial(_backward, partial(convolution.conv2d, stride=kernel), x, w)
     for size in _POOL_SIZES:
         x = _tensor(dtype, 1, 2, size, size)
-        for pool in (pooling.max_pool2d, pooling.avg_pool2d):
+        for pool in _POOLS:
             yield f"{pool.__name__}, {size}×{size}", partial(_pool, pool, x)
     x = _tensor(dtype, 4, 8)
     for name in pointwise.ACTIVATIONS:

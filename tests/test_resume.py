@@ -24,6 +24,14 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "run.safetensors"
 
 
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, even where pytest itself was started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class StopAt:
     """Batches that raise KeyboardInterrupt instead of giving number `batch` of epoch `epoch`."""
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns
-from fastconv.backends.cpu.host import kernel, pointer
+from fastconv.backends.cpu.host import embedded, kernel, pointer
 from fastconv.backends.cpu.plan import PLAN, TILE_VECTORS
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, copy_rows, interleave, outer
 
@@ -180,6 +180,35 @@ def _store_rows(
             column = 0
 
 
+@embedded
+def _box_tiles(
+    like: Any, y: Any, scratch: Any, p: Any, mr: int, valid: int, a: int, start: int, source: int, offsets: int, to:
+    int, rows: int, columns: int, relu: int,
+) -> None:  # fmt: skip
+    """A block of rows of weights times all columns of a box at `source`, stored from y[to] on."""
+    lanes = _LANES4 if like.itemsize == 4 else _LANES8
+    target, line = p.target_d * p.target_h * p.target_w, p.stride_h * p.target_w
+    runs, length = (rows, columns) if p.rowwise else (1, (rows - 1) * p.pitch + columns)
+    for run in range(runs):
+        q = 0
+        while q < length:
+            width, wide = _tile_width(mr, lanes, length - q)
+            position = run * p.pitch + q
+            row, column = divmod(position, p.pitch)
+            whole = q + width <= length if p.linear else column + width <= columns and p.stride_w == 1
+            direct = whole and valid == mr
+            c, ldc = pointer(scratch), width
+            if direct:
+                c, ldc = pointer(y, to + row * line + column), target
+            b = source + position * like.itemsize
+            _tile(like, mr, wide, a, b, offsets, p.count, start, c, ldc, relu)
+            if not direct:
+                _store_rows(
+                    y, to, target, line, p.stride_w, scratch, valid, width, position, p.pitch, columns, rows
+                )  # fmt: skip
+            q += width
+
+
 @kernel
 def correlate_boxes(
     x: Any, w: Any, b: Any, y: Any, numbers: Any, packed: Any, memory: Any, at: int, chunks: int, relu: int,
@@ -198,7 +227,6 @@ def correlate_boxes(
     entries = p.planes + p.phases_h + p.phases_w
     tables, off = rest[:entries], rest[entries:]
     size = x.itemsize
-    lanes = _LANES4 if size == 4 else _LANES8
     volume = p.depth * p.height * p.width
     target = p.target_d * p.target_h * p.target_w
     origin = pointer(scratch) + TILE_ELEMENTS * size
@@ -223,33 +251,13 @@ def correlate_boxes(
                 gather_box(x, base, scratch, TILE_ELEMENTS, plan, tables, d, h0, w0)
         to = image * p.rows * target + (p.first_d + d * p.stride_d) * p.target_h * p.target_w
         to += (p.first_h + h0 * p.stride_h) * p.target_w + p.first_w + w0 * p.stride_w
-        runs, length = (rows, columns) if p.rowwise else (1, (rows - 1) * p.pitch + columns)
         for block in range(p.blocks * chunk // chunks, p.blocks * (chunk + 1) // chunks):
             r0 = block * ROWS
             mr = min(ROWS, p.packed - r0)
             valid = min(mr, p.rows - r0)
             a = pointer(packed) + (g * p.packed + r0) * p.count * size
             s = pointer(start) + (g * p.packed + r0) * size
-            for run in range(runs):
-                q = 0
-                while q < length:
-                    width, wide = _tile_width(mr, lanes, length - q)
-                    position = run * p.pitch + q
-                    source = source_at + position * size
-                    row, column = divmod(position, p.pitch)
-                    whole = q + width <= length if p.linear else column + width <= columns and p.stride_w == 1
-                    direct = whole and valid == mr
-                    c, ldc = pointer(scratch), width
-                    if direct:
-                        c = pointer(y) + (to + r0 * target + row * p.stride_h * p.target_w + column) * size
-                        ldc = target
-                    _tile(x, mr, wide, a, source, offsets, p.count, s, c, ldc, relu)
-                    if not direct:
-                        _store_rows(
-                            y, to + r0 * target, target, p.stride_h * p.target_w, p.stride_w, scratch, valid, width,
-                            position, p.pitch, columns, rows,
-                        )  # fmt: skip
-                    q += width
+            _box_tiles(x, y, scratch, p, mr, valid, a, s, source_at, offsets, to + r0 * target, rows, columns, relu)
 
 
 @kernel
@@ -273,6 +281,42 @@ def _column_targets(address: Any, plan: Any, group: int, first: int, count: int)
                 if d == p.outputs_d:
                     d = 0
                     sample += 1
+
+
+@embedded
+def _column_tile(
+    like: Any, packed: Any, start: Any, y: Any, plan: Any, group: int, block: int, b: int, off: Any, scratch: Any,
+    address: Any, first: int, count: int, whole: bool, relu: int,
+) -> None:  # fmt: skip
+    """A block of rows times a tile of `count` columns gathered at b; `whole`: they are neighbours in the target.
+
+    Column j is stored at address[first + j] and `target` further for each row.
+    """
+    p = plan[0]
+    size = like.itemsize
+    lanes = _LANES4 if size == 4 else _LANES8
+    target = p.target_d * p.target_h * p.target_w
+    r0 = block * ROWS
+    mr = min(ROWS, p.packed - r0)
+    valid = min(mr, p.rows - r0)
+    a = pointer(packed) + (group * p.packed + r0) * p.count * size
+    s = pointer(start) + (group * p.packed + r0) * size
+    q = 0
+    while q < count:
+        width, wide = _tile_width(mr, lanes, count - q)
+        if q + width > TILE_VECTORS * lanes:
+            width, wide = _tile_width(mr, lanes, 0)
+        direct = whole and valid == mr and q + width <= count
+        c, ldc = pointer(scratch), width
+        if direct:
+            c, ldc = pointer(y) + (address[first + q] + r0 * target) * size, target
+        _tile(like, mr, wide, a, b + q * size, pointer(off), p.count, s, c, ldc, relu)
+        if not direct:
+            for m in range(np.uintp(valid)):
+                row, line = np.uintp((r0 + m) * target), m * np.uintp(width)
+                for j in range(np.uintp(min(width, count - q))):
+                    y[np.uintp(address[np.uintp(first + q) + j]) + row] = scratch[line + j]
+        q += width
 
 
 @kernel
@@ -314,39 +358,3 @@ def correlate_columns(
                 source, n = panel + q // span * step * size, min(span, count - q)
                 whole = n == span and (first + q) % outputs + n <= outputs and p.compact
                 _column_tile(x, packed, start, y, plan, g, block, source, off, scratch, address, q, n, whole, relu)
-
-
-@kernel
-def _column_tile(
-    like: Any, packed: Any, start: Any, y: Any, plan: Any, group: int, block: int, b: int, off: Any, scratch: Any,
-    address: Any, first: int, count: int, whole: bool, relu: int,
-) -> None:  # fmt: skip
-    """A block of rows times a tile of `count` columns gathered at b; `whole`: they are neighbours in the target.
-
-    Column j is stored at address[first + j] and `target` further for each row.
-    """
-    p = plan[0]
-    size = like.itemsize
-    lanes = _LANES4 if size == 4 else _LANES8
-    target = p.target_d * p.target_h * p.target_w
-    r0 = block * ROWS
-    mr = min(ROWS, p.packed - r0)
-    valid = min(mr, p.rows - r0)
-    a = pointer(packed) + (group * p.packed + r0) * p.count * size
-    s = pointer(start) + (group * p.packed + r0) * size
-    q = 0
-    while q < count:
-        width, wide = _tile_width(mr, lanes, count - q)
-        if q + width > TILE_VECTORS * lanes:
-            width, wide = _tile_width(mr, lanes, 0)
-        direct = whole and valid == mr and q + width <= count
-        c, ldc = pointer(scratch), width
-        if direct:
-            c, ldc = pointer(y) + (address[first + q] + r0 * target) * size, target
-        _tile(like, mr, wide, a, b + q * size, pointer(off), p.count, s, c, ldc, relu)
-        if not direct:
-            for m in range(np.uintp(valid)):
-                row, line = np.uintp((r0 + m) * target), m * np.uintp(width)
-                for j in range(np.uintp(min(width, count - q))):
-                    y[np.uintp(address[np.uintp(first + q) + j]) + row] = scratch[line + j]
-        q += width

@@ -19,7 +19,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.host import kernel, pointer
+from fastconv.backends.cpu.host import embedded, kernel, pointer
 from fastconv.backends.cpu.simd import prefetch, split_every, take_every, take_every_between
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
@@ -54,7 +54,7 @@ def zero_bytes(typing_context, target, count):  # type: ignore[no-untyped-def]
     return signature, codegen
 
 
-@kernel
+@embedded
 def _zero(target: Any, to: int, count: int) -> None:
     """target[to + j] = 0 for j < count. A call of memset costs more than the one or two positions of most paddings."""
     if count > 2:
@@ -64,7 +64,7 @@ def _zero(target: Any, to: int, count: int) -> None:
         target[np.uintp(to + count - 1)] = 0
 
 
-@kernel
+@embedded
 def copy_strided(target: Any, to: int, source: Any, start: int, step: int, count: int) -> None:
     """target[to + j] = source[start + j · step] for j < count; nothing behind the last element is read or written."""
     size = source.itemsize
@@ -114,17 +114,10 @@ def gather_box(x: Any, base: int, scratch: Any, to: int, plan: Any, tables: Any,
                 continue
             source = base + (c * p.depth + z) * p.height * p.width
             for ih in range(phases_h):
-                first_row = h0 * p.step_h + p.low_h + tables[planes + ih]
-                image = plane + ih * phases_w * p.plane
-                for r in range(p.box_rows):
-                    row, to_row = first_row + r * p.step_h, image + r * p.pitch
-                    if 0 <= row < p.height:
-                        _gather_row(x, source + row * p.width, scratch, to_row, p.step_w, p.plane, p.pitch, spans)
-                    else:
-                        for iw in range(phases_w):
-                            zero_bytes(address + (to_row + iw * p.plane) * size, p.pitch * size)
-                for iw in range(phases_w):
-                    _zero(scratch, image + iw * p.plane + p.box_rows * p.pitch, p.shared)
+                _gather_rows(
+                    x, source, p.height, p.width, h0 * p.step_h + p.low_h + tables[planes + ih], p.step_h, scratch,
+                    plane + ih * phases_w * p.plane, p.box_rows, p.pitch, p.shared, p.step_w, p.plane, spans,
+                )  # fmt: skip
 
 
 @kernel
@@ -146,8 +139,11 @@ def _spans(plan: Any, tables: Any, w0: int) -> Any:
 
 
 @kernel
-def _gather_row(x: Any, source: int, scratch: Any, to: int, step: int, apart: int, pitch: int, spans: Any) -> None:
-    """One row of the source, which begins at x[source], to the rows of all phases of the box, `apart` elements apart.
+def _gather_rows(
+    x: Any, source: int, height: int, width: int, first_row: int, row_step: int, scratch: Any, to: int, rows: int,
+    pitch: int, shared: int, step: int, apart: int, spans: Any,
+) -> None:  # fmt: skip
+    """Rows first_row + r · row_step of the plane x[source:] to rows r of all phases of a box, `apart` elements apart.
 
     Numbers instead of the plan: a record counts its references, which costs more than a short row.
     """
@@ -157,27 +153,35 @@ def _gather_row(x: Any, source: int, scratch: Any, to: int, step: int, apart: in
     count = high - low
     # What is inside in every phase is taken apart together where the step is that of the shuffles.
     together = phases == step and count >= lanes and (step == 2 or step == 4)
-    if together:
-        origin = pointer(x) + (source + start + low * step) * size
-        target = pointer(scratch) + (to + low) * size
-        for j in range(0, count + lanes - 1, lanes):
-            at = min(j, count - lanes)  # the last vectors overlap those before
-            if step == 2:
-                split_every(x, 2, target + at * size, apart, origin + 2 * at * size)
-            else:
-                split_every(x, 4, target + at * size, apart, origin + 4 * at * size)
-    for iw in range(phases):
-        line, column = to + iw * apart, source + spans[iw, 0]
-        first, last = spans[iw, 1], spans[iw, 2]
-        _zero(scratch, line, first)
+    for r in range(rows):
+        row, to_row = first_row + r * row_step, to + r * pitch
+        if row < 0 or row >= height:
+            for iw in range(phases):
+                zero_bytes(pointer(scratch, to_row + iw * apart), pitch * size)
+            continue
+        line = source + row * width
         if together:
-            for j in range(first, low):
-                scratch[line + j] = x[column + j * step]
-            for j in range(high, last):
-                scratch[line + j] = x[column + j * step]
-        else:
-            copy_strided(scratch, line + first, x, column + first * step, step, last - first)
-        _zero(scratch, line + last, pitch - last)
+            origin, target = pointer(x, line + start + low * step), pointer(scratch, to_row + low)
+            for j in range(0, count + lanes - 1, lanes):
+                at = min(j, count - lanes)  # the last vectors overlap those before
+                if step == 2:
+                    split_every(x, 2, target + at * size, apart, origin + 2 * at * size)
+                else:
+                    split_every(x, 4, target + at * size, apart, origin + 4 * at * size)
+        for iw in range(phases):
+            place, column = to_row + iw * apart, line + spans[iw, 0]
+            first, last = spans[iw, 1], spans[iw, 2]
+            _zero(scratch, place, first)
+            if together:
+                for j in range(first, low):
+                    scratch[place + j] = x[column + j * step]
+                for j in range(high, last):
+                    scratch[place + j] = x[column + j * step]
+            else:
+                copy_strided(scratch, place + first, x, column + first * step, step, last - first)
+            _zero(scratch, place + last, pitch - last)
+    for iw in range(phases):
+        _zero(scratch, to + iw * apart + rows * pitch, shared)
 
 
 @kernel
