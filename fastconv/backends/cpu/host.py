@@ -50,6 +50,18 @@ REGISTERS = 32 if LANES == 16 or (LANES == 4 and "arm" in llvm.get_default_tripl
 """Vector registers a micro-kernel may plan with (AVX-512 and NEON have 32, SSE and AVX2 16)."""
 
 
+def _second_level_bytes() -> int:
+    try:
+        size = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
+        return int(size.removesuffix("K")) * 1024
+    except (OSError, ValueError):  # another system, or none that tells
+        return 1 << 20
+
+
+SECOND_LEVEL_BYTES = _second_level_bytes()
+"""Second-level cache of a core. Work is cut by it; no sum is."""
+
+
 def _source_digest() -> str:
     """Numba's cache watches only the file of the cached function; a kernel also depends on the files beside it."""
     digest = hashlib.sha256(f"{numba.__version__} {LANES}".encode())

@@ -15,13 +15,13 @@ import numpy.typing as npt
 from fastconv.backends.cpu import simd
 from fastconv.backends.cpu.axes import Axis, forward_axes, input_grad_axes, lifted, parts
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.host import REGISTERS
+from fastconv.backends.cpu.host import REGISTERS, SECOND_LEVEL_BYTES
 from fastconv.geometry import ConvGeometry
 
 Ints = npt.NDArray[np.int64]
 
-BOX_BYTES = 384 * 1024
-"""Scratch for the gathered source of one box: a third of a typical second-level cache, the weights need the rest."""
+BOX_BYTES = SECOND_LEVEL_BYTES * 3 // 8
+"""Scratch for the gathered source of one box: a third of the second-level cache, the weights need the rest."""
 
 WEIGHT_GRAD_BOX_BYTES = 1536 * 1024
 """The same for the weight gradient, source and output gradient together: long runs pay for its horizontal sums."""
@@ -41,15 +41,13 @@ GATHER_COST = 0.02
 
 _NARROW_COST = 4 / 3 if REGISTERS == 16 else 9 / 8
 _ROWWISE_GAIN = 1.02
+_THIRD_LEVEL = 4 / 3  # time of a box beyond the second-level cache over that of one within
 COLUMN_GATHER_ROWS = 20
 """Time to gather an exact column for one tap over the time to multiply it with one row of weights, about; three times
 as much where the step has no shuffles."""
 
 FAR_ROWS = 128
 """Rows of a source in place from which they are better copied into a panel: more than the ways of a few sets."""
-
-CACHE_BYTES = 1 << 20
-"""A box beyond this is read from the third-level cache, and about a third slower."""
 
 MIN_ROW = 240
 """Rows of outputs are cut only above this length, and into no shorter pieces."""
@@ -204,7 +202,8 @@ class Correlation:
             box_h, pitch, box_w = (int(plan[name]) for name in ("box_h", "pitch", "box_w"))
             vectors = plan["boxes_w"] * _box_vectors(height.outputs, box_h, pitch, box_w, lanes)
         boxes = vectors * lanes / (height.outputs * width.outputs)
-        boxes *= 4 / 3 if plan["channels"] * plan["channel"] * self.itemsize > CACHE_BYTES else 1
+        if plan["channels"] * plan["channel"] * self.itemsize > SECOND_LEVEL_BYTES:
+            boxes *= _THIRD_LEVEL
         return float(boxes) > 1 + COLUMN_GATHER_ROWS * (1 if width.step in (1, 2, 4) else 3) / self.rows
 
     def _box_offsets(self) -> Ints:
