@@ -30,6 +30,7 @@ _CONVOLUTIONS = (
     (1, 20, 2, 3, 1),
     (32, 32, 32, 3, 1),
     (32, 14, 32, 3, 1),
+    (16, 100, 16, 15, 1),
 )
 _PATCHES = (4, 16, 8, 4)  # channels, size, filters, and kernel and stride
 _POOLS = (pooling.max_pool2d, pooling.avg_pool2d, pooling.adaptive_max_pool2d, pooling.adaptive_avg_pool2d)

@@ -192,6 +192,9 @@ n1 c8 dhw20 k16 f3 p1
 n1 c1 dhw32 k16 f3 p1
 n2 c16 dhw16x15x18 k16 f3 p1 g16
 n2 c16 dhw14x15x18 k20 f3 s2 p1
+n2 c16 l1500 k17 f128 p64:63
+n1 c1 l30000 k2 f601 p300
+n1 c8 hw150x140 k9 f15 p7
 """
 """Work that is cut into several pieces: boxes, slices of a batch, threads."""
 

@@ -1,4 +1,4 @@
-"""precision("highest" | "default" | "fast"): what it lets an algorithm round, and that Winograd keeps to it."""
+"""precision("highest" | "default" | "fast"): what it lets an algorithm round, and that Winograd and FFT keep to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import fastconv as fc
 from fastconv.autograd import to_device
 
 # Winograd on whole and ragged tiles, small images over several samples, groups, volumes, odd numbers of channels.
-LINES = (
+WINOGRAD_LINES = (
     "n2 c24 hw56 k24 f3 p1",
     "n1 c28 hw31x37 k25 f3",
     "n3 c32 hw14 k40 f3 p1",
@@ -26,7 +26,32 @@ LINES = (
     "n2 c24 hw60 k24 f3 p3x1 d3x1",
     "n1 c24 dhw4x33x64 k24 f2x3x3 p1 d2x1x2",
 )
-winograd = pytest.mark.parametrize("problem", [parse(line) for line in LINES], ids=str)
+
+# Tiles on one, two and three axes, whole and ragged; kernels as long as the input, longer, even; uneven padding;
+# groups, depthwise, one channel, rows that are no multiple of a tile.
+FFT_LINES = (
+    "n2 c32 l1500 k32 f101 p50",
+    "n3 c8 l9000 k9 f64 p31:32",
+    "n1 c1 l30000 k1 f501 p250",
+    "n2 c8 l2000 k8 f2401 p1200",
+    "n1 c4 l40000 k5 f4000 p3000:300",
+    "n1 c8 l20000 k8 f1001 p500 g8",
+    "n1 c32 l3000 k34 f128 p5 g2",
+    "n1 c1 hw400x420 k1 f41 p20",
+    "n2 c16 hw120x134 k17 f9x11 p4x5",
+    "n2 c32 hw90 k32 f9 p4",
+    "n1 c16 hw5x2000 k16 f1x64 p0x32",
+    "n1 c8 hw1500x230 k9 f150x1 p40x0",
+    "n1 c2 dhw44x45x50 k3 f15 p7",
+)
+fast = pytest.mark.parametrize(
+    "algorithm, problem",
+    [
+        pytest.param(name, parse(line), id=f"{name} {line}")
+        for name, lines in (("winograd", WINOGRAD_LINES), ("fft", FFT_LINES))
+        for line in lines
+    ],
+)
 
 
 def conv(problem, x, w, b=None, **keywords):
@@ -41,24 +66,25 @@ def relative_error(actual, expected):
     return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
 
 
-@winograd
-def test_winograd_stays_within_the_default_precision(problem, device):
+@fast
+def test_fast_algorithms_stay_within_the_default_precision(algorithm, problem, device):
     arrays = problem.normal("float32")
     x, w, b, gy = (to_device(a, device) for a in (arrays.x, arrays.w, arrays.b, arrays.gy))
     explained = fc.explain(x, w, **problem.window)
-    assert explained.forward.startswith("winograd")
-    assert explained.input_grad.startswith("winograd")
+    assert explained.forward.startswith(algorithm)
+    assert explained.input_grad.startswith(algorithm)
     wide = [a.astype("float64") for a in (x, w, b, gy)]
     y, gx = conv(problem, *wide[:3]), input_grad(problem, wide[1], wide[3])
+    allowed = {"winograd": 1e-5, "fft": 5e-7}[algorithm]
     error = relative_error(conv(problem, x, w, b), y)
-    assert error < 1e-5
-    assert relative_error(input_grad(problem, w, gy), gx) < 1e-5
+    assert error < allowed
+    assert relative_error(input_grad(problem, w, gy), gx) < allowed
     with fc.precision("highest"):
-        assert relative_error(conv(problem, x, w, b), y) < error
+        assert relative_error(conv(problem, x, w, b), y) != error
 
 
-@winograd
-def test_winograd_fuses_bias_and_relu(problem, device):
+@fast
+def test_fast_algorithms_fuse_bias_and_relu(algorithm, problem, device):
     x, w, b = (
         to_device(a, device)
         for a in (problem.normal("float32").x, problem.normal("float32").w, problem.normal("float32").b)
@@ -67,9 +93,9 @@ def test_winograd_fuses_bias_and_relu(problem, device):
     assert np.array_equal(conv(problem, x, w, b, activation="relu"), np.maximum(y, 0))
 
 
-@winograd
+@fast
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
-def test_what_is_not_finite_stays_in_its_windows_and_its_sample(problem, value, device):
+def test_what_is_not_finite_stays_in_its_windows_and_its_sample(algorithm, problem, value, device):
     """A tile mixes all its inputs; a NaN, an infinity or an overflow must not show where direct sums have none."""
     arrays = problem.normal("float32")
     x, w = arrays.x.copy(), arrays.w
@@ -88,6 +114,11 @@ def test_highest_and_float64_never_take_a_fast_algorithm():
     assert fc.explain(x.astype("float64"), w.astype("float64"), padding=1).forward.startswith("shift-gemm")
     with fc.precision("highest"):
         assert fc.explain(x, w, padding=1).forward.startswith("shift-gemm")
+    x, w = np.zeros((1, 8, 9000), "float32"), np.zeros((8, 8, 301), "float32")
+    assert fc.explain(x, w).forward == "fft"
+    assert fc.explain(x.astype("float64"), w.astype("float64")).forward.startswith("shift-gemm")
+    with fc.precision("highest"):
+        assert fc.explain(x, w).forward.startswith("shift-gemm")
 
 
 def test_precision_is_a_function_and_a_context_manager_of_its_thread():

@@ -178,7 +178,7 @@ def test_every_algorithm_is_among_the_geometries():
             for direction, names in found.items():
                 names.update(getattr(explanation, direction).split(" + "))
     correlation = ["shift-gemm boxes", "shift-gemm columns", "shift-gemm in place"]
-    correlation += ["constant", "depthwise lanes", "depthwise rows", "winograd boxes", "winograd tiles"]
+    correlation += ["constant", "fft", "depthwise lanes", "depthwise rows", "winograd boxes", "winograd tiles"]
     assert sorted(found["forward"]) == sorted(correlation)
     assert sorted(found["input_grad"]) == sorted([*correlation, "patches"])
     sums = ["constant", "depthwise lanes", "inner-product boxes", "inner-product columns", "outer-product", "patches"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from fastconv.geometry import ConvGeometry
 
@@ -62,16 +63,16 @@ class Axis:
         start = self.first + first * self.stride
         return Axis(self.size, last - first, self.step, offsets, self.taps, start, self.stride, self.target)
 
-    @property
+    @cached_property
     def low(self) -> int:
         return min(self.offsets)
 
-    @property
+    @cached_property
     def phases(self) -> tuple[int, ...]:
         """Residues of the taps modulo the step: each is gathered as an image of its own, read at step 1."""
         return tuple(sorted({(offset - self.low) % self.step for offset in self.offsets}))
 
-    @property
+    @cached_property
     def halo(self) -> int:
         """Positions that a row of outputs reads in a phase beyond its own number."""
         return max((offset - self.low) // self.step for offset in self.offsets)

@@ -13,6 +13,7 @@ from fastconv.backends.cpu import (
     depthwise,
     depthwise_lanes,
     depthwise_weight_grad,
+    fft,
     patches,
     weight_grad,
     weight_grad_outer,
@@ -66,9 +67,10 @@ def _input_grad(geometry: ConvGeometry, itemsize: int, precision: str) -> tuple[
         whole = all(o * k == size for o, k, size in zip(geometry.out_spatial, geometry.kernel, geometry.spatial))
         return [Algorithm("patches", partial(_input_grad_of_patches, geometry))], whole
     correlations, whole = input_grad_plans(geometry, itemsize)
-    lanes = depthwise_lanes.Lanes(tuple(correlations)) if correlations else None
-    if lanes is not None and lanes.fits:  # all phases at once
-        return [Algorithm("depthwise lanes", partial(_depthwise, lanes))], True
+    if len(correlations) > 1:
+        lanes = depthwise_lanes.Lanes(tuple(correlations))
+        if lanes.fits:  # all phases at once
+            return [Algorithm("depthwise lanes", partial(_depthwise, lanes))], True
     taps = geometry.taps
     steps = taps, geometry.in_channels // geometry.groups * taps
     return [one for correlation in correlations for one in algorithms(correlation, steps, precision)], whole
@@ -146,14 +148,13 @@ def algorithm(correlation: Correlation, steps: tuple[int, int], precision: str) 
     """
     if correlation.empty:
         return Algorithm("constant", partial(_fill, correlation))
+    if correlation.itemsize == 4 and precision != "highest":
+        faster = _with_more_rounding(correlation, steps)
+        if faster is not None:
+            return faster
     lanes = depthwise_lanes.Lanes((correlation,))
     if lanes.fits:
         return Algorithm("depthwise lanes", partial(_depthwise, lanes))
-    if correlation.itemsize == 4 and precision != "highest" and winograd.suits(correlation):
-        tiles = winograd.Winograd(correlation)
-        if tiles.pays:
-            name = f"winograd {'tiles' if tiles.small else 'boxes'}"
-            return Algorithm(name, partial(_by_tiles, tiles, steps, ShiftGemm(correlation, steps)))
     rows = depthwise.Depthwise(correlation)
     if rows.fits:
         return Algorithm("depthwise rows", partial(_depthwise, rows))
@@ -161,19 +162,33 @@ def algorithm(correlation: Correlation, steps: tuple[int, int], precision: str) 
     return Algorithm(f"shift-gemm {kind}", ShiftGemm(correlation, steps).run)
 
 
-def _by_tiles(
-    tiles: winograd.Winograd,
+def _with_more_rounding(correlation: Correlation, steps: tuple[int, int]) -> Algorithm | None:
+    """The algorithm of float32 below the highest precision, if one is faster than direct sums."""
+    if winograd.suits(correlation):
+        tiles = winograd.Winograd(correlation)
+        if tiles.pays:
+            name = f"winograd {'tiles' if tiles.small else 'boxes'}"
+            return Algorithm(name, partial(_where_finite, tiles, steps, algorithm(correlation, steps, "highest")))
+    if fft.suits(correlation):
+        transforms = fft.Fft(correlation)
+        if transforms.pays:
+            return Algorithm("fft", partial(_where_finite, transforms, steps, algorithm(correlation, steps, "highest")))
+    return None
+
+
+def _where_finite(
+    faster: winograd.Winograd | fft.Fft,
     steps: tuple[int, int],
-    products: ShiftGemm,
+    direct: Algorithm,
     source: Array,
     w: Array,
     b: Array | None,
     target: Array,
     relu: bool,
 ) -> None:
-    """Winograd's algorithm; samples that it cannot compute, for what is not finite in them, by products."""
-    for n in np.flatnonzero(tiles.run(source, w, steps, b, target, relu)):
-        products.run(source[n : n + 1], w, b, target[n : n + 1], relu)
+    """The faster algorithm; samples that it cannot compute, for what is not finite in them, by direct sums."""
+    for n in np.flatnonzero(faster.run(source, w, steps, b, target, relu)):
+        direct.run(source[n : n + 1], w, b, target[n : n + 1], relu)
 
 
 def _depthwise(
