@@ -2,11 +2,11 @@
 
 Idea: the box of x (gather.py) is transposed to [position][channel of a tile], gy to [output][row of a block]; then a
 tap is a shift by whole positions, and `simd.outer` sums over the outputs as it sums over channels in the forward pass.
-Loop order: unit → tile of channels → block of rows → tap → output. Registers hold the tile of dw, the first level the
-unit's outputs of a tile of channels and of a block of gy, the second all of the unit. Only real outputs are in the sum,
-so that nothing between rows is multiplied and small images of several samples make one long sum. Cost: one FMA for each
-(row, tap, channel, output), one read and write of x and gy for the transposition. Floor: the FMA rate; for many
-channels (few would waste lanes).
+Loop order: unit → some blocks of rows → tile of channels → block of rows → tap → output. Registers hold the tile of dw,
+the first level the unit's outputs of a tile of channels and of a block of gy, the second some blocks and the unit. Only
+real outputs are in the sum, so that nothing between rows is multiplied and small images of several samples make one
+long sum. Cost: one FMA for each (row, tap, channel, output), one read and write of x and gy for the transposition.
+Floor: the FMA rate; for many channels (few would waste lanes).
 
 Units of boxes are cut into slices with a partial gradient each, added in order (see weight_grad.py).
 """
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_bytes, gather_box, zero_bytes
-from fastconv.backends.cpu.host import flat, kernel, pointer
+from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat, kernel, pointer
 from fastconv.backends.cpu.plan import UNIT_OUTPUTS, Correlation, weight_grad_outer_plan
 from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, add_vectors, interleave, outer, transpose
@@ -34,6 +34,7 @@ _WIDE, _NARROW = WIDE[ROWS], NARROW[ROWS]
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 _MANY_VECTORS = 2  # of channels: below, a narrow tile takes too large a part of them
 _UNITS_PER_SLICE = 4  # at least, so that adding the partials costs little
+_PACKED_BYTES = SECOND_LEVEL_BYTES // 4  # of gy that all tiles of channels meet before the next blocks of rows do
 _NS_PER_FLOP = 0.01
 
 
@@ -153,12 +154,12 @@ def _tile_products(
 @kernel
 def weight_grad_outer(
     gy: Any, x: Any, partial: Any, plan: Any, tables: Any, shifts: Any, memory: Any, unit_boxes: int, positions: int,
-    stride: int, chunks: int, begin: int, end: int,
+    stride: int, together: int, chunks: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (slice of units, group, chunk of row blocks).
 
     partial is [slice][group][row][tap][channel], rows and channels padded. Scratch: the transposed boxes of a unit, the
-    packed gy of the chunk, then a gathered box or the rows of a block of gy.
+    packed gy of the blocks taken `together`, then a gathered box or the rows of a block of gy.
     """
     p = plan[0]
     size = x.itemsize
@@ -172,7 +173,7 @@ def weight_grad_outer(
     address = pointer(memory)
     blocks = padded_rows // ROWS
     packed_at = unit_boxes * positions * pitch
-    behind = packed_at + -(-blocks // chunks) * ROWS * stride
+    behind = packed_at + together * ROWS * stride
     for task in range(begin, end):
         rest, chunk = divmod(task, chunks)
         s, g = divmod(rest, p.groups)
@@ -180,25 +181,27 @@ def weight_grad_outer(
         for unit in range(units * s // slices, units * (s + 1) // slices):
             first, last = unit * unit_boxes, min(boxes, (unit + 1) * unit_boxes)
             count = _transposed_boxes(x, plan, tables, memory, behind, off, g, first, last, positions, pitch)
-            for block in range(b0, b1):
-                m0, to = block * ROWS, packed_at + (block - b0) * ROWS * stride
-                _packed_rows(gy, plan, memory, to, behind, stride, g, first, last, m0, min(p.rows, m0 + ROWS))
-            c = 0
-            while c < pitch:
-                _, width = _tile_of(c, pitch, lanes)
-                wide = width == _WIDE * lanes
-                panel = address + c * (last - first) * positions * size
-                where = pointer(off) + (0 if wide else stride * 8)
-                for block in range(b0, b1):
-                    a = address + (packed_at + (block - b0) * ROWS * stride) * size
-                    row = ((s * p.groups + g) * padded_rows + block * ROWS) * p.taps * pitch
-                    for t in range(p.taps):
-                        place = pointer(partial) + (row + t * pitch + c) * size
-                        _tile_products(
-                            x, wide, a, panel + shifts[t] * width * size, where, count, pointer(zeros), place,
-                            p.taps * pitch, unit > units * s // slices, pointer(tile),
-                        )  # fmt: skip
-                c += width
+            for start in range(b0, b1, together):
+                stop = min(b1, start + together)
+                for block in range(start, stop):
+                    m0, to = block * ROWS, packed_at + (block - start) * ROWS * stride
+                    _packed_rows(gy, plan, memory, to, behind, stride, g, first, last, m0, min(p.rows, m0 + ROWS))
+                c = 0
+                while c < pitch:
+                    _, width = _tile_of(c, pitch, lanes)
+                    wide = width == _WIDE * lanes
+                    panel = address + c * (last - first) * positions * size
+                    where = pointer(off) + (0 if wide else stride * 8)
+                    for block in range(start, stop):
+                        a = address + (packed_at + (block - start) * ROWS * stride) * size
+                        row = ((s * p.groups + g) * padded_rows + block * ROWS) * p.taps * pitch
+                        for t in range(p.taps):
+                            place = pointer(partial) + (row + t * pitch + c) * size
+                            _tile_products(
+                                x, wide, a, panel + shifts[t] * width * size, where, count, pointer(zeros), place,
+                                p.taps * pitch, unit > units * s // slices, pointer(tile),
+                            )  # fmt: skip
+                    c += width
 
 
 @kernel
@@ -244,12 +247,15 @@ def weight_gradient(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     chunks = max(1, min(rows // ROWS, -(-get_num_threads() // (slices * groups))))
     positions = -(-int(p["channel"]) // lanes) * lanes
     stride = -(-unit_boxes * box_outputs // lanes) * lanes
+    together = min(rows // ROWS, max(1, _PACKED_BYTES // (ROWS * stride * x.itemsize)))
     behind = max(pitch * int(p["channel"]) + lanes * lanes, ROWS * stride)
-    elements = unit_boxes * positions * pitch + (-(-rows // ROWS // chunks) * ROWS) * stride + behind + _WIDE * lanes
+    elements = unit_boxes * positions * pitch + together * ROWS * stride + behind + _WIDE * lanes
     fixed = (flat(gy), flat(x), partial, correlation.plan, correlation.tables, correlation.box_offsets)
 
     def call(begin: int, end: int) -> None:
-        weight_grad_outer(*fixed, scratch(elements, x.dtype), unit_boxes, positions, stride, chunks, begin, end)
+        weight_grad_outer(
+            *fixed, scratch(elements, x.dtype), unit_boxes, positions, stride, together, chunks, begin, end
+        )
 
     parallel_for(call, slices * groups * chunks, len(x) * correlation.flops * _NS_PER_FLOP)
     if whole:
