@@ -16,6 +16,7 @@ there. A result that is not finite is therefore computed again by plain loops ov
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ import numpy.typing as npt
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns, zero_bytes
 from fastconv.backends.cpu.host import flat, kernel, pointer
-from fastconv.backends.cpu.plan import Correlation, even_part, weight_grad_plan
+from fastconv.backends.cpu.plan import PLAN, Correlation, even_part, weight_grad_plan
 from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import INNER_TILE, INNER_TILE_ONE_ROW, inner, inner_tile_size
 from fastconv.backends.cpu.threads import get_num_threads, parallel_for
@@ -42,6 +43,7 @@ _PARTIAL_BYTES = 4 << 20
 _MAX_SLICES = 16
 _MIN_TASKS = 16
 _NS_PER_FLOP = 0.012
+_ORIGIN = np.zeros((1, 3), np.int64)
 
 
 @kernel
@@ -162,10 +164,11 @@ def weight_grad_boxes(
 
 @kernel
 def weight_grad_columns(
-    gy: Any, x: Any, partial: Any, plan: Any, gy_plan: Any, positions: Any, origin: Any, off: Any, scratch: Any,
+    gy: Any, x: Any, partial: Any, numbers: Any, gy_numbers: Any, positions: Any, origin: Any, off: Any, scratch: Any,
     span: int, chunk_channels: int, slices: int, tile: int, row_tiles: int, chunks: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (slice of units, group, chunk of channels); a unit is a panel of exact columns."""
+    plan, gy_plan = numbers.view(PLAN), gy_numbers.view(PLAN)  # a structured array would cost more to hand over
     p = plan[0]
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
@@ -311,29 +314,30 @@ def _columns(gy: Array, x: Array, correlation: Correlation) -> _Partial:
     fit = min(share + partial.tile_taps - 1, _PANEL_BYTES // (taps * span * x.itemsize))
     chunk_channels = min(channels, max(1, fit // partial.tile_taps) * partial.tile_taps)
     chunks = -(-channels // chunk_channels)
-    plan = correlation.plan
+    numbers = correlation.plan.view(np.int64)
     rows = partial.row_blocks * partial.tile_rows
     elements = (chunk_channels * taps + partial.tile_taps + rows + 1) * span
     off = _padded_offsets(np.arange(correlation.count, dtype=np.int64) * span, partial)
     flat_gy, flat_x, memory = flat(gy), flat(x), partial.memory.reshape(-1)
-    gy_plan, origin = _identity_plan(correlation), np.zeros((1, 3), np.int64)
+    gy_numbers = _identity_plan(correlation)
 
     def call(begin: int, end: int) -> None:
         weight_grad_columns(
-            flat_gy, flat_x, memory, plan, gy_plan, correlation.positions, origin, off, scratch(elements, x.dtype),
-            span, chunk_channels, partial.slices, partial.tile, partial.row_tiles, chunks, begin,
-            end,
+            flat_gy, flat_x, memory, numbers, gy_numbers, correlation.positions, _ORIGIN, off,
+            scratch(elements, x.dtype), span, chunk_channels, partial.slices, partial.tile, partial.row_tiles, chunks,
+            begin, end,
         )  # fmt: skip
 
     parallel_for(call, partial.slices * correlation.groups * chunks, len(x) * correlation.flops * _NS_PER_FLOP)
     return partial
 
 
-def _identity_plan(correlation: Correlation) -> Array:
-    """The plan that gathers columns of the output gradient itself: one tap, no padding."""
+@lru_cache(maxsize=1024)
+def _identity_plan(correlation: Correlation) -> npt.NDArray[np.int64]:
+    """The plan that gathers columns of the output gradient itself, as numbers: one tap, no padding."""
     plan: Array = correlation.plan.copy()
     p = plan[0]
     p["channels"], p["taps"] = p["rows"], 1
     for size, name in (("depth", "d"), ("height", "h"), ("width", "w")):
         p[size], p[f"step_{name}"] = p[f"outputs_{name}"], 1
-    return plan
+    return plan.view(np.int64)
