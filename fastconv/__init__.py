@@ -8,8 +8,8 @@ from fastconv.autograd import concatenate as concatenate
 from fastconv.autograd import is_grad_enabled as is_grad_enabled
 from fastconv.autograd import no_grad as no_grad
 from fastconv.autograd import stack as stack
-from fastconv.backends.cpu.threads import get_num_threads as get_num_threads
-from fastconv.backends.cpu.threads import set_num_threads as set_num_threads
+from fastconv.backends.threads import get_num_threads as get_num_threads
+from fastconv.backends.threads import set_num_threads as set_num_threads
 from fastconv.errors import DeviceError as DeviceError
 from fastconv.ops.convolution import Explanation as Explanation
 from fastconv.ops.convolution import conv as conv

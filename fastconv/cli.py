@@ -13,12 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding as llvm
-from numba.core.caching import FunctionCache
-
-from fastconv import __version__, backends, digits, plotting, warmup
+from fastconv import __version__, backends, digits, plotting
 from fastconv.autograd import to_device
-from fastconv.backends.cpu import host, threads
+from fastconv.backends import threads
 from fastconv.errors import DeviceError
 from fastconv.training import predict as predict_scores
 
@@ -182,23 +179,21 @@ def _predict(given: argparse.Namespace) -> None:
 
 
 def _info(given: argparse.Namespace) -> None:
+    from fastconv.backends.cpu import host  # Numba takes half a second to import: not for every command
+
     backends.get(given.device)
     rows = {
         "fastconv": __version__,
         "Python": f"{platform.python_version()} on {platform.platform()}",
         "devices": "cpu" if (missing := _why_no_cuda()) is None else f"cpu ({missing})",
-        "processor": f"{llvm.get_host_cpu_name()}, {os.cpu_count()} logical processors",
+        "processor": f"{host.PROCESSOR}, {os.cpu_count()} logical processors",
         "SIMD": f"{host.VECTOR_BYTES * 8} bits: {host.LANES} float32 or {host.LANES // 2} float64 per vector",
         "threads": str(threads.get_num_threads()),
-        "kernel cache": _cache_path(),
+        "kernel cache": host.cache_path(),
         **{name: _version(name) for name in _PACKAGES},
     }
     for name, value in rows.items():
         print(f"{name:13} {value}")
-
-
-def _cache_path() -> str:
-    return str(FunctionCache(threads.parallel_for).cache_path)
 
 
 def _why_no_cuda() -> str | None:
@@ -220,9 +215,12 @@ def _version(package: str) -> str:
 
 
 def _warmup(given: argparse.Namespace) -> None:
+    from fastconv import warmup
+    from fastconv.backends.cpu import host
+
     compiled, seconds = 0, 0.0
     for step in warmup.run():
         what = f"{step.compiled} compiled" if step.compiled else "in the cache"
         print(f"{step.name:64} {step.dtype}  {what:12} {step.seconds:6.2f} s", flush=True)
         compiled, seconds = compiled + step.compiled, seconds + step.seconds
-    print(f"\n{compiled} kernels compiled, {seconds:.1f} s; they are in {_cache_path()}")
+    print(f"\n{compiled} kernels compiled, {seconds:.1f} s; they are in {host.cache_path()}")

@@ -15,7 +15,7 @@ from expected import exact
 from problems import LARGE, PROBLEMS
 
 import fastconv as fc
-from fastconv.backends.cpu import threads
+from fastconv.backends import threads
 
 TESTS = Path(__file__).parent
 CALLERS = 8

@@ -13,7 +13,7 @@ from differences import check_gradients
 import fastconv as fc
 from fastconv import backends
 from fastconv.autograd import to_device
-from fastconv.backends.cpu import threads
+from fastconv.backends import threads
 
 DTYPES = ["float32", "float64"]
 SHAPES = [

@@ -8,7 +8,7 @@ import pytest
 
 import fastconv as fc
 from fastconv.autograd import Tensor
-from fastconv.backends.cpu import threads
+from fastconv.backends import threads
 from fastconv.optim import SGD, Adam, AdamW, CosineAnnealingLR, StepLR
 
 SHAPES = [(3, 4), (4,), ()]

@@ -12,7 +12,7 @@ from differences import check_gradients, spread_out
 
 import fastconv as fc
 from fastconv.autograd import to_device
-from fastconv.backends.cpu import threads
+from fastconv.backends import threads
 
 DTYPES = ["float32", "float64"]
 DIGITS = 340

@@ -13,7 +13,8 @@ from differences import check_gradients, spread_out
 import fastconv as fc
 from fastconv import backends
 from fastconv.autograd import to_device
-from fastconv.backends.cpu import pool_gather, pool_windows, pooling, threads
+from fastconv.backends import threads
+from fastconv.backends.cpu import pool_gather, pool_windows, pooling
 
 DTYPES = ["float32", "float64"]
 

@@ -36,9 +36,10 @@ FLOORS = (
 )
 FLOOR_OF = {name: level for level, names in enumerate(FLOORS) for name in names}
 
-# What `import fastconv` must not bring along: optional packages, and those needed only by training and files.
-# (SciPy, where installed, is imported by Numba.)
-LAZY = ("cupy", "torch", "matplotlib", "sklearn", "PIL", "onnx", "dask", "mpi4py", "tqdm", "safetensors")
+# What `import fastconv` must not bring along: optional packages, those needed only by training and files, and Numba,
+# which takes longer than all the rest together: the first array brings its backend.
+OPTIONAL = ("cupy", "torch", "matplotlib", "sklearn", "PIL", "onnx", "dask", "mpi4py", "scipy")
+LAZY = (*OPTIONAL, "numba", "llvmlite", "tqdm", "safetensors")
 
 
 def module_name(path: Path) -> str:
@@ -110,6 +111,37 @@ def test_kernels_use_our_own_threads():
             named = getattr(node, "id", getattr(node, "attr", getattr(node, "name", None)))
             if named == "prange" or (isinstance(node, ast.keyword) and node.arg == "parallel"):
                 offences.append(f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', '?')}")
+    assert offences == []
+
+
+def compiled_as(function: ast.AST) -> str | None:
+    """The decorator that makes a function part of the compiled code, or None."""
+    for decorator in getattr(function, "decorator_list", ()):
+        name = getattr(getattr(decorator, "func", decorator), "id", None)
+        if name in ("kernel", "routine", "inlined", "embedded", "intrinsic"):
+            return str(name)
+    return None
+
+
+def test_routines_are_called_by_kernels_alone():
+    """A routine has no way in from Python: such a call would crash the interpreter."""
+    kernels = [(path, tree) for path, tree in trees() if path.parent.name == "cpu"]
+    routines = {
+        (module_name(path), node.name)
+        for path, tree in kernels
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and compiled_as(node) == "routine"
+    }
+    assert len(routines) > 20
+    offences = []
+    for path, tree in kernels:
+        imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+        named = {name for module, name in routines if module == module_name(path)}
+        named |= {a.name for node in imports for a in node.names if (node.module, a.name) in routines}
+        for function in ast.walk(tree):
+            if isinstance(function, ast.FunctionDef) and compiled_as(function) is None:
+                calls = [node for node in ast.walk(function) if isinstance(node, ast.Name) and node.id in named]
+                offences += [f"{path.name}:{node.lineno} {function.name} → {node.id}" for node in calls]
     assert offences == []
 
 

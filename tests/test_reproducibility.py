@@ -9,7 +9,7 @@ from problems import LARGE, PROBLEMS
 
 import fastconv as fc
 from fastconv.autograd import to_device
-from fastconv.backends.cpu import threads
+from fastconv.backends import threads
 
 THREADS = (1, 2, 3, 8)
 BATCHES = (2, 7, 64)

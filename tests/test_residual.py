@@ -10,7 +10,7 @@ from differences import check_gradients, spread_out
 
 import fastconv as fc
 from fastconv.autograd import to_device
-from fastconv.backends.cpu import threads
+from fastconv.backends import threads
 
 SHAPES = [(), (0, 3), (1,), (7,), (2, 3, 5, 7), (3, 1, 70001)]
 

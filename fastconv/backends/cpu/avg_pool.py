@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu import sums
-from fastconv.backends.cpu.host import VECTOR_BYTES, inlined, kernel, pointer
+from fastconv.backends.cpu.host import VECTOR_BYTES, inlined, kernel, pointer, routine
 from fastconv.backends.cpu.pool_rows import LONG_WINDOW, locate
 from fastconv.backends.cpu.pool_simd import averages
 from fastconv.backends.cpu.pool_windows import (
@@ -97,13 +97,13 @@ def rows(
             y[out + o] = total / (width_divisors[o] * factor)
 
 
-@kernel
+@routine
 def _divide(total: Any, divisors: Any, factor: float, y: Any) -> None:
     for i in range(total.size):
         y[i] = total[i] / (divisors[i] * factor)
 
 
-@kernel
+@routine
 def _sum_of_taps(x: Any, begin: int, end: int, step: int) -> float:
     total = 0.0
     if step == 1 and end - begin >= LONG_WINDOW:
@@ -135,7 +135,7 @@ def gradient(
                     _spread(shares, gx[row : row + sizes[2]], width, steps[2], interior)
 
 
-@kernel
+@routine
 def _spread(shares: Any, target: Any, width: Any, step: int, interior: Any) -> None:
     """Add the share of each output of a row to its taps in one row of the input."""
     low, high, stride = interior
@@ -148,7 +148,7 @@ def _spread(shares: Any, target: Any, width: Any, step: int, interior: Any) -> N
         _add_to_taps(target, width[0, o], width[1, o], step, shares[o])
 
 
-@kernel
+@routine
 def _add_to_taps(target: Any, begin: int, end: int, step: int, share: Any) -> None:
     if step == 1:
         run = target[begin:end]
@@ -159,7 +159,7 @@ def _add_to_taps(target: Any, begin: int, end: int, step: int, share: Any) -> No
             target[w] += share
 
 
-@kernel
+@routine
 def _add_strided(target: Any, begin: int, stride: int, shares: Any) -> None:
     """target[begin + i · stride] += shares[i]."""
     if stride == 1:

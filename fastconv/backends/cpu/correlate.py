@@ -22,7 +22,7 @@ import numpy as np
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns
-from fastconv.backends.cpu.host import embedded, kernel, pointer
+from fastconv.backends.cpu.host import embedded, kernel, pointer, routine
 from fastconv.backends.cpu.plan import PLAN, TILE_VECTORS
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, copy_rows, interleave, outer
 
@@ -78,7 +78,7 @@ def pack(
         _pack_block(w, packed, to, source, row_step, channel_step, taps, p.taps, first, p.count, mr, valid)
 
 
-@kernel
+@routine
 def _pack_block(
     w: Any, packed: Any, to: int, source: int, row_step: int, channel_step: int, taps: Any, taps_used: int, first:
     int, count: int, mr: int, valid: int,
@@ -103,7 +103,7 @@ def _pack_block(
             c += 1
 
 
-@kernel
+@routine
 def _plan_of(numbers: Any) -> Any:
     """Plan, taps and what follows them; in front of all these stand the two steps and the kernel size of `pack`."""
     numbers = numbers[3:]
@@ -112,7 +112,7 @@ def _plan_of(numbers: Any) -> Any:
     return plan, numbers[_PLAN_NUMBERS:end], numbers[end:]
 
 
-@kernel
+@routine
 def _tile(
     like: Any, mr: int, wide: bool, a: int, b: int, off: int, k: int, start: int, c: int, ldc: int, relu: int
 ) -> None:
@@ -144,7 +144,7 @@ def _tile(
             outer(like, 1, _N1, a, b, off, k, start, c, ldc, relu)
 
 
-@kernel
+@routine
 def _tile_width(mr: int, lanes: int, left: int) -> tuple[int, bool]:
     """Columns of the next tile when `left` are left, and whether it is the wide one."""
     wide = (_WIDE if mr == ROWS else _W4 if mr == 4 else _W3 if mr == 3 else _W2 if mr == 2 else _W1) * lanes
@@ -154,7 +154,7 @@ def _tile_width(mr: int, lanes: int, left: int) -> tuple[int, bool]:
     return narrow, False
 
 
-@kernel
+@routine
 def _store_rows(
     y: Any, to: int, row_step: int, line_step: int, step: int, tile: Any, valid: int, width: int, q: int, pitch: int,
     columns: int, rows: int,
@@ -260,7 +260,7 @@ def correlate_boxes(
             _box_tiles(x, y, scratch, p, mr, valid, a, s, source_at, offsets, to + r0 * target, rows, columns, relu)
 
 
-@kernel
+@routine
 def _column_targets(address: Any, plan: Any, group: int, first: int, count: int) -> None:
     """Where in the target row 0 of the group stores each of `count` columns from number `first` on."""
     p = plan[0]

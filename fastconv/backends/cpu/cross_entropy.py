@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fastconv.backends.cpu import sums
 from fastconv.backends.cpu.elementary import exp, like, maximum
 from fastconv.backends.cpu.host import flat, kernel
-from fastconv.backends.cpu.threads import RangeCall, parallel_for
+from fastconv.backends.threads import RangeCall, parallel_for
 
 Array = npt.NDArray[Any]
 
@@ -123,9 +123,8 @@ def _columns(
         at, first = sample * inner + column, sample * count * inner + column
         largest, shift = normalisers[0, at : at + columns], normalisers[1, at : at + columns]
         powers, totals, evens = power[:columns], total[:columns], even[:columns]
-        largest[:] = x[first : first + columns]
-        totals[:] = 0.0
-        evens[:] = 0.0
+        for i in range(columns):
+            largest[i], totals[i], evens[i] = x[first + i], 0.0, 0.0
         for begin in range(first, first + count * inner, inner):
             source = x[begin : begin + columns]
             for i in range(source.size):

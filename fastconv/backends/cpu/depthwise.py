@@ -30,10 +30,10 @@ from fastconv.backends.cpu.axes import Axis
 from fastconv.backends.cpu.depthwise_simd import ENTRY, copy_rows, prefetch_lines, ranges, split_rows, spread_row, sweep
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, zero_bytes
-from fastconv.backends.cpu.host import REGISTERS, kernel, pointer
+from fastconv.backends.cpu.host import REGISTERS, kernel, pointer, routine
 from fastconv.backends.cpu.plan import Correlation, even_part
 from fastconv.backends.cpu.scratch import scratch
-from fastconv.backends.cpu.threads import parallel_for
+from fastconv.backends.threads import parallel_for
 
 Array = npt.NDArray[Any]
 
@@ -210,7 +210,7 @@ def _runs(readers: list[tuple[int, int]]) -> list[tuple[int, int, int, int]]:
     return runs
 
 
-@kernel
+@routine
 def _gather(x: Any, base: int, scratch: Any, plan: Any, layout: Any, d0: int, h0: int, n_d: int, n_h: int) -> None:
     """Copy the source of n_d planes of n_h rows of outputs from (d0, h0) on into scratch[_TILE:], padding included."""
     p, q = plan[0], layout[0]
@@ -243,7 +243,7 @@ def _gather(x: Any, base: int, scratch: Any, plan: Any, layout: Any, d0: int, h0
                 _gather_phases(x, begin + r * p.width, scratch, at + r * q.row, p.width, p.step_w, q.low_w, q.pitch)
 
 
-@kernel
+@routine
 def _gather_phases(x: Any, begin: int, scratch: Any, to: int, width: int, step: int, low: int, pitch: int) -> None:
     """One row of the source at any step."""
     zero_bytes(pointer(scratch) + to * x.itemsize, step * pitch * x.itemsize)
@@ -254,7 +254,7 @@ def _gather_phases(x: Any, begin: int, scratch: Any, to: int, width: int, step: 
         copy_strided(scratch, to + phase * pitch + before, x, begin + column + before * step, step, inside - before)
 
 
-@kernel
+@routine
 def _scatter(tile: Any, width: int, y: Any, to: int, apart: int, step: int, rows: int, columns: int) -> None:
     """y[to + m · apart + j · step] = tile[m][j] for m < rows, j < columns."""
     for m in range(rows):

@@ -26,10 +26,10 @@ from fastconv.backends.cpu.axes import Axis
 from fastconv.backends.cpu.depthwise_lanes_simd import WIDEST, from_lanes, lane_tiles, to_lanes
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import zero_bytes
-from fastconv.backends.cpu.host import VECTOR_BYTES, kernel, pointer
+from fastconv.backends.cpu.host import VECTOR_BYTES, kernel, pointer, routine
 from fastconv.backends.cpu.plan import Correlation, even_part
 from fastconv.backends.cpu.scratch import call_scratch, scratch
-from fastconv.backends.cpu.threads import parallel_for
+from fastconv.backends.threads import parallel_for
 
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
@@ -230,7 +230,7 @@ class Lanes:
         parallel_for(call, samples * self.blocks * self.boxes, cost)
 
 
-@kernel
+@routine
 def aligned(memory: Any) -> int:
     """The first address in an array that is a multiple of the length of a vector."""
     address: int = -(-pointer(memory) // VECTOR_BYTES) * VECTOR_BYTES
@@ -254,14 +254,14 @@ def pack_lanes(w: Any, b: Any, packed: Any, layout: Any, taps: Any, begin: int, 
                     packed[at + (k + np.uintp(1)) * lanes + lane] = w[row * one + np.uintp(taps[k])]
 
 
-@kernel
+@routine
 def clear_padding(layout: Any, box: int, size: int) -> None:
     """Zeros around a whole image, which stay there from image to image; other boxes are gathered with their padding."""
     if layout[0].image:
         zero_bytes(box, layout[0].channel * size)
 
 
-@kernel
+@routine
 def gather_lanes(
     x: Any, first: int, apart: int, valid: int, to: int, layout: Any, places: Any, d0: int, h0: int, w0: int, n_d: int,
     n_h: int, n_w: int,

@@ -36,11 +36,11 @@ from fastconv.backends.cpu.depthwise_lanes import (
 from fastconv.backends.cpu.depthwise_lanes_simd import SUM_TILES, tap_sums, to_lanes
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import zero_bytes
-from fastconv.backends.cpu.host import VECTOR_BYTES, flat, kernel, pointer
+from fastconv.backends.cpu.host import VECTOR_BYTES, flat, kernel, pointer, routine
 from fastconv.backends.cpu.plan import Correlation, even_part, forward_plan
 from fastconv.backends.cpu.scratch import call_scratch, scratch
-from fastconv.backends.cpu.threads import parallel_for
 from fastconv.backends.cpu.weight_grad import slice_count
+from fastconv.backends.threads import parallel_for
 from fastconv.geometry import ConvGeometry
 
 Array = npt.NDArray[Any]
@@ -180,7 +180,7 @@ def weight_grad_lanes(
                     )  # fmt: skip
 
 
-@kernel
+@routine
 def _gather_gy(
     gy: Any, first: int, apart: int, valid: int, to: int, layout: Any, columns: Any, d0: int, h0: int, w0: int,
     n_d: int, n_h: int, n_w: int,
@@ -199,7 +199,7 @@ def _gather_gy(
         to_lanes(gy, target, n_w * lanes, pointer(columns), 0, n_w, source, apart, valid, q.target_w, n_h, n_w)
 
 
-@kernel
+@routine
 def _add_plane(
     like: Any, source: int, gy: int, sums: int, layout: Any, offsets: Any, tiles: Any, places: Any, shift: int,
     n_h: int, n_w: int,

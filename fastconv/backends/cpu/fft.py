@@ -20,7 +20,7 @@ from fastconv.backends.cpu.fft_simd import SPECTRA
 from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.scratch import call_scratch, scratch
-from fastconv.backends.cpu.threads import get_num_threads, parallel_for
+from fastconv.backends.threads import get_num_threads, parallel_for
 
 Array = npt.NDArray[Any]
 Sizes = tuple[int, ...]

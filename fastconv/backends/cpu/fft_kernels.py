@@ -25,7 +25,7 @@ import numpy as np
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.fft_simd import SPECTRA, butterflies, multiply_spectra, untangle
 from fastconv.backends.cpu.gather import copy_bytes, zero_bytes
-from fastconv.backends.cpu.host import kernel
+from fastconv.backends.cpu.host import kernel, routine
 from fastconv.backends.cpu.simd import transpose
 
 LANES = lanes_of(4)
@@ -45,7 +45,7 @@ TILES = np.dtype([(name, np.int64) for name in _FIELDS])
 """What the kernels know of a correlation: its tiles, where they lie in the arrays, and the parts of the scratch."""
 
 
-@kernel
+@routine
 def _fourier(
     like: Any, length: int, source: int, source_step: int, source_im: int, target: int, target_step: int,
     target_im: int, work: int, table: int,
@@ -80,7 +80,7 @@ def _fourier(
         left, done = apart, done * radix
 
 
-@kernel
+@routine
 def _line_forward(like: Any, p: Any, base: int, to: int, step: int, im: int, table: int, untangling: int) -> None:
     """The half + 1 frequencies of the lines in scratch, one to a lane, at `to`."""
     size = like.itemsize
@@ -95,7 +95,7 @@ def _line_forward(like: Any, p: Any, base: int, to: int, step: int, im: int, tab
     )  # fmt: skip
 
 
-@kernel
+@routine
 def _line_backward(like: Any, p: Any, base: int, source: int, step: int, im: int, table: int, entangling: int) -> None:
     """The first step_w positions (and up to LANES more) of the lines of these frequencies, to the lines in scratch."""
     size = like.itemsize
@@ -116,7 +116,7 @@ def _line_backward(like: Any, p: Any, base: int, source: int, step: int, im: int
         transpose(like, line + first * swapped, LANES, 1, base + (p.at_lines + first) * size, p.size_w)
 
 
-@kernel
+@routine
 def _grid_forward(like: Any, p: Any, base: int, used_d: int, to: int, step: int, im: int, table: int) -> None:
     """Transforms along height, for planes below `used_d`, and along depth; the last of them writes `to`."""
     size, width = like.itemsize, p.half + 1
@@ -141,7 +141,7 @@ def _grid_forward(like: Any, p: Any, base: int, used_d: int, to: int, step: int,
             )  # fmt: skip
 
 
-@kernel
+@routine
 def _grid_backward(like: Any, p: Any, base: int, source: int, step: int, im: int, used_d: int, table: int) -> None:
     """The way back along depth, then along height for planes below `used_d`, to the grid in scratch."""
     size, width = like.itemsize, p.half + 1
@@ -165,7 +165,7 @@ def _grid_backward(like: Any, p: Any, base: int, source: int, step: int, im: int
                 )  # fmt: skip
 
 
-@kernel
+@routine
 def _places(p: Any, samples: int, first: int, places: Any) -> None:
     """Sample and corner (first output on each axis) of LANES tiles from `first` on; sample −1 where there is none."""
     for lane in range(LANES):
@@ -176,7 +176,7 @@ def _places(p: Any, samples: int, first: int, places: Any) -> None:
         places[lane, 1], places[lane, 2], places[lane, 3] = d * p.step_d, h * p.step_h, w * p.step_w
 
 
-@kernel
+@routine
 def _gather_line(
     source: Any, image: int, d: int, h: int, w: int, sizes: tuple[int, int, int], target: int, count: int, length: int
 ) -> None:
@@ -192,7 +192,7 @@ def _gather_line(
     zero_bytes(target + last * size, (length - last) * size)
 
 
-@kernel
+@routine
 def _transform_source(
     x: Any, channel: int, p: Any, places: Any, base: int, to: int, step: int, im: int, table: int, untangling: int
 ) -> None:
@@ -258,7 +258,7 @@ def transform_filters(
         _grid_forward(w, p, base, p.taps_d, to, to_step, p.all_rows, tables)
 
 
-@kernel
+@routine
 def _multiply(x: Any, p: Any, base: int, filters: int, vectors: int, first: int, last: int) -> None:
     """Spectra of rows first ≤ row < last of a group; `filters` is where those of its row 0 begin."""
     size = x.itemsize
@@ -283,7 +283,7 @@ def _multiply(x: Any, p: Any, base: int, filters: int, vectors: int, first: int,
                     multiply_spectra(x, 1, 1, p.channels, at, w_step, p.all_rows, source, step, im, row, step)
 
 
-@kernel(fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+@routine(fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
 def _store_line(line: Any, at: int, y: Any, to: int, count: int, bias: float, relu: int) -> Any:
     """y[to + j] = line[at + j] + bias for j < count; returns whether all are finite."""
     zero = y.dtype.type(0)
@@ -297,7 +297,7 @@ def _store_line(line: Any, at: int, y: Any, to: int, count: int, bias: float, re
     return total == zero
 
 
-@kernel
+@routine
 def _store_tiles(
     y: Any, row: int, p: Any, places: Any, base: int, memory: Any, source: int, step: int, im: int, bias: float,
     relu: int, not_finite: Any, table: int, entangling: int,

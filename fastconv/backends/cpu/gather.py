@@ -19,7 +19,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.host import embedded, kernel, pointer
+from fastconv.backends.cpu.host import embedded, pointer, routine
 from fastconv.backends.cpu.simd import prefetch, split_every, take_every, take_every_between
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
@@ -93,7 +93,7 @@ def copy_strided(target: Any, to: int, source: Any, start: int, step: int, count
             target[np.uintp(to) + j] = source[np.uintp(start) + j * np.uintp(step)]
 
 
-@kernel
+@routine
 def gather_box(x: Any, base: int, scratch: Any, to: int, plan: Any, tables: Any, d: int, h0: int, w0: int) -> None:
     """Copy the source of the box of outputs that begins at (d, h0, w0) from x[base:] to scratch[to:].
 
@@ -120,7 +120,7 @@ def gather_box(x: Any, base: int, scratch: Any, to: int, plan: Any, tables: Any,
                 )  # fmt: skip
 
 
-@kernel
+@routine
 def _spans(plan: Any, tables: Any, w0: int) -> Any:
     """For each phase of the columns [start, first, last]: column `first` ≤ j < `last` of a row of the box is inside.
 
@@ -138,7 +138,7 @@ def _spans(plan: Any, tables: Any, w0: int) -> Any:
     return spans
 
 
-@kernel
+@routine
 def _gather_rows(
     x: Any, source: int, height: int, width: int, first_row: int, row_step: int, scratch: Any, to: int, rows: int,
     pitch: int, shared: int, step: int, apart: int, spans: Any,
@@ -184,7 +184,7 @@ def _gather_rows(
         _zero(scratch, to + iw * apart + rows * pitch, shared)
 
 
-@kernel
+@routine
 def gather_columns(
     x: Any,
     group: int,
@@ -233,7 +233,7 @@ def gather_columns(
                 _zero(panel, row + full * tile_step + rest, width - rest)
 
 
-@kernel
+@routine
 def _runs(
     plan: Any, group: int, c0: int, first: int, count: int, lanes: int, width: int, tile_step: int, positions: Any
 ) -> Any:

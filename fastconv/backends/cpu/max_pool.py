@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.elementary import maximum
-from fastconv.backends.cpu.host import VECTOR_BYTES, inlined, kernel, pointer
+from fastconv.backends.cpu.host import VECTOR_BYTES, inlined, kernel, pointer, routine
 from fastconv.backends.cpu.pool_rows import LONG_WINDOW, locate
 from fastconv.backends.cpu.pool_simd import largest
 from fastconv.backends.cpu.pool_windows import (
@@ -113,7 +113,7 @@ def rows(
                 indices[out + o] = index
 
 
-@kernel
+@routine
 def _largest(best: Any, x: Any, begin: int, end: int, step: int) -> Any:
     if step == 1 and end - begin >= LONG_WINDOW:
         run = x[begin:end]

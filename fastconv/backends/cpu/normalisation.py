@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import normalisation_kernels as kernels
-from fastconv.backends.cpu.threads import parallel_for
+from fastconv.backends.threads import parallel_for
 
 Array = npt.NDArray[Any]
 Loop = Callable[..., None]

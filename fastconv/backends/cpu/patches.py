@@ -20,7 +20,7 @@ from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided
 from fastconv.backends.cpu.host import flat, kernel, pointer
 from fastconv.backends.cpu.simd import interleave
-from fastconv.backends.cpu.threads import parallel_for
+from fastconv.backends.threads import parallel_for
 from fastconv.geometry import ConvGeometry
 
 Array = npt.NDArray[Any]

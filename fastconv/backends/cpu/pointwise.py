@@ -26,7 +26,7 @@ from fastconv.backends.cpu.elementary import (
     tanh,
 )
 from fastconv.backends.cpu.host import inlined, kernel
-from fastconv.backends.cpu.threads import parallel_for
+from fastconv.backends.threads import parallel_for
 
 Array = npt.NDArray[Any]
 

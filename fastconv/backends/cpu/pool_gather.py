@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu.elementary import maximum
-from fastconv.backends.cpu.host import kernel
+from fastconv.backends.cpu.host import kernel, routine
 from fastconv.geometry import PoolGeometry
 
 Array = npt.NDArray[Any]
@@ -162,7 +162,8 @@ def largest_and_indices(x: Any, y: Any, indices: Any, places: Any, shape: Any, s
         source = x[block * inputs :]
         count = min(outputs, y.size - block * outputs)
         best[:] = -np.inf
-        winner[:] = places[:outputs]
+        for i in range(outputs):
+            winner[i] = places[i]
         for t in range(taps):
             tap = places[t * outputs : t * outputs + count]
             for i in range(tap.size):
@@ -209,7 +210,7 @@ def spread(gy: Any, gx: Any, places: Any, shape: Any, divisors: Any, start: int,
             target[i] = total[i]
 
 
-@kernel
+@routine
 def _gather_sums(source: Any, places: Any, taps: int, stride: int, total: Any) -> None:
     total[:] = 0.0
     for t in range(taps):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu.host import kernel
+from fastconv.backends.cpu.host import routine
 from fastconv.geometry import PoolGeometry
 
 Array = npt.NDArray[Any]
@@ -101,7 +101,7 @@ def _interior(window: Array, step: int, taps: int, stride: int) -> tuple[int, in
     return int(complete[0]), int(complete[-1]) + 1
 
 
-@kernel
+@routine
 def locate(task: int, depth: Any, height: Any, width: Any) -> tuple[int, int, int, int, int]:
     """Plane, depth and height index of a task's row, first column and end."""
     columns = width.shape[1]

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.host import inlined, kernel, pointer
+from fastconv.backends.cpu.host import inlined, pointer, routine
 from fastconv.geometry import PoolGeometry
 
 Array = npt.NDArray[Any]
@@ -98,7 +98,7 @@ def window_plan(geometry: PoolGeometry, itemsize: int) -> WindowPlan | None:
     return WindowPlan(axes, (rows, columns), np.concatenate(firsts), np.concatenate(divisors))
 
 
-@kernel
+@routine
 def block_of(task: int, axes: Any, block: Any) -> tuple[int, int, int, int, int, int]:
     """Plane, depth, first row and end, first column and end of a task; its last outputs precede the next task's."""
     rows, columns = block
@@ -146,7 +146,7 @@ def next_vectors(column: int, columns: int, room: int, stride: int, lanes: int) 
     return column, 1 if room >= 2 * lanes else 0
 
 
-@kernel
+@routine
 def scratch_size(axes: Any, block: Any) -> int:
     """Elements of a block's copy, with what its last vectors read over their end."""
     rows = (min(block[0], axes[OUT, 1]) - 1) * axes[STRIDE, 1] + (axes[KERNEL, 1] - 1) * axes[DILATION, 1] + 1
@@ -154,14 +154,14 @@ def scratch_size(axes: Any, block: Any) -> int:
     return size
 
 
-@kernel
+@routine
 def _pitch(axes: Any, block: Any) -> int:
     """Of a row of the copy."""
     pitch: int = (min(block[1], axes[OUT, 2]) - 1) * axes[STRIDE, 2] + (axes[KERNEL, 2] - 1) * axes[DILATION, 2] + 1
     return pitch
 
 
-@kernel
+@routine
 def list_taps(offsets: Any, depth_step: int, row_step: int, axes: Any) -> None:
     """Where each tap lies behind the first one, in an array of these steps."""
     t = 0
@@ -172,7 +172,7 @@ def list_taps(offsets: Any, depth_step: int, row_step: int, axes: Any) -> None:
                 t += 1
 
 
-@kernel
+@routine
 def open_block(
     x: Any, fill: Any, scratch: Any, offsets: Any, axes: Any, block: Any, place: tuple[int, int, int, int, int, int]
 ) -> tuple[int, int]:
@@ -195,12 +195,12 @@ def open_block(
         for h in range(h0, h1):
             target = scratch[to : to + pitch]
             to += pitch
-            if d < 0 or d >= depths or h < 0 or h >= height:
-                target[:] = fill
-                continue
-            begin = first + (d * height + h) * width + w0
-            target[:left] = fill
-            target[left:right] = x[begin + left : begin + right]
-            target[right:] = fill
+            for i in range(target.size):
+                target[i] = fill
+            if 0 <= d < depths and 0 <= h < height:
+                begin = first + (d * height + h) * width + w0
+                inner, source = target[left:right], x[begin + left : begin + right]
+                for i in range(source.size):  # `inner[:] = source` compiles for a second: it could raise, with a text
+                    inner[i] = source[i]
     list_taps(offsets, (h1 - h0) * pitch, pitch, axes)
     return pointer(scratch, 0), pitch

@@ -14,7 +14,7 @@ from fastconv.backends.cpu import avg_pool, max_pool, pool_gather
 from fastconv.backends.cpu.pool_gather import Table
 from fastconv.backends.cpu.pool_rows import RowPlan, row_plan
 from fastconv.backends.cpu.pool_windows import WindowPlan, window_plan
-from fastconv.backends.cpu.threads import parallel_for
+from fastconv.backends.threads import parallel_for
 from fastconv.geometry import PoolGeometry
 
 Array = npt.NDArray[Any]

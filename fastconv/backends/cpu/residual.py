@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fastconv.backends.cpu.elementary import like
 from fastconv.backends.cpu.host import flat, kernel
-from fastconv.backends.cpu.threads import parallel_for
+from fastconv.backends.threads import parallel_for
 
 Array = npt.NDArray[Any]
 

@@ -15,7 +15,7 @@ from fastconv.backends.cpu import correlate
 from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.scratch import call_scratch, scratch
-from fastconv.backends.cpu.threads import is_little, parallel_for
+from fastconv.backends.threads import is_little, parallel_for
 
 Array = npt.NDArray[Any]
 

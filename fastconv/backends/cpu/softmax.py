@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fastconv.backends.cpu import sums
 from fastconv.backends.cpu.elementary import exp, like, maximum
 from fastconv.backends.cpu.host import kernel
-from fastconv.backends.cpu.threads import RangeCall, parallel_for
+from fastconv.backends.threads import RangeCall, parallel_for
 
 Array = npt.NDArray[Any]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.backends.cpu.host import kernel
+from fastconv.backends.cpu.host import routine
 
 
-@kernel(fastmath={"reassoc"})  # type: ignore[untyped-decorator]
+@routine(fastmath={"reassoc"})  # type: ignore[untyped-decorator]
 def total(x: Any) -> float:
     """Σ x."""
     result = 0.0
@@ -22,7 +22,7 @@ def total(x: Any) -> float:
     return result
 
 
-@kernel(fastmath={"reassoc"})  # type: ignore[untyped-decorator]
+@routine(fastmath={"reassoc"})  # type: ignore[untyped-decorator]
 def dot(a: Any, b: Any) -> float:
     """Σ a · b."""
     result = 0.0
@@ -31,7 +31,7 @@ def dot(a: Any, b: Any) -> float:
     return result
 
 
-@kernel(fastmath={"reassoc"})  # type: ignore[untyped-decorator]
+@routine(fastmath={"reassoc"})  # type: ignore[untyped-decorator]
 def squares_about(x: Any, centre: float) -> float:
     """Σ (x - centre)²."""
     result = 0.0
@@ -40,7 +40,7 @@ def squares_about(x: Any, centre: float) -> float:
     return result
 
 
-@kernel(fastmath={"reassoc"})  # type: ignore[untyped-decorator]
+@routine(fastmath={"reassoc"})  # type: ignore[untyped-decorator]
 def dot_about(a: Any, x: Any, centre: float) -> float:
     """Σ a · (x - centre)."""
     result = 0.0

@@ -24,11 +24,11 @@ import numpy.typing as npt
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns, zero_bytes
-from fastconv.backends.cpu.host import flat, kernel, pointer
+from fastconv.backends.cpu.host import flat, kernel, pointer, routine
 from fastconv.backends.cpu.plan import PLAN, Correlation, even_part, weight_grad_plan
 from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import INNER_TILE, INNER_TILE_ONE_ROW, inner, inner_tile_size
-from fastconv.backends.cpu.threads import get_num_threads, parallel_for
+from fastconv.backends.threads import get_num_threads, parallel_for
 from fastconv.geometry import ConvGeometry
 
 Array = npt.NDArray[Any]
@@ -46,7 +46,7 @@ _NS_PER_FLOP = 0.012
 _ORIGIN = np.zeros((1, 3), np.int64)
 
 
-@kernel
+@routine
 def _products(
     like: Any, rows: int, taps: int, a: int, a_stride: int, b: int, off: int, vectors: int, c: int, tile: int,
     row_tiles: int, group: int,
@@ -69,7 +69,7 @@ def _products(
                 inner(like, _ROWS, _TAPS, row, a_stride, b, off + 8 * k * _TAPS, vectors, place)
 
 
-@kernel
+@routine
 def _exact_products(
     gathered: Any, gy_at: int, gy_stride: int, off: Any, partial: Any, to: int, tile: int, row_tiles: int, plan:
     Any, m_count: int, rows: int, columns: int,
@@ -89,7 +89,7 @@ def _exact_products(
             partial[place] = total
 
 
-@kernel
+@routine
 def _gather_gy(
     gy: Any,
     base: int,

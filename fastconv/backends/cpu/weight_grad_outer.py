@@ -20,12 +20,12 @@ import numpy.typing as npt
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_bytes, gather_box, zero_bytes
-from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat, kernel, pointer
+from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat, kernel, pointer, routine
 from fastconv.backends.cpu.plan import UNIT_OUTPUTS, Correlation, weight_grad_outer_plan
 from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, add_vectors, interleave, outer, transpose
-from fastconv.backends.cpu.threads import get_num_threads, parallel_for
 from fastconv.backends.cpu.weight_grad import slice_count
+from fastconv.backends.threads import get_num_threads, parallel_for
 from fastconv.geometry import ConvGeometry
 
 Array = npt.NDArray[Any]
@@ -48,7 +48,7 @@ def suits(correlation: Correlation) -> bool:
     return many and all(4 * n >= 3 * -(-n // whole) * whole for n, whole in sizes)
 
 
-@kernel
+@routine
 def _transposed_boxes(
     x: Any, plan: Any, tables: Any, memory: Any, box_at: int, off: Any, group: int, first: int, last: int, positions:
     int, pitch: int,
@@ -89,7 +89,7 @@ def _transposed_boxes(
     return count
 
 
-@kernel
+@routine
 def _tile_of(c: int, pitch: int, lanes: int) -> tuple[int, int]:
     """First channel and number of channels of the tile that channel c belongs to."""
     wide = c // (_WIDE * lanes) * _WIDE * lanes
@@ -98,7 +98,7 @@ def _tile_of(c: int, pitch: int, lanes: int) -> tuple[int, int]:
     return c // (_NARROW * lanes) * _NARROW * lanes, _NARROW * lanes
 
 
-@kernel
+@routine
 def _packed_rows(
     gy: Any, plan: Any, memory: Any, to: int, lines: int, stride: int, group: int, first: int, last: int, m0: int,
     m1: int,
@@ -134,7 +134,7 @@ def _packed_rows(
     interleave(gy, ROWS, address + lines * size, stride, -(-count // lanes), address + to * size)
 
 
-@kernel
+@routine
 def _tile_products(
     like: Any, wide: bool, a: int, b: int, off: int, count: int, zeros: int, c: int, c_stride: int, add: bool, tile: int
 ) -> None:

@@ -14,7 +14,6 @@ from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import ROWS
-from fastconv.backends.cpu.threads import parallel_for
 from fastconv.backends.cpu.winograd_kernels import (
     FILTER_PADDING,
     LANES,
@@ -28,6 +27,7 @@ from fastconv.backends.cpu.winograd_kernels import (
     winograd_tiles,
 )
 from fastconv.backends.cpu.winograd_simd import FREQUENCIES, OUTPUTS
+from fastconv.backends.threads import parallel_for
 
 _SMALL_OUTPUTS = 400
 _PLANES = 4  # of outputs that share the transformed planes of a volume

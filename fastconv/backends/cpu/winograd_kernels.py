@@ -23,7 +23,7 @@ import numpy as np
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_bytes, gather_box
-from fastconv.backends.cpu.host import kernel, pointer
+from fastconv.backends.cpu.host import kernel, pointer, routine
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, outer
 from fastconv.backends.cpu.winograd_simd import (
     FREQUENCIES,
@@ -77,7 +77,7 @@ def transform_filters(
                 filter_transform(w, pointer(padded), 9, target, step)
 
 
-@kernel
+@routine
 def _products(
     like: Any, filters: int, tiles: int, off: int, count: int, apart: int, columns: int, zeros: int, products: int
 ) -> None:
@@ -100,7 +100,7 @@ def _products(
                 q += _NARROW * LANES
 
 
-@kernel(fastmath={"reassoc"})  # type: ignore[untyped-decorator]
+@routine(fastmath={"reassoc"})  # type: ignore[untyped-decorator]
 def _store(y: Any, to: int, row_step: int, column_step: int, outputs: Any, lane: int, rows: int, columns: int) -> bool:
     """rows × columns outputs of neighbouring tiles from `lane` on to y; False if one is not finite."""
     size = y.itemsize
