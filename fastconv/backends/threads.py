@@ -4,6 +4,9 @@ Why not Numba's own `prange`: its workqueue layer dies on concurrent calls, its 
 both cost a second compilation pipeline. Here a range of tasks is cut into chunks, the caller works on them too, and
 whoever is free takes the next chunk. What a task computes never depends on how the range was cut, so neither the
 number of threads nor the timing can change a bit of the result.
+
+A helper that has worked looks for more (waiting.py) before it goes to sleep, so that the layers of a network find it
+awake, and the caller looks for the helpers' end instead of sleeping: to be woken takes longer than many a layer.
 """
 
 from __future__ import annotations
@@ -11,16 +14,25 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+Words = npt.NDArray[np.int64]
 RangeCall = Callable[[int, int], Any]
 
 SERIAL_NS = 60_000
 """Work below this many nanoseconds stays on the calling thread: waking another costs about a third of it."""
 
 _CHUNKS_PER_THREAD = 4  # enough to even out a thread that was held up, few enough to cost nothing
+_CHUNK_NS = 60_000  # between two chunks a thread needs the GIL, and sleeps if another one just has it
+_LOOKS = 1000  # about half a millisecond: a helper looks for work that long, the caller for the end of work
+_HEAD_START = 12  # looks for which a helper leaves the GIL to the caller, who needs it on the way into the kernel
+_NAP_SECONDS = 5e-5
 
 
 def _available_cpus() -> int:
@@ -61,16 +73,16 @@ def is_little(cost: float) -> bool:
 class _Job:
     """One parallel range: chunk numbers are handed out by a counter whose `next` is atomic under the GIL."""
 
-    def __init__(self, call: RangeCall, tasks: int, helpers: int) -> None:
+    def __init__(self, call: RangeCall, tasks: int, helpers: int, cost: float) -> None:
         self.call = call
         self.tasks = tasks
-        self.chunks = min(tasks, _CHUNKS_PER_THREAD * (helpers + 1))
+        fine = min(_CHUNKS_PER_THREAD * (helpers + 1), int(cost / _CHUNK_NS))
+        self.chunks = min(tasks, max(fine, helpers + 1))
         self.counter = itertools.count()
-        self.helping = 0
+        self.busy = np.zeros(helpers, np.int64)
+        self.arrived = 0
         self.closed = False
         self.lock = threading.Lock()
-        self.done = threading.Lock()
-        self.done.acquire()
         self.error: BaseException | None = None
 
     def work(self) -> None:
@@ -80,25 +92,23 @@ class _Job:
         except BaseException as error:  # carried to the calling thread by `parallel_for`
             self.error = error
 
-    def help(self) -> None:
+    def enter(self) -> int | None:
+        """The word of `busy` that the helper sets to 0 again when it has worked; None if it comes too late."""
         with self.lock:
             if self.closed:
-                return
-            self.helping += 1
-        self.work()
-        with self.lock:
-            self.helping -= 1
-            last = self.closed and self.helping == 0
-        if last:
-            self.done.release()
+                return None
+            slot = self.arrived
+            self.arrived += 1
+            self.busy[slot] = 1
+            return slot
 
-    def close(self) -> None:
+    def close(self, settle: Callable[[Words, int], bool]) -> None:
         """Wait for those who are helping; who was busy elsewhere until now is not needed any more."""
         with self.lock:
             self.closed = True
-            waiting = self.helping > 0
-        if waiting:
-            self.done.acquire()
+        if self.arrived:
+            while not settle(self.busy, _LOOKS):  # the cuts were uneven, or the helper's core busy
+                time.sleep(_NAP_SECONDS)
         del self.call  # a job that is still in the queue must not keep arrays alive
 
 
@@ -107,21 +117,44 @@ class _Pool:
 
     def __init__(self) -> None:
         self.jobs: SimpleQueue[_Job] = SimpleQueue()
+        self.bell = np.zeros(1, np.int64)
+        """Rung, that is changed, for every job; helpers that are awake look at it."""
         self.size = 0
         self.lock = threading.Lock()
 
     def submit(self, job: _Job, helpers: int) -> None:
         if self.size < helpers:
             with self.lock:
-                for number in range(self.size, helpers):
-                    threading.Thread(target=self._serve, name=f"fastconv-{number}", daemon=True).start()
-                    self.size = number + 1
+                self._grow(helpers)
         for _ in range(helpers):
             self.jobs.put(job)
+        self.bell[0] += 1
+
+    def _grow(self, size: int) -> None:
+        from fastconv.backends.cpu import waiting  # and Numba with it, which `import fastconv` can do without
+
+        nobody = np.zeros(1, np.int64)
+        self.watch, self.settle = waiting.watch, waiting.settle
+        self.watch(self.bell, 0, 0, 0, nobody, 0)  # compiled here, not by the helpers
+        self.settle(nobody, 0)
+        for number in range(self.size, size):
+            threading.Thread(target=self._serve, name=f"fastconv-{number}", daemon=True).start()
+            self.size = number + 1
 
     def _serve(self) -> None:
+        busy, slot, seen = np.zeros(1, np.int64), 0, 0
         while True:
-            self.jobs.get().help()
+            looks = _LOOKS if self.jobs.empty() else 0
+            rung = self.watch(self.bell, seen, looks, _HEAD_START, busy, slot)
+            seen = int(self.bell[0])  # before the queue is looked at: what comes behind rings again
+            try:
+                job = self.jobs.get(block=not rung)
+            except Empty:
+                continue
+            entered = job.enter()
+            if entered is not None:
+                job.work()
+                busy, slot = job.busy, entered
 
 
 _pool = _Pool()
@@ -147,9 +180,10 @@ def parallel_for(call: RangeCall, tasks: int, cost: float) -> None:
         if tasks:
             call(0, tasks)
         return
-    job = _Job(call, tasks, helpers)
-    _pool.submit(job, helpers)
+    pool = _pool
+    job = _Job(call, tasks, helpers, cost)
+    pool.submit(job, helpers)
     job.work()
-    job.close()
+    job.close(pool.settle)
     if job.error is not None:
         raise job.error
