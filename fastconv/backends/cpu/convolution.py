@@ -65,7 +65,7 @@ def _input_grad(geometry: ConvGeometry, itemsize: int, precision: str) -> tuple[
     """Algorithms for all phases of the strides, and whether they write all of the gradient."""
     if patches.suits(geometry):
         whole = all(o * k == size for o, k, size in zip(geometry.out_spatial, geometry.kernel, geometry.spatial))
-        return [Algorithm("patches", partial(_input_grad_of_patches, geometry))], whole
+        return [Algorithm("patches", patches.InputGrad(geometry, itemsize).run)], whole
     correlations, whole = input_grad_plans(geometry, itemsize)
     if len(correlations) > 1:
         lanes = depthwise_lanes.Lanes(tuple(correlations))
@@ -74,12 +74,6 @@ def _input_grad(geometry: ConvGeometry, itemsize: int, precision: str) -> tuple[
     taps = geometry.taps
     steps = taps, geometry.in_channels // geometry.groups * taps
     return [one for correlation in correlations for one in algorithms(correlation, steps, precision)], whole
-
-
-def _input_grad_of_patches(geometry: ConvGeometry, gy: Array, w: Array, b: Array | None, gx: Array, relu: bool) -> None:
-    """The input gradient of a 1×1 convolution, put together; no activation follows an input gradient."""
-    bias = None if b is None else np.repeat(b, geometry.taps)
-    patches.put_together(conv_input_grad(gy, w, bias, patches.pointwise_geometry(geometry)), gx, geometry)
 
 
 def conv_weight_grad(gy: Array, x: Array, geometry: ConvGeometry) -> Array:

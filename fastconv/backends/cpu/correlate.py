@@ -113,7 +113,7 @@ def _plan_of(numbers: Any) -> Any:
 
 
 @routine
-def _tile(
+def tile(
     like: Any, mr: int, wide: bool, a: int, b: int, off: int, k: int, start: int, c: int, ldc: int, relu: int
 ) -> None:
     """One tile by the micro-kernel of its shape."""
@@ -145,7 +145,7 @@ def _tile(
 
 
 @routine
-def _tile_width(mr: int, lanes: int, left: int) -> tuple[int, bool]:
+def tile_width(mr: int, lanes: int, left: int) -> tuple[int, bool]:
     """Columns of the next tile when `left` are left, and whether it is the wide one."""
     wide = (_WIDE if mr == ROWS else _W4 if mr == 4 else _W3 if mr == 3 else _W2 if mr == 2 else _W1) * lanes
     narrow = (_NARROW if mr == ROWS else _N4 if mr == 4 else _N3 if mr == 3 else _N2 if mr == 2 else _N1) * lanes
@@ -192,7 +192,7 @@ def _box_tiles(
     for run in range(runs):
         q = 0
         while q < length:
-            width, wide = _tile_width(mr, lanes, length - q)
+            width, wide = tile_width(mr, lanes, length - q)
             position = run * p.pitch + q
             row, column = divmod(position, p.pitch)
             whole = q + width <= length if p.linear else column + width <= columns and p.stride_w == 1
@@ -201,7 +201,7 @@ def _box_tiles(
             if direct:
                 c, ldc = pointer(y, to + row * line + column), target
             b = source + position * like.itemsize
-            _tile(like, mr, wide, a, b, offsets, p.count, start, c, ldc, relu)
+            tile(like.dtype.type(0), mr, wide, a, b, offsets, p.count, start, c, ldc, relu)
             if not direct:
                 _store_rows(
                     y, to, target, line, p.stride_w, scratch, valid, width, position, p.pitch, columns, rows
@@ -303,14 +303,14 @@ def _column_tile(
     s = pointer(start) + (group * p.packed + r0) * size
     q = 0
     while q < count:
-        width, wide = _tile_width(mr, lanes, count - q)
+        width, wide = tile_width(mr, lanes, count - q)
         if q + width > TILE_VECTORS * lanes:
-            width, wide = _tile_width(mr, lanes, 0)
+            width, wide = tile_width(mr, lanes, 0)
         direct = whole and valid == mr and q + width <= count
         c, ldc = pointer(scratch), width
         if direct:
             c, ldc = pointer(y) + (address[first + q] + r0 * target) * size, target
-        _tile(like, mr, wide, a, b + q * size, pointer(off), p.count, s, c, ldc, relu)
+        tile(like.dtype.type(0), mr, wide, a, b + q * size, pointer(off), p.count, s, c, ldc, relu)
         if not direct:
             for m in range(np.uintp(valid)):
                 row, line = np.uintp((r0 + m) * target), m * np.uintp(width)

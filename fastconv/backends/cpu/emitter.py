@@ -19,11 +19,11 @@ def lanes_of(itemsize: int) -> int:
 
 
 class Emitter:
-    """The few IR idioms the micro-kernels share, for the element type of an array and a number of lanes."""
+    """The few IR idioms the micro-kernels share, for an element type (that of a number or an array) and some lanes."""
 
-    def __init__(self, builder: Any, array_type: Any, lanes: int | None = None) -> None:
+    def __init__(self, builder: Any, like: Any, lanes: int | None = None) -> None:
         self.builder = builder
-        self.itemsize = array_type.dtype.bitwidth // 8
+        self.itemsize = getattr(like, "dtype", like).bitwidth // 8
         self.lanes = lanes or lanes_of(self.itemsize)
         self.element = ir.FloatType() if self.itemsize == 4 else ir.DoubleType()
         self.vector = ir.VectorType(self.element, self.lanes)

@@ -1,10 +1,13 @@
 """Kernels as large as their stride: patches that do not overlap, one channel for each position in a patch.
 
-Idea: with kernel = stride and no padding every input position belongs to one output. After one pass that turns
-(N, C, *O·k) into (N, C·k…, *O) (space to depth) such a convolution is a 1×1 convolution with the same weights, and its
-input gradient (a transposed convolution that upsamples) is a 1×1 convolution and the way back. Loop order: image,
-output row, position in the patch; a row of the source stays in the first-level cache while its columns are taken apart.
-Floor: one read and one write of the input.
+Idea: with kernel = stride and no padding every input position belongs to one output. So the input gradient (that is, a
+transposed convolution) is a 1×1 convolution to a channel for each position in a patch, whose rows of results are put
+together to lines while they are in the first-level cache. Loop order: panel of columns, gathered once → unit of rows
+of weights → tile → line of outputs. Floor: the FMA rate, one read of the source and one write of the target.
+
+The weight gradient is that of the 1×1 convolution; for it the input is taken apart to (N, C · taps, *O) in one pass.
+Loop order: image, output row, position in the patch; a row of the source stays in the first-level cache while its
+columns are taken apart. Floor: one read and one write of the input.
 """
 
 from __future__ import annotations
@@ -16,17 +19,23 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu.axes import lifted
+from fastconv.backends.cpu.correlate import pack, tile, tile_width
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.gather import copy_strided
-from fastconv.backends.cpu.host import flat, kernel, pointer
-from fastconv.backends.cpu.simd import interleave
+from fastconv.backends.cpu.gather import copy_strided, gather_columns
+from fastconv.backends.cpu.host import embedded, flat, kernel, pointer, routine
+from fastconv.backends.cpu.plan import TILE_VECTORS, input_grad_plans
+from fastconv.backends.cpu.scratch import call_scratch, scratch
+from fastconv.backends.cpu.simd import ROWS, WIDE, interleave
 from fastconv.backends.threads import parallel_for
 from fastconv.geometry import ConvGeometry
 
 Array = npt.NDArray[Any]
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
+_OVERRUN = max(WIDE.values()) * _LANES4  # columns that a tile may write behind the panel
+_MIN_TASKS = 32  # fewer pieces than this leave threads idle
 _NS_PER_ELEMENT = 0.5
+_NS_PER_FLOP = 0.01
 
 
 def suits(geometry: ConvGeometry) -> bool:
@@ -62,34 +71,6 @@ def _take_apart(x: Any, patches: Any, sizes: Any, begin: int, end: int) -> None:
                         copy_strided(patches, ((channel * od + d) * oh + h) * ow, x, source + k, kw, ow)
 
 
-@kernel
-def _put_together(patches: Any, x: Any, sizes: Any, begin: int, end: int) -> None:
-    """The way back; positions behind the last whole patch are not written."""
-    depth, height, width, kd, kh, kw, od, oh, ow = sizes
-    size = x.itemsize
-    lanes = _LANES4 if size == 4 else _LANES8
-    apart = od * oh * ow
-    vectors = ow // lanes if kw in (2, 3, 4) else 0
-    for task in range(begin, end):
-        image, d = divmod(task, od)
-        for i in range(kd):
-            for h in range(oh):
-                for j in range(kh):
-                    target = ((image * depth + d * kd + i) * height + h * kh + j) * width
-                    source = (((((image * kd + i) * kh + j) * kw) * od + d) * oh + h) * ow
-                    to, origin = pointer(x) + target * size, pointer(patches) + source * size
-                    if vectors > 0 and kw == 2:
-                        interleave(x, 2, origin, apart, vectors, to)
-                    elif vectors > 0 and kw == 3:
-                        interleave(x, 3, origin, apart, vectors, to)
-                    elif vectors > 0:
-                        interleave(x, 4, origin, apart, vectors, to)
-                    for k in range(kw):
-                        line = np.uintp(source + k * apart)
-                        for w in range(np.uintp(vectors * lanes), np.uintp(ow)):
-                            x[np.uintp(target + k) + w * np.uintp(kw)] = patches[line + w]
-
-
 def take_apart(x: Array, geometry: ConvGeometry) -> Array:
     """The patches of x (N, C, *S) as channels: (N, C · taps, *O)."""
     patches = np.empty((len(x), geometry.in_channels * geometry.taps, *geometry.out_spatial), x.dtype)
@@ -102,16 +83,159 @@ def take_apart(x: Array, geometry: ConvGeometry) -> Array:
     return patches
 
 
-def put_together(patches: Array, x: Array, geometry: ConvGeometry) -> None:
-    """Write the patches (N, C · taps, *O) to where they lie in x (N, C, *S)."""
-    source, target, sizes = flat(patches), x.reshape(-1), _sizes(geometry)
-
-    def call(begin: int, end: int) -> None:
-        _put_together(source, target, sizes, begin, end)
-
-    parallel_for(call, len(x) * geometry.in_channels * sizes[6], patches.size * _NS_PER_ELEMENT)
-
-
 def _sizes(geometry: ConvGeometry) -> tuple[int, ...]:
     triples = (geometry.spatial, geometry.kernel, geometry.out_spatial)
     return tuple(size for values in triples for size in lifted(values, 1))
+
+
+@routine
+def _stretches(first: int, count: int, group: int, groups: int, channels: int, sizes: Any) -> Any:
+    """Columns first ≤ column < first + count cut where an output row ends: (where in x, first column, length)."""
+    depth, height, width, kd, kh, kw, od, oh, ow = sizes
+    stretches = np.empty((count // ow + 2, 3), np.int64)
+    number, column = 0, first
+    while column < first + count:
+        rest, w = divmod(column, ow)
+        rest, h = divmod(rest, oh)
+        sample, d = divmod(rest, od)
+        row = (((sample * groups + group) * channels * depth) + d * kd) * height + h * kh
+        length = min(ow - w, first + count - column)
+        stretches[number, 0], stretches[number, 1], stretches[number, 2] = row * width + w * kw, column - first, length
+        number += 1
+        column += length
+    return stretches[:number]
+
+
+@embedded
+def _put_together(rows: Any, source: int, pitch: int, kw: int, x: Any, to: int, count: int) -> None:
+    """x[to + w · kw + k] = rows[source + k · pitch + w] for k < kw, w < count."""
+    size = x.itemsize
+    lanes = _LANES4 if size == 4 else _LANES8
+    if kw in (2, 3, 4) and count >= lanes:
+        for j in range(0, count, lanes):
+            w = min(j, count - lanes)  # the last vectors overlap those before
+            origin, target = pointer(rows, source + w), pointer(x, to + w * kw)
+            if kw == 2:
+                interleave(x, 2, origin, pitch, 1, target)
+            elif kw == 3:
+                interleave(x, 3, origin, pitch, 1, target)
+            else:
+                interleave(x, 4, origin, pitch, 1, target)
+    else:
+        for k in range(kw):
+            line = np.uintp(source + k * pitch)
+            for w in range(np.uintp(count)):
+                x[np.uintp(to + k) + w * np.uintp(kw)] = rows[line + w]
+
+
+@routine
+def _put_lines(rows: Any, pitch: int, x: Any, sizes: Any, first: int, last: int, stretches: Any) -> None:
+    """Lines first ≤ line < last of (channel, row of a patch), each of kw rows, to where their stretches lie in x."""
+    depth, height, width, kd, kh, kw = sizes[:6]
+    for line in range(first, last):
+        rest, j = divmod(line, kh)
+        channel, i = divmod(rest, kd)
+        to = ((channel * depth + i) * height + j) * width
+        source = (line - first) * kw * pitch
+        for n in range(len(stretches)):
+            _put_together(rows, source + stretches[n, 1], pitch, kw, x, to + stretches[n, 0], stretches[n, 2])
+
+
+@routine
+def _multiply_unit(
+    like: Any, packed: int, start: int, packed_rows: int, k: int, first: int, last: int, panel: int, step: int, count:
+    int, off: int, rows: int, pitch: int,
+) -> None:  # fmt: skip
+    """Blocks first ≤ block < last of rows times the `count` columns of a panel, to rows at address `rows`."""
+    size, zero = like.itemsize, like.dtype.type(0)
+    lanes = _LANES4 if size == 4 else _LANES8
+    span = TILE_VECTORS * lanes
+    for block in range(first, last):
+        r0 = block * ROWS
+        mr = min(ROWS, packed_rows - r0)
+        a, s, c = packed + r0 * k * size, start + r0 * size, rows + (r0 - first * ROWS) * pitch * size
+        for at in range(0, count, span):
+            q, n = 0, min(span, count - at)
+            while q < n:
+                width, wide = tile_width(mr, lanes, n - q)
+                if q + width > span:
+                    width, wide = tile_width(mr, lanes, 0)
+                b = panel + (at // span * step + q) * size
+                tile(zero, mr, wide, a, b, off, k, s, c + (at + q) * size, pitch, 0)
+                q += width
+
+
+@kernel
+def _multiply(
+    x: Any, packed: Any, y: Any, plan: Any, positions: Any, off: Any, sizes: Any, unit: int, memory: Any, chunks: int,
+    begin: int, end: int,
+) -> None:  # fmt: skip
+    """Tasks begin ≤ task < end of (group, panel of columns over all samples, chunk of units), the last fastest.
+
+    A unit is as many blocks of rows of weights as make whole lines of outputs. `memory` holds its rows, then the panel.
+    """
+    p = plan[0]
+    lanes = _LANES4 if x.itemsize == 4 else _LANES8
+    span, total = TILE_VECTORS * lanes, x.size // (p.groups * p.channels)
+    panels, units = -(-total // p.panel), -(-p.blocks // unit)
+    pitch, step = p.panel + _OVERRUN, p.count * span + lanes
+    panel_at, kw = unit * ROWS * pitch, sizes[5]
+    stretches = np.empty((0, 3), np.int64)
+    gathered = -1
+    for task in range(begin, end):
+        piece, chunk = divmod(task, chunks)
+        g, number = divmod(piece, panels)
+        first = number * p.panel
+        count = min(p.panel, total - first)
+        if piece != gathered:
+            gathered = piece
+            gather_columns(x, g, memory, panel_at, span, step, plan, positions, first, count, 0, p.channels)
+            stretches = _stretches(first, count, g, p.groups, p.rows // (sizes[3] * sizes[4] * kw), sizes)
+        a, start = (
+            pointer(packed, g * p.packed * p.count),
+            pointer(packed, p.groups * p.packed * p.count + g * p.packed),
+        )
+        for u in range(units * chunk // chunks, units * (chunk + 1) // chunks):
+            block, behind = u * unit, min(p.blocks, (u + 1) * unit)
+            _multiply_unit(
+                x, a, start, p.packed, p.count, block, behind, pointer(memory, panel_at), step, count, pointer(off),
+                pointer(memory), pitch,
+            )  # fmt: skip
+            lines = block * ROWS // kw, min(behind * ROWS, p.rows) // kw
+            _put_lines(memory, pitch, y, sizes, lines[0], lines[1], stretches)
+
+
+class InputGrad:
+    """The input gradient of patches: a product whose rows are put together while they are in the cache."""
+
+    def __init__(self, geometry: ConvGeometry, itemsize: int) -> None:
+        ((c,), _) = input_grad_plans(pointwise_geometry(geometry), itemsize)
+        self.correlation, self.taps, self.sizes = c, geometry.taps, _sizes(geometry)
+        self.no_taps, self.positions = np.zeros(1, np.int64), np.zeros((1, 3), np.int64)
+        kw = geometry.kernel[-1]
+        self.unit = kw // math.gcd(ROWS, kw)
+        self.packed_elements = c.groups * c.packed_rows * (c.count + 1)
+        self.elements = self.unit * ROWS * (c.panel_columns + _OVERRUN) + c.panel_elements
+
+    def run(self, gy: Array, w: Array, b: Array | None, gx: Array, relu: bool) -> None:
+        """As `Algorithm.run`; no activation follows an input gradient."""
+        c, dtype = self.correlation, gy.dtype
+        source, weights, target = flat(gy), flat(w), gx.reshape(-1)
+        bias = np.empty(0, dtype) if b is None else np.repeat(b, self.taps)
+        packed = call_scratch(self.packed_elements, dtype)
+        start = packed[c.groups * c.packed_rows * c.count :]
+        pieces = c.groups * -(-len(gy) * c.outputs // c.panel_columns)
+        chunks = max(1, min(-(-c.blocks // self.unit), _MIN_TASKS // pieces))
+
+        def pack_weights(begin: int, end: int) -> None:
+            pack(weights, bias, packed, start, c.plan, self.no_taps, 1, c.rows, 1, begin, end)
+
+        def multiply(begin: int, end: int) -> None:
+            memory = scratch(self.elements, dtype)
+            _multiply(
+                source, packed, target, c.plan, self.positions, c.column_offsets, self.sizes, self.unit, memory, chunks,
+                begin, end,
+            )  # fmt: skip
+
+        parallel_for(pack_weights, c.groups * c.blocks, weights.size * _NS_PER_ELEMENT)
+        parallel_for(multiply, pieces * chunks, len(gy) * c.flops * _NS_PER_FLOP + target.size * _NS_PER_ELEMENT)
