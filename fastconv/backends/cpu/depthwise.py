@@ -27,9 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu.axes import Axis
-from fastconv.backends.cpu.depthwise_simd import ENTRY, copy_rows, prefetch_lines, ranges, split_rows, spread_row, sweep
+from fastconv.backends.cpu.depthwise_simd import ENTRY, prefetch_lines, ranges, spread_row, sweep
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, zero_bytes
+from fastconv.backends.cpu.gather_simd import split_rows
 from fastconv.backends.cpu.host import REGISTERS, kernel, pointer, routine
 from fastconv.backends.cpu.plan import Correlation, even_part
 from fastconv.backends.cpu.scratch import scratch
@@ -215,8 +216,6 @@ def _gather(x: Any, base: int, scratch: Any, plan: Any, layout: Any, d0: int, h0
     """Copy the source of n_d planes of n_h rows of outputs from (d0, h0) on into scratch[_TILE:], padding included."""
     p, q = plan[0], layout[0]
     size = x.itemsize
-    lanes = _LANES4 if size == 4 else _LANES8
-    vectors = q.pitch // lanes
     first_row, rows = h0 * p.step_h + q.low_h, (n_h - 1) * p.step_h + q.halo_h + 1
     above = min(rows, max(0, -first_row))
     below = min(rows, max(above, p.height - first_row))
@@ -235,9 +234,9 @@ def _gather(x: Any, base: int, scratch: Any, plan: Any, layout: Any, d0: int, h0
         source = pointer(x) + (begin + q.low_w) * size
         first, last, count = -q.low_w, p.width - q.low_w, below - above
         if p.step_w == 1:
-            copy_rows(x, target, q.row, source, p.width, count, first, last, vectors)
+            split_rows(x, 1, target, q.row, q.pitch, source, p.width, count, first, last, q.pitch, 0)
         elif p.step_w == 2:
-            split_rows(x, target, q.row, q.pitch, source, p.width, count, first, last, vectors)
+            split_rows(x, 2, target, q.row, q.pitch, source, p.width, count, first, last, q.pitch, 0)
         else:
             for r in range(count):
                 _gather_phases(x, begin + r * p.width, scratch, at + r * q.row, p.width, p.step_w, q.low_w, q.pitch)

@@ -21,8 +21,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastconv.backends.cpu.depthwise_simd import short_loop
-from fastconv.backends.cpu.emitter import Emitter
+from fastconv.backends.cpu.emitter import Emitter, short_loop
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)

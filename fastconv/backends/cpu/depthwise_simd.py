@@ -1,9 +1,8 @@
-"""The vector code of the depthwise convolution: a sweep over input rows, and what brings the rows into scratch.
+"""The vector code of the depthwise convolution: a sweep over input rows.
 
 - `sweep`: a tile of mr output rows × nv vectors stays in registers while the input rows that reach it pass by. An input
   row is loaded once for each shift along the row and serves every output row of the tile that it reaches, with
   another row of taps for each: n · nv FMA for nv loads and n broadcasts.
-- `copy_rows`, `split_rows`: rows of the source with zeros at both ends, at step 1 and taken apart at step 2.
 
 Which output rows an input row reaches changes from input row to input row, but they are always neighbours: the loop
 over the shifts exists once for every range of rows of the tile (10 for 4 rows), and a table of input rows says which.
@@ -14,7 +13,6 @@ Every output is one chain of FMAs in the order of its taps, whatever mr, nv, lan
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -22,7 +20,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastconv.backends.cpu.emitter import Emitter
+from fastconv.backends.cpu.emitter import Emitter, short_loop
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
@@ -34,134 +32,6 @@ ENTRY = 4
 def ranges(rows: int) -> list[tuple[int, int]]:
     """(first, count) of every range of neighbours among the rows of a tile; a smaller tile's come first."""
     return [(first, last + 1 - first) for last in range(rows) for first in range(last + 1)]
-
-
-def short_loop(
-    emit: Emitter, count: Any, start: list[list[Any]], body: Callable[..., list[list[Any]]]
-) -> list[list[Any]]:
-    """`Emitter.loop`, but LLVM does not unroll it: for counts so small that the rest of an unrolled loop costs most."""
-    ends = []
-
-    def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
-        new = body(i, values)
-        ends.append(emit.builder.block)
-        return new
-
-    result: list[list[Any]] = emit.loop(count, start, step)
-    module = emit.builder.module
-    disable = module.add_metadata(["llvm.loop.unroll.disable"])
-    node = module.add_metadata([disable, disable])
-    node.operands = (node, disable)  # LLVM takes the attributes of a loop from a node that begins with itself
-    ends[0].terminator.set_metadata("llvm.loop", node)
-    return result
-
-
-def _mask(emit: Emitter, first: Any, last: Any) -> Any:
-    """Lanes first ≤ lane < last."""
-    builder = emit.builder
-    ints = ir.VectorType(_I32, emit.lanes)
-    numbers, undefined = ir.Constant(ints, list(range(emit.lanes))), ir.Constant(ints, ir.Undefined)
-
-    def splat(value: Any) -> Any:
-        low = builder.insert_element(undefined, builder.trunc(value, _I32), ir.Constant(_I32, 0))
-        return builder.shuffle_vector(low, undefined, ir.Constant(ints, [0] * emit.lanes))
-
-    return builder.and_(
-        builder.icmp_signed(">=", numbers, splat(first)), builder.icmp_signed("<", numbers, splat(last))
-    )
-
-
-def _load(emit: Emitter, pointer: Any, mask: Any) -> Any:
-    """The vector at a pointer; with a mask, 0 in the lanes outside, which are not read."""
-    if mask is None:
-        return emit.load(pointer)
-    address = emit.builder.bitcast(pointer, emit.vector.as_pointer())
-    kind = ir.FunctionType(emit.vector, [address.type, _I32, mask.type, emit.vector])
-    load = cgutils.get_or_insert_function(emit.builder.module, kind, f"llvm.masked.load.{emit.suffix}.p0")
-    return emit.builder.call(load, [address, ir.Constant(_I32, emit.itemsize), mask, emit.zero])
-
-
-def _for_columns(emit: Emitter, vectors: Any, span: int, first: Any, last: Any, body: Callable[..., None]) -> None:
-    """body(v, masks) for each v < vectors; masks of `span` vectors from v · span on, None where all lie inside."""
-    builder = emit.builder
-
-    def step(v: Any, values: list[list[Any]]) -> list[list[Any]]:
-        starts = [builder.add(builder.mul(v, emit.index(span * emit.lanes)), emit.index(n * emit.lanes))
-                  for n in range(span)]  # fmt: skip
-        end = builder.add(starts[-1], emit.index(emit.lanes))
-        inside = builder.and_(builder.icmp_signed("<=", first, starts[0]), builder.icmp_signed("<=", end, last))
-        with builder.if_else(inside) as (plain, masked):
-            with plain:
-                body(v, [None] * span)
-            with masked:
-                body(v, [_mask(emit, builder.sub(first, at), builder.sub(last, at)) for at in starts])
-        return values
-
-    short_loop(emit, vectors, [], step)
-
-
-@intrinsic
-def copy_rows(  # type: ignore[no-untyped-def]
-    typing_context, like, target, target_row, source, source_row, rows, first, last, vectors
-):
-    """target[i] = source[i] for first ≤ i < last, 0 for other i < vectors · lanes, for each of rows; all counts ≥ 1.
-
-    Addresses of the first rows and how many elements the rows lie apart.
-    """
-    signature = types.void(like, *[types.intp] * 8)
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        emit = Emitter(builder, signature.args[0])
-        target, target_row, source, source_row, rows, first, last, vectors = args[1:]
-        target, source = emit.pointer(target), emit.pointer(source)
-
-        def column(v: Any, masks: list[Any]) -> None:
-            at = builder.mul(v, emit.index(emit.lanes))
-
-            def row(r: Any, values: list[list[Any]]) -> list[list[Any]]:
-                value = _load(emit, emit.at(source, builder.add(at, builder.mul(r, source_row))), masks[0])
-                emit.store(value, emit.at(target, builder.add(at, builder.mul(r, target_row))))
-                return values
-
-            short_loop(emit, rows, [], row)
-
-        _for_columns(emit, vectors, 1, first, last, column)
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-@intrinsic
-def split_rows(  # type: ignore[no-untyped-def]
-    typing_context, like, target, target_row, pitch, source, source_row, rows, first, last, vectors
-):
-    """target[p · pitch + i] = source[2i + p] for p < 2, first ≤ 2i + p < last, else 0; else as `copy_rows`."""
-    signature = types.void(like, *[types.intp] * 9)
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        emit = Emitter(builder, signature.args[0])
-        target, target_row, pitch, source, source_row, rows, first, last, vectors = args[1:]
-        target, source = emit.pointer(target), emit.pointer(source)
-        ints = ir.VectorType(_I32, emit.lanes)
-        parts = [ir.Constant(ints, [2 * i + p for i in range(emit.lanes)]) for p in range(2)]
-
-        def column(v: Any, masks: list[Any]) -> None:
-            to = builder.mul(v, emit.index(emit.lanes))
-
-            def row(r: Any, values: list[list[Any]]) -> list[list[Any]]:
-                from_ = emit.at(source, builder.add(builder.add(to, to), builder.mul(r, source_row)))
-                a, b = _load(emit, from_, masks[0]), _load(emit, emit.at(from_, emit.index(emit.lanes)), masks[1])
-                place = emit.at(target, builder.add(to, builder.mul(r, target_row)))
-                for pointer, part in zip((place, emit.at(place, pitch)), parts):
-                    emit.store(builder.shuffle_vector(a, b, part), pointer)
-                return values
-
-            short_loop(emit, rows, [], row)
-
-        _for_columns(emit, vectors, 2, first, last, column)
-        return context.get_dummy_value()
-
-    return signature, codegen
 
 
 def _prefetch(builder: Any, address: Any, write: bool) -> None:
@@ -279,7 +149,7 @@ def _store_tile(emit: Emitter, values: list[list[Any]], c: Any, c_stride: Any, u
                 with plain:
                     emit.store(row[-1], end)
                 with masked:
-                    _store_masked(emit, row[-1], end, _mask(emit, emit.index(0), last))
+                    _store_masked(emit, row[-1], end, emit.lanes_between(emit.index(0), last))
 
 
 def _store_masked(emit: Emitter, value: Any, pointer: Any, mask: Any) -> None:
@@ -308,7 +178,7 @@ def spread_row(typing_context, like, target, source, count):  # type: ignore[no-
                 twice = [half * lanes // 2 + lane // 2 for lane in range(lanes)]
                 pairs = builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(_I32, lanes), twice))
                 place = builder.add(builder.add(at, at), emit.index(half * lanes))
-                mask = builder.and_(even, _mask(emit, emit.index(0), builder.sub(end, place)))
+                mask = builder.and_(even, emit.lanes_between(emit.index(0), builder.sub(end, place)))
                 _store_masked(emit, pairs, emit.at(target, place), mask)
             return values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -81,6 +82,14 @@ class Emitter:
         store = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.masked.store.{self.suffix}.p0")
         self.builder.call(store, [value, pointer, ir.Constant(_I32, self.itemsize), mask])
 
+    def prefetch(self, pointer: Any) -> None:
+        """Ask for the line of an address, which need not exist, to come into the first-level cache."""
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        flags = [ir.Constant(_I32, value) for value in (0, 3, 1)]
+        self.builder.call(function, [self.builder.bitcast(pointer, byte), *flags])
+
     def splat(self, scalar: Any) -> Any:
         undefined = ir.Constant(self.vector, ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
@@ -108,9 +117,10 @@ class Emitter:
         return vectors
 
     def relu_if(self, wanted: Any, value: Any) -> Any:
-        """max(value, 0) if `wanted`; NaN stays NaN."""
-        clipped = self.builder.select(self.builder.fcmp_ordered("<", value, self.zero), self.zero, value)
-        return self.builder.select(wanted, clipped, value)
+        """max(value, 0) if `wanted`; NaN stays NaN. One instruction and no branch: else it is max(value, -inf)."""
+        zero, lowest = (ir.Constant(self.element, limit) for limit in (0.0, -math.inf))
+        limit = self.splat(self.builder.select(wanted, zero, lowest))
+        return self.builder.select(self.builder.fcmp_ordered("<", value, limit), limit, value)
 
     def interleaved(self, vectors: list[Any]) -> list[Any]:
         """The elements of any number of vectors, lane by lane: v0[0] v1[0] … v0[1] v1[1] …
@@ -169,3 +179,23 @@ class Emitter:
         builder.cbranch(builder.icmp_signed("<", following, count), block, after)
         builder.position_at_end(after)
         return new
+
+
+def short_loop(
+    emit: Emitter, count: Any, start: list[list[Any]], body: Callable[..., list[list[Any]]]
+) -> list[list[Any]]:
+    """`Emitter.loop`, but LLVM does not unroll it: for counts so small that the rest of an unrolled loop costs most."""
+    ends = []
+
+    def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
+        new = body(i, values)
+        ends.append(emit.builder.block)
+        return new
+
+    result: list[list[Any]] = emit.loop(count, start, step)
+    module = emit.builder.module
+    disable = module.add_metadata(["llvm.loop.unroll.disable"])
+    node = module.add_metadata([disable, disable])
+    node.operands = (node, disable)  # LLVM takes the attributes of a loop from a node that begins with itself
+    ends[0].terminator.set_metadata("llvm.loop", node)
+    return result

@@ -19,8 +19,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import lanes_of
+from fastconv.backends.cpu.gather_simd import split_rows
 from fastconv.backends.cpu.host import embedded, pointer, routine
-from fastconv.backends.cpu.simd import prefetch, split_every, take_every, take_every_between
+from fastconv.backends.cpu.simd import prefetch, take_every, take_every_between
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 _AHEAD = 4  # channels between asking for columns and gathering them: far apart in memory, unforeseen by the hardware
@@ -104,7 +105,8 @@ def gather_box(x: Any, base: int, scratch: Any, to: int, plan: Any, tables: Any,
     address = pointer(scratch)
     planes, phases_h, phases_w = p.planes, p.phases_h, p.phases_w
     images = phases_h * phases_w
-    spans = _spans(plan, tables, w0)
+    bands = _inside(h0 * p.step_h + p.low_h, tables[planes : planes + phases_h], p.step_h, p.height, p.box_rows)
+    spans = _inside(w0 * p.step_w + p.low_w, tables[planes + phases_h :][:phases_w], p.step_w, p.width, p.pitch)
     for c in range(p.channels):
         for i in range(planes):
             z = d * p.step_d + tables[i]
@@ -112,76 +114,61 @@ def gather_box(x: Any, base: int, scratch: Any, to: int, plan: Any, tables: Any,
             if z < 0 or z >= p.depth:
                 zero_bytes(address + plane * size, images * p.plane * size)
                 continue
-            source = base + (c * p.depth + z) * p.height * p.width
             for ih in range(phases_h):
-                _gather_rows(
-                    x, source, p.height, p.width, h0 * p.step_h + p.low_h + tables[planes + ih], p.step_h, scratch,
-                    plane + ih * phases_w * p.plane, p.box_rows, p.pitch, p.shared, p.step_w, p.plane, spans,
-                )  # fmt: skip
+                row, above, below = bands[ih, 0], bands[ih, 1], bands[ih, 2]
+                source = base + ((c * p.depth + z) * p.height + row + above * p.step_h) * p.width
+                place = plane + ih * phases_w * p.plane
+                for iw in range(phases_w):
+                    _zero(scratch, place + iw * p.plane, above * p.pitch)
+                    _zero(scratch, place + iw * p.plane + below * p.pitch, (p.box_rows - below) * p.pitch + p.shared)
+                if below > above:
+                    _gather_rows(
+                        x, source, p.step_h * p.width, p.width, scratch, place + above * p.pitch, below - above,
+                        p.pitch, p.step_w, p.plane, spans, p.depth * p.height * p.width,
+                    )  # fmt: skip
 
 
 @routine
-def _spans(plan: Any, tables: Any, w0: int) -> Any:
-    """For each phase of the columns [start, first, last]: column `first` ≤ j < `last` of a row of the box is inside.
-
-    Column j of the phase is source column start + j · step. A last line holds what is inside for all phases.
-    """
-    p = plan[0]
-    spans = np.empty((p.phases_w + 1, 3), np.int64)
-    spans[p.phases_w, 0], spans[p.phases_w, 1], spans[p.phases_w, 2] = w0 * p.step_w + p.low_w, 0, p.pitch
-    for iw in range(p.phases_w):
-        start = w0 * p.step_w + p.low_w + tables[p.planes + p.phases_h + iw]
-        first = min(p.pitch, max(0, -(start // p.step_w)))
-        last = min(p.pitch, max(first, -((start - p.width) // p.step_w)))
-        spans[iw, 0], spans[iw, 1], spans[iw, 2] = start, first, last
-        spans[p.phases_w, 1], spans[p.phases_w, 2] = max(spans[p.phases_w, 1], first), min(spans[p.phases_w, 2], last)
+def _inside(low: int, phases: Any, step: int, size: int, count: int) -> Any:
+    """For each phase [start, first, last]: of `count` positions start + j · step, first ≤ j < last are inside."""
+    spans = np.empty((len(phases), 3), np.int64)
+    for i in range(len(phases)):
+        start = low + phases[i]
+        first = min(count, max(0, -(start // step)))
+        spans[i, 0], spans[i, 1] = start, first
+        spans[i, 2] = min(count, max(first, -((start - size) // step)))
     return spans
 
 
 @routine
 def _gather_rows(
-    x: Any, source: int, height: int, width: int, first_row: int, row_step: int, scratch: Any, to: int, rows: int,
-    pitch: int, shared: int, step: int, apart: int, spans: Any,
+    x: Any, source: int, source_row: int, width: int, scratch: Any, to: int, rows: int, pitch: int, step: int, apart:
+    int, spans: Any, ahead: int,
 ) -> None:  # fmt: skip
-    """Rows first_row + r · row_step of the plane x[source:] to rows r of all phases of a box, `apart` elements apart.
+    """The rows of `width` from x[source:] on to rows of all phases of a box, `apart` elements apart.
 
+    What lies `ahead` elements further is asked for: the rows of the next channel, which the hardware does not foresee.
     Numbers instead of the plan: a record counts its references, which costs more than a short row.
     """
-    phases, size = len(spans) - 1, x.itemsize
+    phases, size = len(spans), x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
-    start, low, high = spans[phases, 0], spans[phases, 1], spans[phases, 2]
-    count = high - low
-    # What is inside in every phase is taken apart together where the step is that of the shuffles.
-    together = phases == step and count >= lanes and (step == 2 or step == 4)
+    if phases == step and (step == 1 or step == 2 or step == 4) and pitch >= lanes:  # all phases of a row together
+        start = spans[0, 0]
+        target, origin, first, last = pointer(scratch, to), pointer(x, source + start), -start, width - start
+        if step == 1:
+            split_rows(x, 1, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
+        elif step == 2:
+            split_rows(x, 2, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
+        else:
+            split_rows(x, 4, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
+        return
     for r in range(rows):
-        row, to_row = first_row + r * row_step, to + r * pitch
-        if row < 0 or row >= height:
-            for iw in range(phases):
-                zero_bytes(pointer(scratch, to_row + iw * apart), pitch * size)
-            continue
-        line = source + row * width
-        if together:
-            origin, target = pointer(x, line + start + low * step), pointer(scratch, to_row + low)
-            for j in range(0, count + lanes - 1, lanes):
-                at = min(j, count - lanes)  # the last vectors overlap those before
-                if step == 2:
-                    split_every(x, 2, target + at * size, apart, origin + 2 * at * size)
-                else:
-                    split_every(x, 4, target + at * size, apart, origin + 4 * at * size)
         for iw in range(phases):
-            place, column = to_row + iw * apart, line + spans[iw, 0]
+            place, column = to + r * pitch + iw * apart, source + r * source_row + spans[iw, 0]
             first, last = spans[iw, 1], spans[iw, 2]
             _zero(scratch, place, first)
-            if together:
-                for j in range(first, low):
-                    scratch[place + j] = x[column + j * step]
-                for j in range(high, last):
-                    scratch[place + j] = x[column + j * step]
-            else:
-                copy_strided(scratch, place + first, x, column + first * step, step, last - first)
+            copy_strided(scratch, place + first, x, column + first * step, step, last - first)
             _zero(scratch, place + last, pitch - last)
-    for iw in range(phases):
-        _zero(scratch, to + iw * apart + rows * pitch, shared)
 
 
 @routine
@@ -218,7 +205,7 @@ def gather_columns(
                 source, before, inside = runs[t, i, 0] + c * volume, runs[t, i, 1], runs[t, i, 2]
                 at = row + column[i]
                 place, origin = pointer(panel) + at * size, pointer(x) + source * size
-                prefetch(origin + _AHEAD * volume * size)
+                prefetch(x, origin + _AHEAD * volume * size)
                 if p.step_w in (1, 2, 4) and source >= 0 and source + p.step_w * lanes <= x.size:
                     if p.step_w == 1:
                         take_every_between(x, 1, place, origin, before, inside)

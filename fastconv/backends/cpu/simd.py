@@ -21,7 +21,6 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import Emitter, lanes_of
@@ -161,33 +160,6 @@ def take_every(typing_context, like, step, first, target, source):  # type: igno
 
 
 @intrinsic(prefer_literal=True)
-def split_every(typing_context, like, step, target, apart, source):  # type: ignore[no-untyped-def]
-    """target[phase · apart + j] = source[phase + step · j] for phase < step, j < lanes; step 2 or 4."""
-    every = step.literal_value
-    signature = types.void(like, step, *[types.intp] * 3)
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        emit = Emitter(builder, signature.args[0])
-        target, apart, source = emit.pointer(args[2]), args[3], emit.pointer(args[4])
-        masks = [
-            ir.Constant(ir.VectorType(_I32, emit.lanes), [2 * i + first for i in range(emit.lanes)]) for first in (0, 1)
-        ]
-        phases = [[emit.load(emit.at(source, emit.index(number * emit.lanes))) for number in range(every)]]
-        while len(phases) < every:  # each round takes the even and the odd elements of a phase apart
-            halves = [
-                [builder.shuffle_vector(a, b, mask) for a, b in zip(vectors[::2], vectors[1::2])]
-                for mask in masks
-                for vectors in phases
-            ]
-            phases = halves
-        for phase, (vector,) in enumerate(phases):
-            emit.store(vector, emit.at(target, builder.mul(apart, emit.index(phase))))
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-@intrinsic(prefer_literal=True)
 def take_every_between(typing_context, like, step, target, source, before, after):  # type: ignore[no-untyped-def]
     """target[j] = source[step · j] for before ≤ j < after, 0 for the other j < lanes; step 1, 2 or 4.
 
@@ -207,15 +179,13 @@ def take_every_between(typing_context, like, step, target, source, before, after
 
 
 @intrinsic
-def prefetch(typing_context, address):  # type: ignore[no-untyped-def]
+def prefetch(typing_context, like, address):  # type: ignore[no-untyped-def]
     """Ask for the line of an address, which need not exist, to come into the first-level cache."""
-    signature = types.void(types.intp)
+    signature = types.void(like, types.intp)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        byte = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [builder.inttoptr(args[0], byte), *(ir.Constant(_I32, value) for value in (0, 3, 1))])
+        emit = Emitter(builder, signature.args[0])
+        emit.prefetch(emit.pointer(args[1]))
         return context.get_dummy_value()
 
     return signature, codegen
