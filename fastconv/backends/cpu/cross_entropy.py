@@ -2,8 +2,9 @@
 
 The logits are (N, C, inner). Nothing of their size is stored: forward keeps the maximum and the logarithm of the sum of
 exponentials of each position, backward computes the probabilities from them again. With inner = 1 a position is a row
-and a task; otherwise a task is up to 256 neighbouring positions of one sample, and the loops vectorise across them.
-Sums are float64, in an order that depends on C alone. Cost: one exponential an element and direction.
+and a task; otherwise a task is up to 256 neighbouring positions of one sample, and all loops vectorise across them.
+What belongs to the class of a position is then picked by comparing every class with it: a gather costs more. Sums are
+float64, in an order that depends on C alone. Cost: one exponential an element and direction.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import sums
-from fastconv.backends.cpu.elementary import exp, like, maximum
-from fastconv.backends.cpu.host import flat, kernel
+from fastconv.backends.cpu.elementary import exp_negative, like, log, maximum
+from fastconv.backends.cpu.host import flat, kernel, routine
 from fastconv.backends.threads import RangeCall, parallel_for
 
 Array = npt.NDArray[Any]
@@ -73,7 +74,7 @@ def _rows(
         for i in range(source.size):
             largest = maximum(largest, source[i])
         for i in range(source.size):
-            powers[i] = exp(source[i] - largest)
+            powers[i] = exp_negative(source[i] - largest)
         shift = like(largest, math.log(sums.total(powers)))
         normalisers[0, row], normalisers[1, row] = largest, shift
         if target < 0:
@@ -101,7 +102,7 @@ def _rows_grad(
         own, even = g[row] * (1.0 - smoothing) * weight[target], g[row] * smoothing / count
         factor = like(largest, own + even * weights)
         for i in range(source.size):
-            result[i] = exp(source[i] - largest - shift) * factor
+            result[i] = exp_negative(source[i] - largest - shift) * factor
         if smoothing != 0.0:
             share = like(largest, even)
             for i in range(source.size):
@@ -117,37 +118,63 @@ def _columns(
     count, blocks = weight.size, (inner + _COLUMNS - 1) // _COLUMNS
     weights = sums.total(weight)
     power, total, even = np.empty(_COLUMNS, x.dtype), np.empty(_COLUMNS), np.empty(_COLUMNS)
+    own_score, own_weight, own_class = power.copy(), power.copy(), np.empty(_COLUMNS, np.int32)
     for task in range(start, stop):
         sample, column = task // blocks, task % blocks * _COLUMNS
         columns = min(_COLUMNS, inner - column)
         at, first = sample * inner + column, sample * count * inner + column
         largest, shift = normalisers[0, at : at + columns], normalisers[1, at : at + columns]
+        loss = losses[at : at + columns]
         powers, totals, evens = power[:columns], total[:columns], even[:columns]
+        scores, factors, numbers = own_score[:columns], own_weight[:columns], own_class[:columns]
+        _class_numbers(classes[at : at + columns], numbers)
         for i in range(columns):
-            largest[i], totals[i], evens[i] = x[first + i], 0.0, 0.0
-        for begin in range(first, first + count * inner, inner):
-            source = x[begin : begin + columns]
-            for i in range(source.size):
-                largest[i] = maximum(largest[i], source[i])
+            totals[i] = evens[i] = 0.0
+        for i in range(columns):
+            scores[i] = factors[i] = like(largest[i], 0.0)
+        _largest(x, first, count, inner, largest)
         for c in range(count):
-            source = x[first + c * inner : first + c * inner + columns]
+            source, label, share = x[first + c * inner : first + c * inner + columns], np.int32(c), weight[c]
             for i in range(source.size):
-                powers[i] = exp(source[i] - largest[i])
+                powers[i] = exp_negative(source[i] - largest[i])
             for i in range(source.size):
                 totals[i] += powers[i]
+            for i in range(source.size):  # sums with one term: a choice between new and old would be a masked store
+                score = source[i]
+                scores[i] += score if numbers[i] == label else like(score, 0.0)
+                factors[i] += share if numbers[i] == label else like(score, 0.0)
             if smoothing != 0.0:
                 for i in range(source.size):
-                    evens[i] += np.float64(weight[c]) * source[i]
+                    evens[i] += np.float64(share) * source[i]
         for i in range(columns):
-            shift[i] = math.log(totals[i])
-            target = classes[at + i]
-            loss = 0.0
-            if target >= 0:
-                loss = np.float64(weight[target]) * -(x[first + target * inner + i] - largest[i] - shift[i])
-                if smoothing != 0.0:
-                    rest = weights * (np.float64(largest[i]) + shift[i]) - evens[i]
-                    loss = (1.0 - smoothing) * loss + smoothing / count * rest
-            losses[at + i] = loss
+            shift[i] = log(totals[i])
+        for i in range(columns):
+            cost = factors[i] * -(scores[i] - largest[i] - shift[i])
+            loss[i] = cost if numbers[i] >= 0 else like(cost, 0.0)
+        if smoothing != 0.0:
+            for i in range(columns):
+                rest = weights * (np.float64(largest[i]) + shift[i]) - evens[i]
+                mixed = (1.0 - smoothing) * loss[i] + smoothing / count * rest
+                loss[i] = mixed if numbers[i] >= 0 else 0.0
+
+
+@routine
+def _class_numbers(classes: Any, numbers: Any) -> None:
+    """Classes in the width of a float32, so that comparisons with them fit its vectors."""
+    for i in range(numbers.size):
+        numbers[i] = np.int32(classes[i])
+
+
+@routine
+def _largest(x: Any, first: int, count: int, inner: int, largest: Any) -> None:
+    """The largest of `count` scores for each position."""
+    source = x[first : first + largest.size]
+    for i in range(source.size):
+        largest[i] = source[i]
+    for c in range(1, count):
+        source = x[first + c * inner : first + c * inner + largest.size]
+        for i in range(source.size):
+            largest[i] = maximum(largest[i], source[i])
 
 
 @kernel
@@ -158,29 +185,34 @@ def _columns_grad(
     count, blocks = weight.size, (inner + _COLUMNS - 1) // _COLUMNS
     weights = sums.total(weight)
     own, even, factor = np.empty(_COLUMNS, x.dtype), np.empty(_COLUMNS, x.dtype), np.empty(_COLUMNS, x.dtype)
+    own_class = np.empty(_COLUMNS, np.int32)
     for task in range(start, stop):
         sample, column = task // blocks, task % blocks * _COLUMNS
         columns = min(_COLUMNS, inner - column)
         at, first = sample * inner + column, sample * count * inner + column
         largest, shift = normalisers[0, at : at + columns], normalisers[1, at : at + columns]
+        cotangents = g[at : at + columns]
+        owns, evens, factors, numbers = own[:columns], even[:columns], factor[:columns], own_class[:columns]
+        _class_numbers(classes[at : at + columns], numbers)
         for i in range(columns):
-            target = classes[at + i]
-            cotangent = g[at + i] if target >= 0 else 0.0
-            own[i] = cotangent * (1.0 - smoothing) * weight[max(target, 0)]
-            even[i] = cotangent * smoothing / count
-            factor[i] = own[i] + even[i] * weights
+            owns[i] = like(owns[i], 0.0)
+        for c in range(count):
+            share = like(weight[c], (1.0 - smoothing) * weight[c])
+            for i in range(columns):
+                own_share = cotangents[i] * share
+                owns[i] += own_share if numbers[i] == np.int32(c) else like(share, 0.0)
+        for i in range(columns):
+            evens[i] = cotangents[i] * like(owns[i], smoothing / count)
+            factors[i] = owns[i] + evens[i] * like(owns[i], weights)
         for c in range(count):
             begin = first + c * inner
-            source, result = x[begin : begin + columns], gx[begin : begin + columns]
+            source, result, label = x[begin : begin + columns], gx[begin : begin + columns], np.int32(c)
+            share = weight[c]
             for i in range(source.size):
-                result[i] = exp(source[i] - largest[i] - shift[i]) * factor[i]
+                slope, target = exp_negative(source[i] - largest[i] - shift[i]) * factors[i], owns[i]
+                slope -= target if numbers[i] == label else like(slope, 0.0)
+                result[i] = slope if numbers[i] >= 0 else like(slope, 0.0)
             if smoothing != 0.0:
                 for i in range(source.size):
-                    result[i] -= even[i] * weight[c]
-        for i in range(columns):
-            target = classes[at + i]
-            if target >= 0:
-                gx[first + target * inner + i] -= own[i]
-            else:
-                for place in range(first + i, first + i + count * inner, inner):
-                    gx[place] = 0.0
+                    target = evens[i] * share
+                    result[i] -= target if numbers[i] >= 0 else like(share, 0.0)
