@@ -401,9 +401,10 @@ ROWS = [
     ),
     (lambda: fc.max_pool2d(X, 0), ValueError, "max_pool2d: kernel_size must be at least 1, got 0"),
     (
-        lambda: fc.max_pool2d(X, 3, padding=2),
+        lambda: fc.max_pool2d(X, 3, padding=3),
         ValueError,
-        ("max_pool2d: padding must be at most half the kernel, got padding 2+2 with kernel 3 (height)"),
+        "max_pool2d: padding must leave each window an element of the height 32: a window of kernel 3 with padding 3+3 "
+        "reads nothing but padding",
     ),
     (
         lambda: fc.max_pool2d(X, 33),

@@ -31,14 +31,16 @@ ROWS = [
     (lambda: pool(stride=0), ValueError, "max_pool2d: stride must be at least 1, got 0"),
     (lambda: pool(dilation=0), ValueError, "max_pool2d: dilation must be at least 1, got 0"),
     (
-        lambda: pool(padding=2),
+        lambda: pool(padding=3),
         ValueError,
-        "max_pool2d: padding must be at most half the kernel, got padding 2+2 with kernel 3 (height)",
+        "max_pool2d: padding must leave each window an element of the height 8: a window of kernel 3 with padding 3+3 "
+        "reads nothing but padding",
     ),
     (
-        lambda: pool(padding=((0, 0), (0, 2))),
+        lambda: pool(padding=((0, 0), (0, 3)), stride=1),
         ValueError,
-        "max_pool2d: padding must be at most half the kernel, got padding 0+2 with kernel 3 (width)",
+        "max_pool2d: padding must leave each window an element of the width 8: a window of kernel 3 with padding 0+3 "
+        "reads nothing but padding",
     ),
     (lambda: pool(padding=-1), ValueError, "max_pool2d: padding must be at least 0, got -1"),
     (

@@ -49,9 +49,9 @@ class PoolGeometry:
         """The geometry of `op` on input (N, C, *S), after all checks.
 
         `op` names the operation in messages; a rank in it ("max_pool2d") is demanded of the input. `stride` defaults
-        to the kernel; `padding` is at most half the kernel. With `ceil_mode` a last window may hang over the end, as
-        long as it starts inside the input or its padding before. An average divides by `divisor_override` if given,
-        else by the window's size, padding included or not (`count_include_pad`); what hangs over never counts.
+        to the kernel; every window must hold an element of the input. With `ceil_mode` a last window may hang over the
+        end, as long as it starts inside the input or its padding before. An average divides by `divisor_override` if
+        given, else by the window's size, padding included or not (`count_include_pad`); what hangs over never counts.
 
         Raises TypeError for arguments of a wrong kind, ValueError for wrong numbers and windows that do not fit.
         """
@@ -131,21 +131,18 @@ def _of(
     rank = pool_rank(op, input_shape)
     kernel, stride, padding, dilation = _window(op, rank, kernel_size, stride, padding, dilation)
     spatial = input_shape[2:]
-    for axis, (before, after) in enumerate(padding):
-        if max(before, after) > kernel[axis] // 2:
-            raise ValueError(
-                f"{op}: padding must be at most half the kernel, "
-                f"got padding {before}+{after} with kernel {kernel[axis]} ({AXES[rank][axis]})"
-            )
     sizes = [
         output_size(m, k, s, sum(sides), d, ceil_mode)
         for m, k, s, sides, d in zip(spatial, kernel, stride, padding, dilation)
     ]
     check_fit(op, spatial, kernel, dilation, padding, sizes)
     if ceil_mode:
-        # A last window that starts behind the input sees nothing of it.
-        limits = zip(sizes, spatial, stride, padding)
-        sizes = [n - 1 if (n - 1) * s >= m + before else n for n, m, s, (before, _) in limits]
+        # A last window that hangs over and starts behind the input sees nothing of it.
+        whole = [
+            output_size(m, k, s, sum(sides), d) for m, k, s, sides, d in zip(spatial, kernel, stride, padding, dilation)
+        ]
+        limits = zip(sizes, whole, spatial, stride, padding)
+        sizes = [n - 1 if n > w and (n - 1) * s >= m + before else n for n, w, m, s, (before, _) in limits]
     geometry = PoolGeometry(
         spatial, kernel, stride, padding, dilation, tuple(sizes), count_include_pad, divisor_override
     )
@@ -154,15 +151,17 @@ def _of(
 
 
 def _check_taps(op: str, geometry: PoolGeometry) -> None:
-    """Every window reads the input: with a dilation beyond the size, all taps of one may fall into the padding."""
+    """Every window reads the input: none may lie in the padding as a whole, nor step over all of the input."""
     for axis, name in enumerate(AXES[geometry.rank]):
-        size, d, (before, after) = geometry.spatial[axis], geometry.dilation[axis], geometry.padding[axis]
-        # No other dilation can step over the whole input.
+        size, k, d = geometry.spatial[axis], geometry.kernel[axis], geometry.dilation[axis]
+        before, after = geometry.padding[axis]
+        first = _first_taps(geometry, axis)
+        given = f"a window of kernel {k} with padding {before}+{after} reads nothing but padding"
+        if before >= extent(k, d) or (len(first) > 0 and first[-1] >= size):
+            raise ValueError(f"{op}: padding must leave each window an element of the {name} {size}: {given}")
+        # No smaller dilation can step over the whole input.
         if d > size and any(start >= stop for start, stop in zip(*geometry.windows()[axis][:2])):
-            raise ValueError(
-                f"{op}: dilation {d} steps over the whole {name} {size}: a window of kernel {geometry.kernel[axis]} "
-                f"with padding {before}+{after} reads nothing but padding"
-            )
+            raise ValueError(f"{op}: dilation {d} steps over the whole {name} {size}: {given}")
 
 
 @lru_cache(maxsize=4096)

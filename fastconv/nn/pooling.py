@@ -58,11 +58,13 @@ class _AvgPool(Module):
         ceil_mode: bool = False,
         count_include_pad: bool = True,
         divisor_override: int | None = None,
+        dilation: Ints = 1,
     ) -> None:
         self.kernel_size = kernel_size
         self.stride = kernel_size if stride is None else stride
         self.padding, self.ceil_mode = padding, ceil_mode
         self.count_include_pad, self.divisor_override = count_include_pad, divisor_override
+        self.dilation = dilation
 
     def forward(self, input: Any) -> Any:
         return type(self)._operation(
@@ -73,6 +75,7 @@ class _AvgPool(Module):
             self.ceil_mode,
             self.count_include_pad,
             self.divisor_override,
+            self.dilation,
         )
 
     def extra_repr(self) -> str:
@@ -83,14 +86,19 @@ class _SumPool(Module):
     _operation: Callable[..., Any]
 
     def __init__(
-        self, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, ceil_mode: bool = False
+        self,
+        kernel_size: Ints,
+        stride: Ints | None = None,
+        padding: Ints = 0,
+        ceil_mode: bool = False,
+        dilation: Ints = 1,
     ) -> None:
         self.kernel_size = kernel_size
         self.stride = kernel_size if stride is None else stride
-        self.padding, self.ceil_mode = padding, ceil_mode
+        self.padding, self.ceil_mode, self.dilation = padding, ceil_mode, dilation
 
     def forward(self, input: Any) -> Any:
-        return type(self)._operation(input, self.kernel_size, self.stride, self.padding, self.ceil_mode)
+        return type(self)._operation(input, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.dilation)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"

@@ -82,10 +82,11 @@ def avg_pool1d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
+    dilation: Ints = 1,
 ) -> Any:
     """The mean of each window, (N, C, L) → (N, C, O); arguments as in `avg_pool2d`."""
     return _avg_pool(
-        "avg_pool1d", 1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+        "avg_pool1d", 1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation
     )
 
 
@@ -97,14 +98,16 @@ def avg_pool2d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
+    dilation: Ints = 1,
 ) -> Any:
     """The mean of each window, (N, C, H, W) → (N, C, OH, OW), as `torch.nn.functional.avg_pool2d`.
 
     The sum of a window, accumulated in float64, is divided by its size: with the zeros of the padding
-    (`count_include_pad`) or without; `divisor_override` takes the place of either.
+    (`count_include_pad`) or without; `divisor_override` takes the place of either. `dilation` spaces the taps of a
+    window, as in `max_pool2d`.
     """
     return _avg_pool(
-        "avg_pool2d", 2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+        "avg_pool2d", 2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation
     )
 
 
@@ -116,32 +119,48 @@ def avg_pool3d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
+    dilation: Ints = 1,
 ) -> Any:
     """The mean of each window, (N, C, D, H, W) → (N, C, *O); arguments as in `avg_pool2d`."""
     return _avg_pool(
-        "avg_pool3d", 3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+        "avg_pool3d", 3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation
     )
 
 
 def sum_pool1d(
-    input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Padding = 0, ceil_mode: bool = False
+    input: Any,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    dilation: Ints = 1,
 ) -> Any:
     """The sum of each window, (N, C, L) → (N, C, O)."""
-    return _avg_pool("sum_pool1d", 1, input, kernel_size, stride, padding, ceil_mode, True, 1)
+    return _avg_pool("sum_pool1d", 1, input, kernel_size, stride, padding, ceil_mode, True, 1, dilation)
 
 
 def sum_pool2d(
-    input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Padding = 0, ceil_mode: bool = False
+    input: Any,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    dilation: Ints = 1,
 ) -> Any:
     """The sum of each window, (N, C, H, W) → (N, C, OH, OW)."""
-    return _avg_pool("sum_pool2d", 2, input, kernel_size, stride, padding, ceil_mode, True, 1)
+    return _avg_pool("sum_pool2d", 2, input, kernel_size, stride, padding, ceil_mode, True, 1, dilation)
 
 
 def sum_pool3d(
-    input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Padding = 0, ceil_mode: bool = False
+    input: Any,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    dilation: Ints = 1,
 ) -> Any:
     """The sum of each window, (N, C, D, H, W) → (N, C, *O)."""
-    return _avg_pool("sum_pool3d", 3, input, kernel_size, stride, padding, ceil_mode, True, 1)
+    return _avg_pool("sum_pool3d", 3, input, kernel_size, stride, padding, ceil_mode, True, 1, dilation)
 
 
 def adaptive_avg_pool1d(input: Any, output_size: OutputSize) -> Any:
@@ -219,10 +238,11 @@ def _avg_pool(
     ceil_mode: bool,
     count_include_pad: bool,
     divisor_override: int | None,
+    dilation: Ints,
 ) -> Any:
     x, batched = _batch(op, rank, input)
     geometry = PoolGeometry.of(
-        op, x.shape, kernel_size, stride, padding, 1, ceil_mode, count_include_pad, divisor_override
+        op, x.shape, kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, divisor_override
     )
     return _avg(input, x, batched, geometry)
 
