@@ -45,7 +45,7 @@ def conv_forward(x: Array, w: Array, b: Array | None, geometry: ConvGeometry, ac
 def _forward(geometry: ConvGeometry, itemsize: int, precision: str) -> list[Algorithm]:
     taps = geometry.taps
     steps = geometry.in_channels // geometry.groups * taps, taps
-    return algorithms(forward_plan(geometry, itemsize), steps, precision)
+    return [algorithm(forward_plan(geometry, itemsize), steps, precision)]
 
 
 def conv_input_grad(gy: Array, w: Array, b: Array | None, geometry: ConvGeometry) -> Array:
@@ -73,7 +73,7 @@ def _input_grad(geometry: ConvGeometry, itemsize: int, precision: str) -> tuple[
             return [Algorithm("depthwise lanes", partial(_depthwise, lanes))], True
     taps = geometry.taps
     steps = taps, geometry.in_channels // geometry.groups * taps
-    return [one for correlation in correlations for one in algorithms(correlation, steps, precision)], whole
+    return [algorithm(correlation, steps, precision) for correlation in correlations], whole
 
 
 def conv_weight_grad(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
@@ -125,14 +125,6 @@ class Algorithm(NamedTuple):
     name: str
     run: Callable[[Array, Array, Array | None, Array, bool], None]
     """run(source, w, b, target, relu) writes the correlation into its part of `target`, which is not empty."""
-
-
-def algorithms(correlation: Correlation, steps: tuple[int, int], precision: str) -> list[Algorithm]:
-    """The algorithm of a correlation, or those of its parts where that saves products with padding."""
-    whole = algorithm(correlation, steps, precision)
-    if not whole.name.startswith("shift-gemm"):
-        return [whole]
-    return [algorithm(part, steps, precision) for part in correlation.parts()]
 
 
 def algorithm(correlation: Correlation, steps: tuple[int, int], precision: str) -> Algorithm:

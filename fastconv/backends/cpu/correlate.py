@@ -10,8 +10,7 @@ Floor: the FMA rate for many rows, the source and target traffic for few.
 One call packs and computes: two would cost a small convolution more than its arithmetic. What a kernel needs to know
 comes as one array of numbers, because every argument of a call costs time too.
 
-A box of a 1×1 convolution is read in place. Small images take exact columns instead of boxes, over all samples: the
-same product, the source gathered tap by tap.
+A box of a 1×1 convolution is read in place. Small images take exact columns instead of boxes, see columns.py.
 """
 
 from __future__ import annotations
@@ -21,15 +20,17 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns
+from fastconv.backends.cpu.gather import copy_strided, gather_box
 from fastconv.backends.cpu.host import embedded, kernel, pointer, routine
-from fastconv.backends.cpu.plan import PLAN, TILE_VECTORS
+from fastconv.backends.cpu.plan import PLAN
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, copy_rows, interleave, outer
 
 _WIDE, _W4, _W3, _W2, _W1 = (WIDE[rows] for rows in (ROWS, 4, 3, 2, 1))
 _NARROW, _N4, _N3, _N2, _N1 = (NARROW[rows] for rows in (ROWS, 4, 3, 2, 1))
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 _PLAN_NUMBERS = len(PLAN.names or ())
+
+_TOGETHER = 16  # channels whose taps are transposed before any is picked
 
 TILE_ELEMENTS = 32 * _LANES4
 """Scratch in front of a box for one tile that is stored by pieces; at least rows × columns of any tile."""
@@ -41,22 +42,25 @@ SLACK = 16 * _LANES4
 @kernel
 def pack(
     w: Any, b: Any, packed: Any, start: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size:
-    int, begin: int, end: int,
+    int, tap_major: bool, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Weights into [group][block of rows][channel, tap][row of block] and biases into [group][row], zeros at the end.
+    """Weights into [group][block of rows][k][row of block] and biases into [group][row], zeros at the end.
 
-    Row r and channel c of a group find their taps at w[group_base + r · row_step + c · channel_step]; `b` may be empty.
-    Tasks begin ≤ task < end of (group, block).
+    k is (channel, tap), or (tap, channel) if `tap_major`. Row r and channel c of a group find their taps at
+    w[group_base + r · row_step + c · channel_step]; `b` may be empty. Tasks begin ≤ task < end of (group, block).
     """
     p = plan[0]
     size = w.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     group_step = p.rows * p.channels * kernel_size
     # Whole vectors of taps of a block's rows are transposed at once: all channels in one run where they follow each
-    # other in memory (forward), else channel by channel (input gradient).
-    all_taps = p.taps == kernel_size
-    joined = all_taps and channel_step == p.taps
+    # other in memory (forward), else channel by channel (input gradient). Some taps only, or taps in another order,
+    # are transposed all and then picked.
+    in_order = p.taps == kernel_size and (p.taps == 1 or not tap_major)
+    tap_to, channel_to = (p.channels, 1) if tap_major else (1, p.taps)
+    joined = channel_step == kernel_size
     run = p.count // lanes if joined else -(-p.taps // lanes)
+    lines = np.empty(0 if in_order else _TOGETHER * (kernel_size + lanes) * ROWS, w.dtype)
     for task in range(begin, end):
         g, block = divmod(task, p.blocks)
         r0 = block * ROWS
@@ -67,7 +71,11 @@ def pack(
         for r in range(mr):
             start[g * p.packed + r0 + r] = b[g * p.rows + r0 + r] if r < valid and b.size else start.dtype.type(0)
         first = 0
-        if valid == ROWS and all_taps and run > 0 and (joined or p.taps > 2):
+        if valid == ROWS and not in_order:
+            first = p.taps * _pick_taps(
+                w, lines, packed, to, source, row_step, channel_step, kernel_size, taps, p.channels, tap_to, channel_to
+            )
+        elif valid == ROWS and run > 0 and (joined or p.taps > 2):
             for c in range(1 if joined else p.channels):
                 at = 0 if joined else c * p.taps
                 if at + run * lanes > p.count:
@@ -75,20 +83,51 @@ def pack(
                 from_, target = source + c * channel_step, to + at * ROWS
                 interleave(w, ROWS, pointer(w) + from_ * size, row_step, run, pointer(packed) + target * size)
                 first = at + (run * lanes if joined else p.taps)
-        _pack_block(w, packed, to, source, row_step, channel_step, taps, p.taps, first, p.count, mr, valid)
+        _pack_block(w, packed, to, source, row_step, channel_step, taps, tap_to, channel_to, first, p.count, mr, valid)
+
+
+@routine
+def _pick_taps(
+    w: Any, lines: Any, packed: Any, to: int, source: int, row_step: int, channel_step: int, kernel_size: int, taps:
+    Any, channels: int, tap_to: int, channel_to: int,
+) -> int:  # fmt: skip
+    """Some taps of a block of ROWS rows to k = tap · tap_to + channel · channel_to of packed[to:], by way of `lines`.
+
+    Returns the number of channels done: none is whose vectors would reach beyond the weights.
+    """
+    size = w.itemsize
+    lanes = _LANES4 if size == 4 else _LANES8
+    joined = channel_step == kernel_size
+    pitch = kernel_size if joined else -(-kernel_size // lanes) * lanes
+    for c0 in range(0, channels, _TOGETHER):
+        count = min(_TOGETHER, channels - c0)
+        runs, length = (1, count * kernel_size) if joined else (count, kernel_size)
+        vectors = -(-length // lanes)
+        first = source + c0 * channel_step
+        if first + (ROWS - 1) * row_step + (runs - 1) * channel_step + vectors * lanes > w.size:
+            return c0
+        for c in range(runs):
+            place = pointer(lines) + c * pitch * ROWS * size
+            interleave(w, ROWS, pointer(w) + (first + c * channel_step) * size, row_step, vectors, place)
+        for c in range(count):
+            for t in range(len(taps)):
+                k = t * tap_to + (c0 + c) * channel_to
+                picked = pointer(lines) + (c * pitch + taps[t]) * ROWS * size
+                copy_rows(w, pointer(packed) + (to + k * ROWS) * size, picked)
+    return channels
 
 
 @routine
 def _pack_block(
-    w: Any, packed: Any, to: int, source: int, row_step: int, channel_step: int, taps: Any, taps_used: int, first:
-    int, count: int, mr: int, valid: int,
+    w: Any, packed: Any, to: int, source: int, row_step: int, channel_step: int, taps: Any, tap_to: int, channel_to:
+    int, first: int, count: int, mr: int, valid: int,
 ) -> None:  # fmt: skip
-    """The same for one block, element by element, from its k = `first` on."""
-    c, t = divmod(first, taps_used)
+    """The same for one block, element by element, from number `first` of (channel, tap) on."""
+    c, t = divmod(first, len(taps))
     step = np.uintp(row_step)
-    for k in range(first, count):
+    for _ in range(first, count):
         column = np.uintp(source + c * channel_step + taps[t])
-        at = np.uintp(to + k * mr)
+        at = np.uintp(to + (t * tap_to + c * channel_to) * mr)
         if valid == ROWS and row_step == 1:
             copy_rows(w, pointer(packed) + at * w.itemsize, pointer(w) + column * w.itemsize)
         elif valid == ROWS:
@@ -98,13 +137,13 @@ def _pack_block(
             for r in range(mr):
                 packed[at + np.uintp(r)] = w[column + np.uintp(r) * step] if r < valid else packed.dtype.type(0)
         t += 1
-        if t == taps_used:
+        if t == len(taps):
             t = 0
             c += 1
 
 
 @routine
-def _plan_of(numbers: Any) -> Any:
+def plan_of(numbers: Any) -> Any:
     """Plan, taps and what follows them; in front of all these stand the two steps and the kernel size of `pack`."""
     numbers = numbers[3:]
     plan = numbers[:_PLAN_NUMBERS].view(PLAN)
@@ -114,34 +153,34 @@ def _plan_of(numbers: Any) -> Any:
 
 @routine
 def tile(
-    like: Any, mr: int, wide: bool, a: int, b: int, off: int, k: int, start: int, c: int, ldc: int, relu: int
+    zero: Any, mr: int, wide: bool, a: int, b: int, off: int, k: int, start: int, c: int, ldc: int, relu: int, add: int
 ) -> None:
-    """One tile by the micro-kernel of its shape."""
+    """One tile by the micro-kernel of its shape. `zero` tells the type: an array would have its references counted."""
     if mr == ROWS:
         if wide:
-            outer(like, ROWS, _WIDE, a, b, off, k, start, c, ldc, relu)
+            outer(zero, ROWS, _WIDE, a, b, off, k, start, c, ldc, relu, add)
         else:
-            outer(like, ROWS, _NARROW, a, b, off, k, start, c, ldc, relu)
+            outer(zero, ROWS, _NARROW, a, b, off, k, start, c, ldc, relu, add)
     elif mr == 4:
         if wide:
-            outer(like, 4, _W4, a, b, off, k, start, c, ldc, relu)
+            outer(zero, 4, _W4, a, b, off, k, start, c, ldc, relu, add)
         else:
-            outer(like, 4, _N4, a, b, off, k, start, c, ldc, relu)
+            outer(zero, 4, _N4, a, b, off, k, start, c, ldc, relu, add)
     elif mr == 3:
         if wide:
-            outer(like, 3, _W3, a, b, off, k, start, c, ldc, relu)
+            outer(zero, 3, _W3, a, b, off, k, start, c, ldc, relu, add)
         else:
-            outer(like, 3, _N3, a, b, off, k, start, c, ldc, relu)
+            outer(zero, 3, _N3, a, b, off, k, start, c, ldc, relu, add)
     elif mr == 2:
         if wide:
-            outer(like, 2, _W2, a, b, off, k, start, c, ldc, relu)
+            outer(zero, 2, _W2, a, b, off, k, start, c, ldc, relu, add)
         else:
-            outer(like, 2, _N2, a, b, off, k, start, c, ldc, relu)
+            outer(zero, 2, _N2, a, b, off, k, start, c, ldc, relu, add)
     else:
         if wide:
-            outer(like, 1, _W1, a, b, off, k, start, c, ldc, relu)
+            outer(zero, 1, _W1, a, b, off, k, start, c, ldc, relu, add)
         else:
-            outer(like, 1, _N1, a, b, off, k, start, c, ldc, relu)
+            outer(zero, 1, _N1, a, b, off, k, start, c, ldc, relu, add)
 
 
 @routine
@@ -186,7 +225,7 @@ def _box_tiles(
     int, rows: int, columns: int, relu: int,
 ) -> None:  # fmt: skip
     """A block of rows of weights times all columns of a box at `source`, stored from y[to] on."""
-    lanes = _LANES4 if like.itemsize == 4 else _LANES8
+    zero, lanes = like.dtype.type(0), _LANES4 if like.itemsize == 4 else _LANES8
     target, line = p.target_d * p.target_h * p.target_w, p.stride_h * p.target_w
     runs, length = (rows, columns) if p.rowwise else (1, (rows - 1) * p.pitch + columns)
     for run in range(runs):
@@ -201,7 +240,7 @@ def _box_tiles(
             if direct:
                 c, ldc = pointer(y, to + row * line + column), target
             b = source + position * like.itemsize
-            tile(like.dtype.type(0), mr, wide, a, b, offsets, p.count, start, c, ldc, relu)
+            tile(zero, mr, wide, a, b, offsets, p.count, start, c, ldc, relu, 0)
             if not direct:
                 _store_rows(
                     y, to, target, line, p.stride_w, scratch, valid, width, position, p.pitch, columns, rows
@@ -217,13 +256,13 @@ def correlate_boxes(
     """Pack blocks pack_begin ≤ block < pack_end of the weights into `packed`, as `pack` does; then compute.
 
     Tasks begin ≤ task < end of (sample, group, plane, box row, box column, chunk of row blocks), the last fastest.
-    `numbers` holds what `_plan_of` says, then the tables of `gather_box`, count offsets into the gathered box, and
+    `numbers` holds what `plan_of` says, then the tables of `gather_box`, count offsets into the gathered box, and
     (1×1 only) count offsets into the source in place. The scratch of the tasks is memory[at:].
     """
-    plan, taps, rest = _plan_of(numbers)
+    plan, taps, rest = plan_of(numbers)
     p = plan[0]
     start, scratch = packed[p.groups * p.packed * p.count :], memory[at:]
-    pack(w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], pack_begin, pack_end)
+    pack(w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], False, pack_begin, pack_end)
     entries = p.planes + p.phases_h + p.phases_w
     tables, off = rest[:entries], rest[entries:]
     size = x.itemsize
@@ -258,103 +297,3 @@ def correlate_boxes(
             a = pointer(packed) + (g * p.packed + r0) * p.count * size
             s = pointer(start) + (g * p.packed + r0) * size
             _box_tiles(x, y, scratch, p, mr, valid, a, s, source_at, offsets, to + r0 * target, rows, columns, relu)
-
-
-@routine
-def _column_targets(address: Any, plan: Any, group: int, first: int, count: int) -> None:
-    """Where in the target row 0 of the group stores each of `count` columns from number `first` on."""
-    p = plan[0]
-    sample, rest = divmod(first, p.outputs_d * p.outputs_h * p.outputs_w)
-    d, rest = divmod(rest, p.outputs_h * p.outputs_w)
-    h, w = divmod(rest, p.outputs_w)
-    for j in range(count):
-        row = (sample * p.groups + group) * p.rows * p.target_d + p.first_d + d * p.stride_d
-        row = row * p.target_h + p.first_h + h * p.stride_h
-        address[j] = row * p.target_w + p.first_w + w * p.stride_w
-        w += 1
-        if w == p.outputs_w:
-            w = 0
-            h += 1
-            if h == p.outputs_h:
-                h = 0
-                d += 1
-                if d == p.outputs_d:
-                    d = 0
-                    sample += 1
-
-
-@embedded
-def _column_tile(
-    like: Any, packed: Any, start: Any, y: Any, plan: Any, group: int, block: int, b: int, off: Any, scratch: Any,
-    address: Any, first: int, count: int, whole: bool, relu: int,
-) -> None:  # fmt: skip
-    """A block of rows times a tile of `count` columns gathered at b; `whole`: they are neighbours in the target.
-
-    Column j is stored at address[first + j] and `target` further for each row.
-    """
-    p = plan[0]
-    size = like.itemsize
-    lanes = _LANES4 if size == 4 else _LANES8
-    target = p.target_d * p.target_h * p.target_w
-    r0 = block * ROWS
-    mr = min(ROWS, p.packed - r0)
-    valid = min(mr, p.rows - r0)
-    a = pointer(packed) + (group * p.packed + r0) * p.count * size
-    s = pointer(start) + (group * p.packed + r0) * size
-    q = 0
-    while q < count:
-        width, wide = tile_width(mr, lanes, count - q)
-        if q + width > TILE_VECTORS * lanes:
-            width, wide = tile_width(mr, lanes, 0)
-        direct = whole and valid == mr and q + width <= count
-        c, ldc = pointer(scratch), width
-        if direct:
-            c, ldc = pointer(y) + (address[first + q] + r0 * target) * size, target
-        tile(like.dtype.type(0), mr, wide, a, b + q * size, pointer(off), p.count, s, c, ldc, relu)
-        if not direct:
-            for m in range(np.uintp(valid)):
-                row, line = np.uintp((r0 + m) * target), m * np.uintp(width)
-                for j in range(np.uintp(min(width, count - q))):
-                    y[np.uintp(address[np.uintp(first + q) + j]) + row] = scratch[line + j]
-        q += width
-
-
-@kernel
-def correlate_columns(
-    x: Any, w: Any, b: Any, y: Any, numbers: Any, packed: Any, memory: Any, at: int, chunks: int, relu: int,
-    pack_begin: int, pack_end: int, begin: int, end: int,
-) -> None:  # fmt: skip
-    """The same for tasks begin ≤ task < end of (group, panel of columns over all samples, chunk of row blocks).
-
-    A panel is some tiles of columns, each contiguous: [tile][channel, tap][column]. `numbers` holds what `_plan_of`
-    says, then three positions for each tap and count offsets into a tile.
-    """
-    plan, taps, rest = _plan_of(numbers)
-    p = plan[0]
-    start, scratch = packed[p.groups * p.packed * p.count :], memory[at:]
-    pack(w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], pack_begin, pack_end)
-    positions, off = rest[: 3 * p.taps].reshape(p.taps, 3), rest[3 * p.taps :]
-    size = x.itemsize
-    lanes = _LANES4 if size == 4 else _LANES8
-    outputs = p.outputs_d * p.outputs_h * p.outputs_w
-    samples = x.size // (p.groups * p.channels * p.depth * p.height * p.width)
-    total = samples * outputs
-    span = TILE_VECTORS * lanes
-    panels = -(-total // p.panel)
-    panel, step = pointer(scratch) + TILE_ELEMENTS * size, p.count * span + lanes
-    address = np.empty(p.panel, np.int64)
-    gathered = -1
-    for task in range(begin, end):
-        piece, chunk = divmod(task, chunks)
-        g, number = divmod(piece, panels)
-        first = number * p.panel
-        count = min(p.panel, total - first)
-        if piece != gathered:
-            gathered = piece
-            gather_columns(x, g, scratch, TILE_ELEMENTS, span, step, plan, positions, first, count, 0, p.channels)
-            _column_targets(address, plan, g, first, count)
-        for block in range(p.blocks * chunk // chunks, p.blocks * (chunk + 1) // chunks):
-            for q in range(0, count, span):
-                source, n = panel + q // span * step * size, min(span, count - q)
-                whole = n == span and (first + q) % outputs + n <= outputs and p.compact
-                _column_tile(x, packed, start, y, plan, g, block, source, off, scratch, address, q, n, whole, relu)

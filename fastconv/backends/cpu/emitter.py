@@ -68,11 +68,28 @@ class Emitter:
 
     def load_between(self, pointer: Any, first: Any, last: Any) -> Any:
         """Lanes first ≤ lane < last from memory, 0 in the others, whose memory is not touched."""
-        mask = self.lanes_between(first, last)
+        return self.load_masked(pointer, self.lanes_between(first, last), self.zero)
+
+    def load_masked(self, pointer: Any, mask: Any, others: Any) -> Any:
+        """The lanes of a mask from memory, those of `others` elsewhere; their memory is not touched."""
         pointer = self.builder.bitcast(pointer, self.vector.as_pointer())
         kind = ir.FunctionType(self.vector, [pointer.type, _I32, mask.type, self.vector])
         load = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.masked.load.{self.suffix}.p0")
-        return self.builder.call(load, [pointer, ir.Constant(_I32, self.itemsize), mask, self.zero])
+        return self.builder.call(load, [pointer, ir.Constant(_I32, self.itemsize), mask, others])
+
+    def keeping(self, count: Any, pointer: Any, vector: Any) -> Any:
+        """A vector with its first `count` lanes from memory, which is read only then."""
+        some = self.builder.icmp_signed(">", count, self.index(0))
+        with self.builder.if_else(some) as (then, other):
+            with then:
+                kept = self.builder.select(self.lanes_between(self.index(0), count), self.load(pointer), vector)
+                mixed = self.builder.block
+            with other:
+                unmixed = self.builder.block
+        result = self.builder.phi(self.vector)
+        result.add_incoming(kept, mixed)
+        result.add_incoming(vector, unmixed)
+        return result
 
     def store_first(self, value: Any, pointer: Any, count: Any) -> None:
         """Lanes below `count` to memory; the memory of the others is not touched."""
@@ -115,6 +132,24 @@ class Emitter:
                 for a, b in zip(vectors[::2], vectors[1::2])
             ]
         return vectors
+
+    def added_if(self, wanted: Any, rows: list[list[Any]], places: list[list[Any]]) -> list[list[Any]]:
+        """Vectors, or if `wanted` their sums with what lies at `places`, which is not read otherwise."""
+        builder = self.builder
+        before, add, after = builder.block, builder.append_basic_block("add"), builder.append_basic_block("stored")
+        builder.cbranch(wanted, add, after)
+        builder.position_at_end(add)
+        sums = [[builder.fadd(self.load(place), value) for value, place in zip(*pair)] for pair in zip(rows, places)]
+        builder.branch(after)
+        builder.position_at_end(after)
+        result = []
+        for row, row_sums in zip(rows, sums):
+            phis = [builder.phi(self.vector) for _ in row]
+            for phi, value, total in zip(phis, row, row_sums):
+                phi.add_incoming(value, before)
+                phi.add_incoming(total, add)
+            result.append(phis)
+        return result
 
     def relu_if(self, wanted: Any, value: Any) -> Any:
         """max(value, 0) if `wanted`; NaN stays NaN. One instruction and no branch: else it is max(value, -inf)."""

@@ -161,7 +161,7 @@ def _multiply_unit(
                 if q + width > span:
                     width, wide = tile_width(mr, lanes, 0)
                 b = panel + (at // span * step + q) * size
-                tile(zero, mr, wide, a, b, off, k, s, c + (at + q) * size, pitch, 0)
+                tile(zero, mr, wide, a, b, off, k, s, c + (at + q) * size, pitch, 0, 0)
                 q += width
 
 
@@ -178,7 +178,7 @@ def _multiply(
     lanes = _LANES4 if x.itemsize == 4 else _LANES8
     span, total = TILE_VECTORS * lanes, x.size // (p.groups * p.channels)
     panels, units = -(-total // p.panel), -(-p.blocks // unit)
-    pitch, step = p.panel + _OVERRUN, p.count * span + lanes
+    pitch, step = p.panel + _OVERRUN, p.count * span
     panel_at, kw = unit * ROWS * pitch, sizes[5]
     stretches = np.empty((0, 3), np.int64)
     gathered = -1
@@ -189,7 +189,7 @@ def _multiply(
         count = min(p.panel, total - first)
         if piece != gathered:
             gathered = piece
-            gather_columns(x, g, memory, panel_at, span, step, plan, positions, first, count, 0, p.channels)
+            gather_columns(x, g, memory, panel_at, span, step, plan, positions, first, count, 0, 1, 0, p.channels, 1, 1)
             stretches = _stretches(first, count, g, p.groups, p.rows // (sizes[3] * sizes[4] * kw), sizes)
         a, start = (
             pointer(packed, g * p.packed * p.count),
@@ -215,7 +215,8 @@ class InputGrad:
         kw = geometry.kernel[-1]
         self.unit = kw // math.gcd(ROWS, kw)
         self.packed_elements = c.groups * c.packed_rows * (c.count + 1)
-        self.elements = self.unit * ROWS * (c.panel_columns + _OVERRUN) + c.panel_elements
+        self.elements = (self.unit * ROWS + c.count) * (c.panel_columns + _OVERRUN)
+        self.columns = np.arange(c.count, dtype=np.int64) * TILE_VECTORS * lanes_of(itemsize)
 
     def run(self, gy: Array, w: Array, b: Array | None, gx: Array, relu: bool) -> None:
         """As `Algorithm.run`; no activation follows an input gradient."""
@@ -228,12 +229,12 @@ class InputGrad:
         chunks = max(1, min(-(-c.blocks // self.unit), _MIN_TASKS // pieces))
 
         def pack_weights(begin: int, end: int) -> None:
-            pack(weights, bias, packed, start, c.plan, self.no_taps, 1, c.rows, 1, begin, end)
+            pack(weights, bias, packed, start, c.plan, self.no_taps, 1, c.rows, 1, False, begin, end)
 
         def multiply(begin: int, end: int) -> None:
             memory = scratch(self.elements, dtype)
             _multiply(
-                source, packed, target, c.plan, self.positions, c.column_offsets, self.sizes, self.unit, memory, chunks,
+                source, packed, target, c.plan, self.positions, self.columns, self.sizes, self.unit, memory, chunks,
                 begin, end,
             )  # fmt: skip
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,9 @@ TILE_VECTORS = simd.WIDE[simd.ROWS]
 
 PANEL_BYTES, PANEL_TILES = 256 * 1024, 4
 """A panel of exact columns serves all blocks of rows: as many tiles as fit, so that the weights stream past seldom."""
+
+PANEL_STEP = 512
+"""Products of an output from one panel; longer sums take several panels one after the other."""
 
 GATHER_COST = 0.02
 """Time to gather a vector of the source over the time to compute a vector of outputs, for a few dozen channels."""
@@ -107,19 +110,18 @@ class Correlation:
         plan = self.plan[0]
         self.count, self.packed_rows, self.blocks = int(plan["count"]), int(plan["packed"]), int(plan["blocks"])
         self.small = self.outputs <= PANEL_OUTPUTS
-        self.columns = rows >= MANY_ROWS and (self.small or self._columns_pay())
         self.flops = 2 * groups * rows * self.count * self.outputs
         tile = TILE_VECTORS * lanes_of(itemsize)
-        tiles = min(PANEL_TILES, max(1, PANEL_BYTES // (self.count * tile * itemsize)))
+        step = min(self.count, PANEL_STEP)
+        tiles = min(PANEL_TILES, max(1, PANEL_BYTES // (step * tile * itemsize)))
         plan["panel"] = self.panel_columns = tiles * tile
-        self.panel_elements = tiles * (self.count * tile + lanes_of(itemsize))
+        self.panel_elements = step * self.panel_columns
         self.boxes = int(plan["outputs_d"] * plan["boxes_h"] * plan["boxes_w"])
         self.box_elements = channels * int(plan["channel"])
         self.positions = np.array(list(itertools.product(*(axis.offsets for axis in axes))), dtype=np.int64)
         self.tables = np.array([*depth.offsets, *height.phases, *width.phases], dtype=np.int64)
         self.box_offsets = self._box_offsets()
         k = np.arange(self.count, dtype=np.int64)
-        self.column_offsets = k * tile
         # Into the gathered box, then into the source in place, where a 1×1 convolution can read it there.
         in_place = k * self.outputs if plan["direct"] else k[:0]
         self.source_offsets = np.concatenate([self.box_offsets, in_place])
@@ -183,12 +185,38 @@ class Correlation:
         by_rows = _row_cost(box_w // lanes) <= _ROWWISE_GAIN * pitch / lanes
         plan["rowwise"] = not plan["linear"] and contiguous and box_w % lanes == 0 and by_rows
 
+    @cached_property
     def parts(self) -> list[Correlation]:
         """The same correlation in parts whose taps read less padding; itself alone where that saves too little."""
         if self.rows < MANY_ROWS or len(triples := parts(self.axes)) == 1:
             return [self]
         arguments = self.channels, self.rows, self.groups, self.kernel, self.itemsize
         return [Correlation(triple, *arguments) for triple in triples]
+
+    @cached_property
+    def columns(self) -> bool:
+        """Whether exact columns are gathered, not boxes."""
+        return self.rows >= MANY_ROWS and (self.small or len(self.parts) > 1 or self._columns_pay())
+
+    def column_steps(self, taps: Ints) -> Ints:
+        """Steps of the sum of at most PANEL_STEP products: (tap, first tap, last tap, first channel, last channel).
+
+        Each is a run of the weights packed for `taps` as [tap][channel], which begins with their number `tap`; its own
+        taps are numbered as here.
+        """
+        channels, steps = self.channels, []
+        numbers = np.searchsorted(taps, self.kernel_taps).tolist()
+        together = max(1, PANEL_STEP // channels)
+        part = even_part(channels, PANEL_STEP)
+        first = 0
+        while first < len(numbers):
+            last = first + 1
+            while last < len(numbers) and last - first < together and numbers[last] == numbers[last - 1] + 1:
+                last += 1
+            for c in range(0, channels, part):
+                steps.append((numbers[first], first, last, c, min(channels, c + part)))
+            first = last
+        return np.array(steps, dtype=np.int64)
 
     def _columns_pay(self) -> bool:
         """Whether gathering each tap apart costs less than the boxes waste between their rows and in their halos."""

@@ -8,23 +8,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+ALIGNED = 16
+"""Elements after which a piece of scratch begins on a line of the cache again."""
+
+_LINE_BYTES = 64
 KEPT_BYTES = 48 * 1024 * 1024
 """A larger buffer is given back after its call; a thread keeps at most this much for tasks and as much for calls."""
+
+
+def _lines(size: int) -> npt.NDArray[np.uint8]:
+    """An uninitialised buffer that begins on a line of the cache: a vector across two lines is loaded twice."""
+    buffer = np.empty(size + _LINE_BYTES, np.uint8)
+    start = -buffer.ctypes.data % _LINE_BYTES
+    return buffer[start : start + size]
 
 
 class _Kept:
     """A buffer of one thread, and the array that was last asked for in it."""
 
     def __init__(self) -> None:
-        self.buffer = np.empty(1 << 16, np.uint8)
+        self.buffer = _lines(1 << 16)
         self.last: npt.NDArray[Any] = self.buffer
 
     def array(self, elements: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         size = elements * np.dtype(dtype).itemsize
         if size > KEPT_BYTES:
-            return np.empty(elements, dtype)
+            return _lines(size).view(dtype)
         if self.buffer.size < size:
-            self.buffer = np.empty(size, np.uint8)
+            self.buffer = _lines(size)
         self.last = self.buffer[:size].view(dtype)
         return self.last
 

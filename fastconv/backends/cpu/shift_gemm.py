@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu import correlate
+from fastconv.backends.cpu import columns, correlate
+from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.host import flat
-from fastconv.backends.cpu.plan import Correlation
-from fastconv.backends.cpu.scratch import call_scratch, scratch
+from fastconv.backends.cpu.plan import TILE_VECTORS, Correlation
+from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch
+from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.threads import is_little, parallel_for
 
 Array = npt.NDArray[Any]
+Ints = npt.NDArray[np.int64]
 
 _NS_PER_FLOP = 0.01
 _NS_PER_ELEMENT = 0.3
@@ -31,27 +34,34 @@ class ShiftGemm:
     def __init__(self, correlation: Correlation, steps: tuple[int, int]) -> None:
         c = self.correlation = correlation
         if c.columns:
-            self.kernel, where, offsets = correlate.correlate_columns, c.positions.reshape(-1), c.column_offsets
-            elements = c.panel_elements
+            self.kernel, self.parts = columns.correlate_columns, c.parts
+            rest, elements = _of_columns(c)
         else:
-            self.kernel, where, offsets = correlate.correlate_boxes, c.tables, c.source_offsets
-            elements = c.box_elements
-        self.numbers = np.concatenate([[*steps, c.kernel_size], c.plan.view(np.int64), c.kernel_taps, where, offsets])
-        self.packed_elements = c.groups * c.packed_rows * (c.count + 1)
-        self.elements = elements + correlate.TILE_ELEMENTS + correlate.SLACK
+            self.kernel, self.parts = correlate.correlate_boxes, [c]
+            rest = [c.tables, c.source_offsets]
+            elements = correlate.TILE_ELEMENTS + c.box_elements
+        self.numbers = np.concatenate([[*steps, c.kernel_size], c.plan.view(np.int64), c.kernel_taps, *rest])
+        packed = c.groups * c.packed_rows * (c.count + 1)
+        self.packed_elements = -(-packed // ALIGNED) * ALIGNED
+        self.elements = elements + correlate.SLACK
         self.groups, self.packings = c.groups, c.groups * c.blocks
-        # Pieces of work: boxes of a sample, or panels of columns across all samples.
-        self.units, self.panel = (c.outputs, c.panel_columns) if c.columns else (c.boxes, 1)
         weights = c.groups * c.rows * c.channels * c.kernel_size
         images = c.groups * (c.channels * _volume(c, "size") + c.rows * _volume(c, "target"))
         self.packing_cost = weights * _NS_PER_ELEMENT
-        self.cost = c.flops * _NS_PER_FLOP + images * _NS_PER_ELEMENT
+        self.cost = sum(part.flops for part in self.parts) * _NS_PER_FLOP + images * _NS_PER_ELEMENT
+
+    def _pieces(self, samples: int) -> int:
+        """Boxes of all samples, or panels of columns across them."""
+        c = self.correlation
+        if not c.columns:
+            return c.groups * samples * c.boxes
+        return c.groups * sum(-(-samples * part.outputs // part.panel_columns) for part in self.parts)
 
     def run(self, source: Array, w: Array, b: Array | None, target: Array, relu: bool) -> None:
         """As `Algorithm.run`."""
         dtype, samples = source.dtype, len(source)
         x, y, flat_w, bias = flat(source), target.ravel(), flat(w), _NO_BIAS[dtype] if b is None else flat(b)
-        pieces = self.groups * -(-samples * self.units // self.panel)
+        pieces = self._pieces(samples)
         cost = samples * self.cost
         if is_little(self.packing_cost + cost):
             packed = scratch(self.packed_elements + self.elements, dtype)
@@ -73,6 +83,20 @@ class ShiftGemm:
 
         parallel_for(pack, self.packings, self.packing_cost)
         parallel_for(call, pieces * chunks, cost)
+
+
+def _of_columns(whole: Correlation) -> tuple[list[Ints], int]:
+    """What `correlate_columns` reads of the parts of a correlation, and the elements of its scratch."""
+    numbers, longest, elements = [], 0, 0
+    for part in whole.parts:
+        steps = part.column_steps(whole.kernel_taps)
+        sizes = np.array([len(part.kernel_taps), len(steps)], dtype=np.int64)
+        numbers += [sizes, part.plan.view(np.int64), part.positions.reshape(-1), steps.reshape(-1)]
+        results = part.panel_columns * ROWS + correlate.TILE_ELEMENTS
+        elements = max(elements, part.panel_elements + results * (part.blocks if len(steps) > 1 else 1))
+        longest = max(longest, part.panel_elements // part.panel_columns)
+    offsets = np.arange(longest, dtype=np.int64) * TILE_VECTORS * lanes_of(whole.itemsize)
+    return [np.array([longest], dtype=np.int64), offsets, *numbers], elements
 
 
 def _volume(correlation: Correlation, size: str) -> int:

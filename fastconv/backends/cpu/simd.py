@@ -3,7 +3,8 @@
 LLVM's auto-vectoriser does not register-tile a convolution; these intrinsics emit the tile explicitly, so that the
 compiler only has to allocate registers. Accumulators are phi nodes of the one loop and never touch memory inside it.
 
-- `outer`: C[m, v] = c0[m] + Σ_k A[k, m] · B[off[k] + v], broadcast × vector. Per k: mr broadcasts, nv loads, mr·nv FMA.
+- `outer`: C[m, v] (+)= c0[m] + Σ_k A[k, m] · B[off[k] + v], broadcast × vector. Per k: mr broadcasts, nv loads, mr·nv
+  FMA.
 - `inner`: C[m, n] += Σ_p A[m, p] · B[off[n] + p], vector × vector, the lanes summed at the end, all tiles' sums
   together by a tree of shuffles. Per vector of p: mr + nr loads, mr·nr FMA.
 
@@ -49,19 +50,20 @@ _I64, _I32 = ir.IntType(64), ir.IntType(32)
 
 @intrinsic(prefer_literal=True)
 def outer(  # type: ignore[no-untyped-def]
-    typing_context, like, rows, vectors, a, b, off, count, start, c, c_stride, relu
+    typing_context, like, rows, vectors, a, b, off, count, start, c, c_stride, relu, add
 ):
     """C[m, v] = start[m] + Σ_k A[k, m] · B[off[k] + v] for m < rows, v < vectors · lanes, k < count (count ≥ 1).
 
     `a` [count][rows], `b`, `start` [rows] and `c` (row stride `c_stride`) are addresses of elements, `off` of int64
-    element offsets. With `relu` ≠ 0 negative results become 0 (NaN stays NaN) before they are stored.
+    element offsets. With `add` ≠ 0 the sum is added to what C holds. With `relu` ≠ 0 negative results become 0 (NaN
+    stays NaN) before they are stored.
     """
     mr, nv = rows.literal_value, vectors.literal_value
-    signature = types.void(like, rows, vectors, *[types.intp] * 8)
+    signature = types.void(like, rows, vectors, *[types.intp] * 9)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0])
-        a, b, off, count, start, c, c_stride, relu = args[3:]
+        a, b, off, count, start, c, c_stride, relu, add = args[3:]
         a, b, c, start = (emit.pointer(address) for address in (a, b, c, start))
         off = builder.inttoptr(off, _I64.as_pointer())
         begin = [[emit.splat(builder.load(emit.at(start, emit.index(m))))] * nv for m in range(mr)]
@@ -77,11 +79,14 @@ def outer(  # type: ignore[no-untyped-def]
             return new
 
         result = emit.loop(count, begin, step)
+        rows_c = [emit.at(c, builder.mul(c_stride, emit.index(m))) for m in range(mr)]
+        places = [[emit.at(row, emit.index(v * emit.lanes)) for v in range(nv)] for row in rows_c]
+        added = builder.icmp_signed("!=", add, emit.index(0))
+        result = emit.added_if(added, result, places)
         wanted = builder.icmp_signed("!=", relu, emit.index(0))
-        for m in range(mr):
-            row_c = emit.at(c, builder.mul(c_stride, emit.index(m)))
-            for v in range(nv):
-                emit.store(emit.relu_if(wanted, result[m][v]), emit.at(row_c, emit.index(v * emit.lanes)))
+        for row, row_places in zip(result, places):
+            for value, place in zip(row, row_places):
+                emit.store(emit.relu_if(wanted, value), place)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -160,19 +165,50 @@ def take_every(typing_context, like, step, first, target, source):  # type: igno
 
 
 @intrinsic(prefer_literal=True)
-def take_every_between(typing_context, like, step, target, source, before, after):  # type: ignore[no-untyped-def]
-    """target[j] = source[step · j] for before ≤ j < after, 0 for the other j < lanes; step 1, 2 or 4.
+def take_every_between(typing_context, like, step, target, source, kept, before, after):  # type: ignore[no-untyped-def]
+    """target[j] = source[step · j] for before ≤ j < after; step 2 or 4.
 
-    Reads step · lanes elements from `source` on.
+    Of the other j < lanes those below `kept` stay, the rest become 0. Reads step · lanes elements from `source` on.
     """
     every = step.literal_value
-    signature = types.void(like, step, *[types.intp] * 4)
+    signature = types.void(like, step, *[types.intp] * 5)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0])
-        target, source, before, after = args[2:]
+        target, source, kept, before, after = args[2:]
+        place = emit.pointer(target)
         vector = _every(emit, emit.pointer(source), every, 0)
-        emit.store(builder.select(emit.lanes_between(before, after), vector, emit.zero), emit.pointer(target))
+        vector = builder.select(emit.lanes_between(before, after), vector, emit.zero)
+        emit.store(emit.keeping(kept, place, vector), place)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def take_columns(  # type: ignore[no-untyped-def]
+    typing_context, like, target, target_step, source, source_step, kept, before, after, count, ahead
+):
+    """target[i · target_step + j] = source[i · source_step + j] for i < count (count ≥ 1) and before ≤ j < after.
+
+    Of the other j < lanes those below `kept` stay, the rest become 0. No other element of the source is touched; its
+    rows are asked for `ahead` rows before.
+    """
+    signature = types.void(like, *[types.intp] * 9)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = Emitter(builder, signature.args[0])
+        target, target_step, source, source_step, kept, before, after, count, ahead = args[1:]
+        target, source = emit.pointer(target), emit.pointer(source)
+        mask = emit.lanes_between(before, after)
+
+        def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
+            row, place = (emit.at(p, builder.mul(s, i)) for p, s in ((source, source_step), (target, target_step)))
+            emit.prefetch(emit.at(row, builder.mul(source_step, ahead)))
+            emit.store(emit.keeping(kept, place, emit.load_masked(row, mask, emit.zero)), place)
+            return values
+
+        emit.loop(count, [], step)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -251,27 +287,6 @@ def transpose(typing_context, like, source, stride, vectors, target, pitch):  # 
             return values
 
         emit.loop(vectors, [], step)
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-@intrinsic
-def add_vectors(typing_context, like, target, source, vectors):  # type: ignore[no-untyped-def]
-    """target[i] += source[i] for i < vectors · lanes (vectors ≥ 1), at addresses of elements."""
-    signature = types.void(like, *[types.intp] * 3)
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        emit = Emitter(builder, signature.args[0])
-        target, source = emit.pointer(args[1]), emit.pointer(args[2])
-
-        def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
-            at = builder.mul(i, emit.index(emit.lanes))
-            place = emit.at(target, at)
-            emit.store(builder.fadd(emit.load(place), emit.load(emit.at(source, at))), place)
-            return values
-
-        emit.loop(args[3], [], step)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -184,8 +184,8 @@ def weight_grad_columns(
         to = ((s * p.groups + g) * blocks * row_tiles + c0 * p.taps // tile_taps) * tile
         for unit in range(units * s // slices, units * (s + 1) // slices):
             count = min(span, total - unit * span)
-            gather_columns(x, g, scratch, 0, span, 0, plan, positions, unit * span, count, c0, c1)
-            gather_columns(gy, g, scratch, gy_to, span, 0, gy_plan, origin, unit * span, count, 0, p.rows)
+            gather_columns(x, g, scratch, 0, span, 0, plan, positions, unit * span, count, 0, p.taps, c0, c1, 1, p.taps)
+            gather_columns(gy, g, scratch, gy_to, span, 0, gy_plan, origin, unit * span, count, 0, 1, 0, p.rows, 1, 1)
             zero_bytes(pointer(scratch) + (gy_to + p.rows * span) * size, (rows - p.rows) * span * size)
             taps = (c1 - c0) * p.taps
             a, c = pointer(scratch) + gy_to * size, pointer(partial) + to * size

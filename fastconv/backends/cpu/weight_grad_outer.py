@@ -23,7 +23,7 @@ from fastconv.backends.cpu.gather import copy_bytes, gather_box, zero_bytes
 from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat, kernel, pointer, routine
 from fastconv.backends.cpu.plan import UNIT_OUTPUTS, Correlation, weight_grad_outer_plan
 from fastconv.backends.cpu.scratch import call_scratch, scratch
-from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, add_vectors, interleave, outer, transpose
+from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, interleave, outer, transpose
 from fastconv.backends.cpu.weight_grad import slice_count
 from fastconv.backends.threads import get_num_threads, parallel_for
 from fastconv.geometry import ConvGeometry
@@ -136,19 +136,13 @@ def _packed_rows(
 
 @routine
 def _tile_products(
-    like: Any, wide: bool, a: int, b: int, off: int, count: int, zeros: int, c: int, c_stride: int, add: bool, tile: int
+    zero: Any, wide: bool, a: int, b: int, off: int, count: int, zeros: int, c: int, c_stride: int, add: bool
 ) -> None:
-    """One tile of dw at address c, stored or added to what is there (by way of the memory at `tile`)."""
-    target, stride = (tile, _WIDE * (_LANES4 if like.itemsize == 4 else _LANES8)) if add else (c, c_stride)
+    """One tile of dw at address c, stored or added to what is there."""
     if wide:
-        outer(like, ROWS, _WIDE, a, b, off, count, zeros, target, stride, 0)
+        outer(zero, ROWS, _WIDE, a, b, off, count, zeros, c, c_stride, 0, add)
     else:
-        outer(like, ROWS, _NARROW, a, b, off, count, zeros, target, stride, 0)
-    if add:
-        for m in range(ROWS):
-            add_vectors(
-                like, c + m * c_stride * like.itemsize, tile + m * stride * like.itemsize, _WIDE if wide else _NARROW
-            )
+        outer(zero, ROWS, _NARROW, a, b, off, count, zeros, c, c_stride, 0, add)
 
 
 @kernel
@@ -168,8 +162,7 @@ def weight_grad_outer(
     boxes = x.size // (p.groups * p.channels * p.depth * p.height * p.width) * p.outputs_d * p.boxes_h * p.boxes_w
     units = -(-boxes // unit_boxes)
     off = np.empty((2, stride), np.int64)
-    zeros = np.zeros(ROWS, x.dtype)
-    tile = np.empty((ROWS, _WIDE * lanes), x.dtype)
+    zero, zeros = x.dtype.type(0), np.zeros(ROWS, x.dtype)
     address = pointer(memory)
     blocks = padded_rows // ROWS
     packed_at = unit_boxes * positions * pitch
@@ -180,6 +173,7 @@ def weight_grad_outer(
         b0, b1 = blocks * chunk // chunks, blocks * (chunk + 1) // chunks
         for unit in range(units * s // slices, units * (s + 1) // slices):
             first, last = unit * unit_boxes, min(boxes, (unit + 1) * unit_boxes)
+            add = unit > units * s // slices
             count = _transposed_boxes(x, plan, tables, memory, behind, off, g, first, last, positions, pitch)
             for start in range(b0, b1, together):
                 stop = min(b1, start + together)
@@ -197,10 +191,8 @@ def weight_grad_outer(
                         row = ((s * p.groups + g) * padded_rows + block * ROWS) * p.taps * pitch
                         for t in range(p.taps):
                             place = pointer(partial) + (row + t * pitch + c) * size
-                            _tile_products(
-                                x, wide, a, panel + shifts[t] * width * size, where, count, pointer(zeros), place,
-                                p.taps * pitch, unit > units * s // slices, pointer(tile),
-                            )  # fmt: skip
+                            b = panel + shifts[t] * width * size
+                            _tile_products(zero, wide, a, b, where, count, pointer(zeros), place, p.taps * pitch, add)
                     c += width
 
 

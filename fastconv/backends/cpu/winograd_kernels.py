@@ -93,10 +93,10 @@ def _products(
         q = 0
         while q < columns:
             if columns - q >= _WIDE * LANES:
-                outer(like, ROWS, _WIDE, a, b + q * size, off, count, zeros, c + q * size, columns, 0)
+                outer(like, ROWS, _WIDE, a, b + q * size, off, count, zeros, c + q * size, columns, 0, 0)
                 q += _WIDE * LANES
             else:
-                outer(like, ROWS, _NARROW, a, b + q * size, off, count, zeros, c + q * size, columns, 0)
+                outer(like, ROWS, _NARROW, a, b + q * size, off, count, zeros, c + q * size, columns, 0, 0)
                 q += _NARROW * LANES
 
 

@@ -1,0 +1,186 @@
+"""Correlation by exact columns: the source gathered tap by tap for single outputs, across rows and samples.
+
+Idea: the same product as in correlate.py where a box would waste too much: small images, many rows of weights, large
+dilation. A panel is some tiles of columns; a tile holds [tap][channel][column], and the sum runs through its memory.
+Loop order: panel → step of the sum → block of rows → tile → k (in `simd.outer`). A step is some taps, or some
+channels of one: a panel of several tiles stays in the second-level cache, and the weights stream past it only once.
+Registers hold the tile's outputs, the first level a block's weights. Cost: k FMAs for an output, one read and write of
+the source for each tap. Floor: the FMA rate; few rows of weights would not pay for the gathering.
+
+A correlation may come in parts, outputs that read the same taps: with large dilation most taps of most outputs read
+padding. All parts share the packed weights, whose order [tap][channel] lets a part take runs of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv.backends.cpu.correlate import TILE_ELEMENTS, pack, plan_of, tile, tile_width
+from fastconv.backends.cpu.emitter import lanes_of
+from fastconv.backends.cpu.gather import copy_strided, gather_columns
+from fastconv.backends.cpu.host import embedded, kernel, pointer, routine
+from fastconv.backends.cpu.plan import PANEL_STEP, PLAN, TILE_VECTORS
+from fastconv.backends.cpu.simd import ROWS
+
+_LANES4, _LANES8 = lanes_of(4), lanes_of(8)
+_PLAN_NUMBERS = len(PLAN.names or ())
+
+
+@routine
+def _segments(plan: Any, group: int, first: int, count: int) -> Any:
+    """The columns from number `first` on as (column, number of columns, where the first is stored in row 0).
+
+    Columns of a segment are stored `stride_w` apart.
+    """
+    p = plan[0]
+    segments = np.empty((count, 3), np.int64)
+    sample, rest = divmod(first, p.outputs_d * p.outputs_h * p.outputs_w)
+    d, rest = divmod(rest, p.outputs_h * p.outputs_w)
+    h, w = divmod(rest, p.outputs_w)
+    column, number = 0, 0
+    while column < count:
+        n = min(p.outputs_w - w, count - column)
+        row = (sample * p.groups + group) * p.rows * p.target_d + p.first_d + d * p.stride_d
+        row = row * p.target_h + p.first_h + h * p.stride_h
+        target = row * p.target_w + p.first_w + w * p.stride_w
+        follows = number > 0 and target == segments[number - 1, 2] + segments[number - 1, 1] * p.stride_w
+        if follows and p.compact:
+            segments[number - 1, 1] += n
+        else:
+            segments[number, 0], segments[number, 1], segments[number, 2] = column, n, target
+            number += 1
+        column += n
+        w = 0
+        h += 1
+        if h == p.outputs_h:
+            h = 0
+            d += 1
+            if d == p.outputs_d:
+                d = 0
+                sample += 1
+    return segments[:number]
+
+
+@routine
+def _store_columns(
+    y: Any, to: int, row_step: int, step: int, segments: Any, results: Any, at: int, pitch: int, valid: int, first: int,
+    last: int,
+) -> None:  # fmt: skip
+    """Columns first ≤ column < last from rows `pitch` apart of results[at:], to rows `row_step` apart.
+
+    The first row is `to` behind the places of the segments.
+    """
+    for i in range(len(segments)):
+        begin, end = max(first, segments[i, 0]), min(last, segments[i, 0] + segments[i, 1])
+        if begin < end:
+            target, source = to + segments[i, 2] + (begin - segments[i, 0]) * step, at + begin - first
+            for m in range(valid):
+                if step == 1:
+                    copy_strided(y, target + m * row_step, results, source + m * pitch, 1, end - begin)
+                else:
+                    for j in range(end - begin):
+                        y[target + m * row_step + j * step] = results[source + m * pitch + j]
+
+
+@embedded
+def _block_of_panel(
+    y: Any, zero: Any, p: Any, a: int, start: int, panel: int, off: int, k: int, results: Any, at: int, segments: Any,
+    count: int, mr: int, valid: int, row: int, relu: int, add: int, last: bool,
+) -> None:  # fmt: skip
+    """One step of a block of rows from `row` on, times all tiles of a panel of `count` columns.
+
+    Tiles go to the target if all their columns are neighbours there, else to results[at:], from where the last step
+    stores them.
+    """
+    size = results.itemsize
+    lanes = _LANES4 if size == 4 else _LANES8
+    span, target = TILE_VECTORS * lanes, p.target_d * p.target_h * p.target_w
+    whole = len(segments) == 1 and p.stride_w == 1 and valid == mr
+    q = 0
+    while q < count:
+        width, wide = tile_width(mr, lanes, count - q)
+        if q % span + width > span:
+            width, wide = tile_width(mr, lanes, 0)
+        stop = min(q + width, q - q % span + span, count)  # what a tile computes beyond is nothing
+        direct = whole and stop == q + width
+        c, ldc = pointer(results, at + ROWS * q), width
+        if direct:
+            c, ldc = pointer(y, segments[0, 2] + q + row * target), target
+        tile(zero, mr, wide, a, panel + (q // span * k * span + q % span) * size, off, k, start, c, ldc, relu, add)
+        if last and not direct:
+            _store_columns(y, row * target, target, p.stride_w, segments, results, at + ROWS * q, width, valid, q, stop)
+        q = stop
+
+
+@routine
+def _panel(
+    x: Any, packed: Any, y: Any, scratch: Any, part: Any, positions: Any, steps: Any, off: Any, packed_count: int,
+    group: int, first: int, count: int, b0: int, b1: int, relu: int,
+) -> None:  # fmt: skip
+    """Blocks of rows b0 ≤ block < b1 of `count` columns of a part, from number `first` on.
+
+    Scratch: the panel, then the results of all blocks, tile by tile.
+    """
+    p = part[0]
+    size, zero = x.itemsize, x.dtype.type(0)
+    lanes = _LANES4 if size == 4 else _LANES8
+    span = TILE_VECTORS * lanes
+    segments = _segments(part, group, first, count)
+    zeros = np.zeros(ROWS, x.dtype)
+    kept = p.panel * ROWS + TILE_ELEMENTS if len(steps) > 1 else 0
+    starts = packed_count * p.groups * p.packed
+    for s in range(len(steps)):
+        tap, t0, t1, c0, c1 = steps[s, 0], steps[s, 1], steps[s, 2], steps[s, 3], steps[s, 4]
+        k, add, last = (t1 - t0) * (c1 - c0), s > 0, s == len(steps) - 1
+        gather_columns(x, group, scratch, 0, span, k * span, part, positions, first, count, t0, t1, c0, c1, c1 - c0, 1)
+        for block in range(b0, b1):
+            row = block * ROWS
+            mr = min(ROWS, p.packed - row)
+            in_group = group * p.packed + row
+            a = pointer(packed, in_group * packed_count + (tap * p.channels + c0) * mr)
+            start = pointer(zeros) if add else pointer(packed, starts + in_group)
+            at = p.panel * min(p.count, PANEL_STEP) + (block - b0) * kept
+            _block_of_panel(
+                y, zero, p, a, start, pointer(scratch), pointer(off), k, scratch, at, segments, count, mr,
+                min(mr, p.rows - row), row, relu if last else 0, add, last,
+            )  # fmt: skip
+
+
+@kernel
+def correlate_columns(
+    x: Any, w: Any, b: Any, y: Any, numbers: Any, packed: Any, memory: Any, at: int, chunks: int, relu: int,
+    pack_begin: int, pack_end: int, begin: int, end: int,
+) -> None:  # fmt: skip
+    """As `correlate_boxes`, for tasks begin ≤ task < end of (part, group, panel of columns over all samples, chunk).
+
+    `numbers` holds what `plan_of` says, then a number and as many offsets into a tile, then for each part: the number
+    of its taps and steps, its plan, three positions for each tap, and the steps of `Correlation.column_steps`.
+    """
+    plan, taps, rest = plan_of(numbers)
+    p = plan[0]
+    start, scratch = packed[p.groups * p.packed * p.count :], memory[at:]
+    pack(w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], True, pack_begin, pack_end)
+    off, rest = rest[1 : 1 + rest[0]], rest[1 + rest[0] :]
+    samples = x.size // (p.groups * p.channels * p.depth * p.height * p.width)
+    before = 0  # tasks of the parts before
+    while len(rest) and before < end:
+        used, count = rest[0], rest[1]
+        part, rest = rest[2 : 2 + _PLAN_NUMBERS].view(PLAN), rest[2 + _PLAN_NUMBERS :]
+        positions, rest = rest[: 3 * used].reshape(used, 3), rest[3 * used :]
+        steps, rest = rest[: 5 * count].reshape(count, 5), rest[5 * count :]
+        total, width = samples * part[0].outputs_d * part[0].outputs_h * part[0].outputs_w, part[0].panel
+        panels = -(-total // width)
+        task, stop = max(begin - before, 0), min(end - before, p.groups * panels * chunks)
+        while task < stop:
+            piece, chunk = divmod(task, chunks)
+            done = min(chunks - chunk, stop - task)  # of one panel: gathered once
+            g, number = divmod(piece, panels)
+            _panel(
+                x, packed, y, scratch, part, positions, steps, off, p.count, g, number * width,
+                min(width, total - number * width), p.blocks * chunk // chunks, p.blocks * (chunk + done) // chunks,
+                relu,
+            )  # fmt: skip
+            task += done
+        before += p.groups * panels * chunks
