@@ -273,7 +273,7 @@ def _products(a: Array, b: Array) -> Array:
 
 def concatenate(arrays: Sequence[Array], axis: int) -> tuple[Any, ...]:
     _check_joinable([array.shape for array in arrays], axis)
-    y = backends.of(arrays[0]).xp.concatenate(arrays, axis=axis)
+    y = backends.of(arrays[0]).concatenate(arrays, axis)
     vjps, start = [], 0
     for array in arrays:
         stop = start + array.shape[axis]

@@ -56,6 +56,10 @@ class Backend(Protocol):
         """a (M, K) @ b (K, N) → (M, N); transposed views are welcome. Each element is one sum in the order of K."""
         ...
 
+    def concatenate(self, arrays: Sequence[Array], axis: int) -> Array:
+        """The arrays, of any strides and dtypes, one after the other along an axis; all their other axes agree."""
+        ...
+
     def pad(self, x: Array, padding: Sequence[tuple[int, int]], mode: str, value: float = 0.0) -> Array:
         """Pad the last len(padding) axes; mode "zeros" (constant `value`), "reflect", "replicate" or "circular"."""
         ...

@@ -2,6 +2,7 @@
 
 import numpy as xp  # noqa: F401  # the array namespace of this backend
 
+from fastconv.backends.cpu.concatenation import concatenate as concatenate
 from fastconv.backends.cpu.convolution import conv_forward as conv_forward
 from fastconv.backends.cpu.convolution import conv_input_grad as conv_input_grad
 from fastconv.backends.cpu.convolution import conv_weight_grad as conv_weight_grad

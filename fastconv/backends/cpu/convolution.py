@@ -20,6 +20,7 @@ from fastconv.backends.cpu import (
     winograd,
 )
 from fastconv.backends.cpu.host import flat
+from fastconv.backends.cpu.memory import empty
 from fastconv.backends.cpu.plan import Correlation, forward_plan, input_grad_plans, weight_grad_plan
 from fastconv.backends.cpu.pointwise import activation_forward
 from fastconv.backends.cpu.shift_gemm import ShiftGemm
@@ -31,7 +32,7 @@ Array = npt.NDArray[Any]
 
 def conv_forward(x: Array, w: Array, b: Array | None, geometry: ConvGeometry, activation: str | None) -> Array:
     """See contract.Backend.conv_forward."""
-    y = np.empty(geometry.output_shape(len(x)), x.dtype)
+    y = empty(geometry.output_shape(len(x)), x.dtype)
     relu = activation == "relu"
     if y.size:
         for algorithm in _forward(geometry, x.itemsize, get_precision()):
@@ -50,7 +51,7 @@ def _forward(geometry: ConvGeometry, itemsize: int, precision: str) -> list[Algo
 
 def conv_input_grad(gy: Array, w: Array, b: Array | None, geometry: ConvGeometry) -> Array:
     """See contract.Backend.conv_input_grad."""
-    gx = np.empty(geometry.input_shape(len(gy)), gy.dtype)
+    gx = empty(geometry.input_shape(len(gy)), gy.dtype)
     algorithms, whole = _input_grad(geometry, gy.itemsize, get_precision())
     if not whole:  # a stride beyond the kernel leaves positions that no tap reaches: the bias alone
         gx[...] = 0 if b is None else b.reshape(-1, *[1] * geometry.rank)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from fastconv.backends.cpu import sums
 from fastconv.backends.cpu.elementary import exp_negative, like, log, maximum
 from fastconv.backends.cpu.host import flat, kernel, routine
+from fastconv.backends.cpu.memory import empty
 from fastconv.backends.threads import RangeCall, parallel_for
 
 Array = npt.NDArray[Any]
@@ -44,7 +45,7 @@ def cross_entropy_backward(
 ) -> Array:
     """See contract.Backend.cross_entropy_backward."""
     inner = x.shape[2]
-    gx = np.empty(x.shape, x.dtype)
+    gx = empty(x.shape, x.dtype)
     arrays = (flat(g), x.reshape(-1), normalisers, classes.reshape(-1), _weights(x, weight), gx.reshape(-1))
     smoothing = float(smoothing)
     if inner == 1:

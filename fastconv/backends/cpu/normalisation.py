@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import normalisation_kernels as kernels
+from fastconv.backends.cpu.memory import empty
 from fastconv.backends.threads import parallel_for
 
 Array = npt.NDArray[Any]
@@ -42,7 +43,7 @@ def batch_norm_statistics(x: Array) -> tuple[Array, Array]:
 
 def batch_norm_apply(x: Array, scale: Array, shift: Array) -> Array:
     """See contract.Backend.batch_norm_apply."""
-    y = np.empty(x.shape, x.dtype)
+    y = empty(x.shape, x.dtype)
     numbers = scale.astype(x.dtype), shift.astype(x.dtype)
     _elementwise(x, 2, kernels.run_apply, kernels.rows_apply, x.reshape(-1), *numbers, y.reshape(-1))
     return y
@@ -52,7 +53,7 @@ def batch_norm_backward(
     gy: Array, x: Array, mean: Array, inverse_std: Array, scale: Array, of_batch: bool
 ) -> tuple[Array, Array, Array]:
     """See contract.Backend.batch_norm_backward."""
-    gx = np.empty(x.shape, x.dtype)
+    gx = empty(x.shape, x.dtype)
     flat_gy, flat_x, flat_gx = gy.reshape(-1), x.reshape(-1), gx.reshape(-1)
     mean, inverse_std, scale = (a.astype(np.float64, copy=False) for a in (mean, inverse_std, scale))
     arrays = flat_gy, flat_x, mean, scale.astype(x.dtype), None if of_batch else flat_gx

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu.elementary import (
@@ -26,6 +25,7 @@ from fastconv.backends.cpu.elementary import (
     tanh,
 )
 from fastconv.backends.cpu.host import inlined, kernel
+from fastconv.backends.cpu.memory import empty
 from fastconv.backends.threads import parallel_for
 
 Array = npt.NDArray[Any]
@@ -42,7 +42,7 @@ _GELU_CUBIC = 0.044715 * _GELU_LINEAR
 def activation_forward(x: Array, name: str, alpha: float) -> Array:
     """See contract.Backend.activation_forward."""
     loop, ns = _FORWARD[name]
-    y = np.empty_like(x)
+    y = empty(x.shape, x.dtype)
     flat_x, flat_y = x.reshape(-1), y.reshape(-1)
     alpha = float(alpha)
     parallel_for(
@@ -54,7 +54,7 @@ def activation_forward(x: Array, name: str, alpha: float) -> Array:
 def activation_backward(gy: Array, x: Array, y: Array, name: str, alpha: float) -> Array:
     """See contract.Backend.activation_backward."""
     loop, ns = _BACKWARD[name]
-    gx = np.empty_like(gy)
+    gx = empty(gy.shape, gy.dtype)
     operand = y if name in _FROM_RESULT else x
     flat_gy, flat_operand, flat_gx = gy.reshape(-1), operand.reshape(-1), gx.reshape(-1)
     alpha = float(alpha)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import avg_pool, max_pool, pool_gather
+from fastconv.backends.cpu.memory import empty
 from fastconv.backends.cpu.pool_gather import Table
 from fastconv.backends.cpu.pool_rows import RowPlan, row_plan
 from fastconv.backends.cpu.pool_windows import WindowPlan, window_plan
@@ -31,8 +32,8 @@ _NS_PER_BYTE = 0.05
 
 def max_pool_forward(x: Array, geometry: PoolGeometry, with_indices: bool = True) -> tuple[Array, Array | None]:
     """See contract.Backend.max_pool_forward."""
-    y = np.empty(x.shape[:2] + geometry.out_spatial, x.dtype)
-    indices = np.empty(y.shape, np.int64) if with_indices else None
+    y = empty(x.shape[:2] + geometry.out_spatial, x.dtype)
+    indices = empty(y.shape, np.int64) if with_indices else None
     found = None if indices is None else indices.reshape(-1)
     plan = window_plan(geometry, x.itemsize)
     if plan is not None:
@@ -52,7 +53,7 @@ def max_pool_forward(x: Array, geometry: PoolGeometry, with_indices: bool = True
 
 def max_pool_backward(gy: Array, indices: Array, geometry: PoolGeometry) -> Array:
     """See contract.Backend.max_pool_backward."""
-    gx = np.empty(gy.shape[:2] + geometry.spatial, gy.dtype)
+    gx = empty(gy.shape[:2] + geometry.spatial, gy.dtype)
     flat_gy, flat_indices, flat_gx = gy.reshape(-1), indices.reshape(-1), gx.reshape(-1)
     outputs, inputs = math.prod(geometry.out_spatial), math.prod(geometry.spatial)
     bands = _bands(geometry)
@@ -79,7 +80,7 @@ def _bands(geometry: PoolGeometry) -> Array:
 
 def avg_pool_forward(x: Array, geometry: PoolGeometry) -> Array:
     """See contract.Backend.avg_pool_forward."""
-    y = np.empty(x.shape[:2] + geometry.out_spatial, x.dtype)
+    y = empty(x.shape[:2] + geometry.out_spatial, x.dtype)
     flat = (x.reshape(-1), y.reshape(-1))
     plan = window_plan(geometry, x.itemsize)
     if plan is not None:
@@ -96,7 +97,7 @@ def avg_pool_forward(x: Array, geometry: PoolGeometry) -> Array:
 
 def avg_pool_backward(gy: Array, geometry: PoolGeometry) -> Array:
     """See contract.Backend.avg_pool_backward."""
-    gx = np.empty(gy.shape[:2] + geometry.spatial, gy.dtype)
+    gx = empty(gy.shape[:2] + geometry.spatial, gy.dtype)
     flat_gy, flat_gx = gy.reshape(-1), gx.reshape(-1)
     table = pool_gather.spread_table(geometry)
     if table is not None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu.elementary import like
 from fastconv.backends.cpu.host import flat, kernel
+from fastconv.backends.cpu.memory import empty
 from fastconv.backends.threads import parallel_for
 
 Array = npt.NDArray[Any]
@@ -23,7 +23,7 @@ _NS_PER_BYTE = 0.15
 
 def add_relu(a: Array, b: Array) -> Array:
     """See contract.Backend.add_relu."""
-    y = np.empty_like(a)
+    y = empty(a.shape, a.dtype)
     flat_a, flat_b, flat_y = flat(a), flat(b), y.reshape(-1)
     parallel_for(
         lambda start, stop: _add_relu(flat_a, flat_b, flat_y, start, stop), flat_y.size, _NS_PER_BYTE * y.nbytes

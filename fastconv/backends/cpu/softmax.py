@@ -17,6 +17,7 @@ import numpy.typing as npt
 from fastconv.backends.cpu import sums
 from fastconv.backends.cpu.elementary import exp, like, maximum
 from fastconv.backends.cpu.host import kernel
+from fastconv.backends.cpu.memory import empty
 from fastconv.backends.threads import RangeCall, parallel_for
 
 Array = npt.NDArray[Any]
@@ -27,7 +28,7 @@ _NS_PER_BYTE = 0.3
 
 def softmax(x: Array, axis: int, log: bool) -> Array:
     """See contract.Backend.softmax."""
-    y = np.empty_like(x)
+    y = empty(x.shape, x.dtype)
     length, inner = _length_and_inner(x.shape, axis)
     flat_x, flat_y = x.reshape(-1), y.reshape(-1)
     if inner == 1:
@@ -39,7 +40,7 @@ def softmax(x: Array, axis: int, log: bool) -> Array:
 
 def softmax_backward(gy: Array, y: Array, axis: int, log: bool) -> Array:
     """See contract.Backend.softmax_backward."""
-    gx = np.empty_like(gy)
+    gx = empty(gy.shape, gy.dtype)
     length, inner = _length_and_inner(gy.shape, axis)
     flats = gy.reshape(-1), y.reshape(-1), gx.reshape(-1)
     if inner == 1:

@@ -1,0 +1,95 @@
+"""Blocks of memory for large results: lent to one result at a time, kept within bounds, and for the next one."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import fastconv as fc
+from fastconv.backends.cpu import memory
+
+FLOATS = memory.LEAST_BYTES // 4
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    fresh = memory._Blocks()
+    monkeypatch.setattr(memory, "_blocks", fresh)
+    return fresh
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+def test_the_memory_of_a_result_that_is_gone_serves_the_next(blocks):
+    first = memory.empty((4, FLOATS), "float32")
+    place = address(first)
+    assert place % 64 == 0 and first.flags.carray and type(first) is np.ndarray
+    del first
+    assert address(memory.empty((FLOATS, 4), "float32")) == place
+    assert address(memory.empty((2, FLOATS), "float64")) == place  # of another dtype
+    assert address(memory.empty((FLOATS,), "float32")) != place  # that would waste most of it
+
+
+def test_views_hold_on_to_the_memory(blocks):
+    result = memory.empty((2, FLOATS), "float32")
+    place, view = address(result), result.reshape(-1)[5:][::2]
+    del result
+    assert address(memory.empty((2, FLOATS), "float32")) != place
+    del view
+    blocks.take(8)  # what came back is seen to at the next call at the latest
+    assert any(abs(block.ctypes.data - place) < 64 for block in blocks.kept)
+
+
+def test_small_results_are_numpys_own(blocks):
+    assert memory.empty((3, 5), "float32").base is None
+    assert memory.empty((0, 5), "float64").shape == (0, 5)
+    assert blocks.lent == 0
+
+
+def test_no_more_is_held_than_results_needed_at_once(blocks):
+    sizes = [FLOATS * n for n in (1, 2, 4, 8, 4, 2, 1)]
+    for size in sizes:
+        memory.empty((size,), "float32")
+    held = sum(block.size for block in blocks.kept)
+    assert blocks.lent == 0 and held <= 1.25 * blocks.most_lent < 4 * sum(sizes)
+
+
+def test_kept_blocks_stay_within_the_limit(blocks, monkeypatch):
+    monkeypatch.setattr(memory, "KEPT_BYTES", 3 * memory.LEAST_BYTES)
+    results = [memory.empty((FLOATS,), "float32") for _ in range(6)]
+    assert blocks.lent >= 6 * memory.LEAST_BYTES
+    results.clear()
+    assert blocks.lent == 0 and 0 < sum(block.size for block in blocks.kept) <= 3 * memory.LEAST_BYTES
+
+
+def test_results_of_many_threads_do_not_meet(blocks):
+    """Each writes its number, lets the others go on, and finds it unchanged."""
+    wrong = []
+
+    def work(number):
+        for step in range(50):
+            result = memory.empty((FLOATS + step % 3,), "float32")
+            result[:] = number
+            barrier.wait()
+            if not (result == number).all():
+                wrong.append(number)
+
+    barrier = threading.Barrier(4)
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert wrong == [] and not any(thread.is_alive() for thread in threads)
+
+
+def test_large_results_of_operations_come_from_blocks(blocks):
+    x = np.ones((1, 8, 256, 256), np.float32)
+    y = fc.relu(x)
+    joined = fc.concatenate([y, fc.max_pool2d(x, 3, 1, padding=1)], 1)
+    assert blocks.lent >= y.nbytes + joined.nbytes
+    assert (joined == 1).all() and joined.shape == (1, 16, 256, 256)
