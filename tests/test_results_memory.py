@@ -58,8 +58,8 @@ def test_no_more_is_held_than_results_needed_at_once(blocks):
     assert blocks.lent == 0 and held <= 1.25 * blocks.most_lent < 4 * sum(sizes)
 
 
-def test_kept_blocks_stay_within_the_limit(blocks, monkeypatch):
-    monkeypatch.setattr(memory, "KEPT_BYTES", 3 * memory.LEAST_BYTES)
+def test_kept_blocks_stay_within_the_limit(blocks):
+    blocks.most_kept = 3 * memory.LEAST_BYTES
     results = [memory.empty((FLOATS,), "float32") for _ in range(6)]
     assert blocks.lent >= 6 * memory.LEAST_BYTES
     results.clear()
@@ -93,3 +93,11 @@ def test_large_results_of_operations_come_from_blocks(blocks):
     joined = fc.concatenate([y, fc.max_pool2d(x, 3, 1, padding=1)], 1)
     assert blocks.lent >= y.nbytes + joined.nbytes
     assert (joined == 1).all() and joined.shape == (1, 16, 256, 256)
+
+
+def test_results_may_die_when_the_interpreter_has_cleared_the_module(blocks, monkeypatch):
+    block = blocks.take(memory.LEAST_BYTES)
+    for name in ("KEPT_BYTES", "_SLACK", "np", "_blocks"):
+        monkeypatch.setattr(memory, name, None)
+    blocks.give_back(block)
+    assert blocks.lent == 0

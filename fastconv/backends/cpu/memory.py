@@ -72,6 +72,7 @@ class _Blocks:
     """The blocks that are kept, oldest first, and how many bytes are lent."""
 
     def __init__(self) -> None:
+        self.most_kept = KEPT_BYTES  # here, because results die even when the interpreter has cleared the module
         self.returned: deque[Block] = deque()
         self.kept: list[Block] = []
         self.lent = self.most_lent = 0
@@ -102,7 +103,7 @@ class _Blocks:
             block = self.returned.popleft()
             self.kept.append(block)
             self.lent -= block.size
-        self._drop(KEPT_BYTES)
+        self._drop(self.most_kept)
 
     def _drop(self, bytes_left: int) -> None:
         """Give the oldest blocks to the system until those that are left take up no more than that."""
