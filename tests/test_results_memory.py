@@ -10,6 +10,7 @@ import pytest
 import fastconv as fc
 from fastconv.backends.cpu import memory
 
+FLOAT = np.dtype("float32")
 FLOATS = memory.LEAST_BYTES // 4
 
 
@@ -25,42 +26,42 @@ def address(array):
 
 
 def test_the_memory_of_a_result_that_is_gone_serves_the_next(blocks):
-    first = memory.empty((4, FLOATS), "float32")
+    first = memory.empty((4, FLOATS), FLOAT)
     place = address(first)
     assert place % 64 == 0 and first.flags.carray and type(first) is np.ndarray
     del first
-    assert address(memory.empty((FLOATS, 4), "float32")) == place
-    assert address(memory.empty((2, FLOATS), "float64")) == place  # of another dtype
-    assert address(memory.empty((FLOATS,), "float32")) != place  # that would waste most of it
+    assert address(memory.empty((FLOATS, 4), FLOAT)) == place
+    assert address(memory.empty((2, FLOATS), np.dtype("float64"))) == place  # of another dtype
+    assert address(memory.empty((FLOATS,), FLOAT)) != place  # that would waste most of it
 
 
 def test_views_hold_on_to_the_memory(blocks):
-    result = memory.empty((2, FLOATS), "float32")
+    result = memory.empty((2, FLOATS), FLOAT)
     place, view = address(result), result.reshape(-1)[5:][::2]
     del result
-    assert address(memory.empty((2, FLOATS), "float32")) != place
+    assert address(memory.empty((2, FLOATS), FLOAT)) != place
     del view
     blocks.take(8)  # what came back is seen to at the next call at the latest
     assert any(abs(block.ctypes.data - place) < 64 for block in blocks.kept)
 
 
 def test_small_results_are_numpys_own(blocks):
-    assert memory.empty((3, 5), "float32").base is None
-    assert memory.empty((0, 5), "float64").shape == (0, 5)
+    assert memory.empty((3, 5), FLOAT).base is None
+    assert memory.empty((0, 5), np.dtype("float64")).shape == (0, 5)
     assert blocks.lent == 0
 
 
 def test_no_more_is_held_than_results_needed_at_once(blocks):
     sizes = [FLOATS * n for n in (1, 2, 4, 8, 4, 2, 1)]
     for size in sizes:
-        memory.empty((size,), "float32")
+        memory.empty((size,), FLOAT)
     held = sum(block.size for block in blocks.kept)
     assert blocks.lent == 0 and held <= 1.25 * blocks.most_lent < 4 * sum(sizes)
 
 
 def test_kept_blocks_stay_within_the_limit(blocks):
     blocks.most_kept = 3 * memory.LEAST_BYTES
-    results = [memory.empty((FLOATS,), "float32") for _ in range(6)]
+    results = [memory.empty((FLOATS,), FLOAT) for _ in range(6)]
     assert blocks.lent >= 6 * memory.LEAST_BYTES
     results.clear()
     assert blocks.lent == 0 and 0 < sum(block.size for block in blocks.kept) <= 3 * memory.LEAST_BYTES
@@ -72,7 +73,7 @@ def test_results_of_many_threads_do_not_meet(blocks):
 
     def work(number):
         for step in range(50):
-            result = memory.empty((FLOATS + step % 3,), "float32")
+            result = memory.empty((FLOATS + step % 3,), FLOAT)
             result[:] = number
             barrier.wait()
             if not (result == number).all():

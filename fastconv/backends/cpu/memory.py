@@ -44,14 +44,13 @@ _LOOSEST = 1.25  # a block may be so many times larger than the result
 _LINE = 64  # bytes of a cache line, at which a result begins
 
 
-def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """An uninitialised array, as of `numpy.empty`."""
-    kind = np.dtype(dtype)
-    size = math.prod(shape) * kind.itemsize
+    size = math.prod(shape) * dtype.itemsize
     if size < LEAST_BYTES:
-        return np.empty(shape, kind)
+        return np.empty(shape, dtype)
     blocks = _blocks
-    return np.asarray(_Lease(blocks, blocks.take(size + _LINE), shape, kind))
+    return np.asarray(_Lease(blocks, blocks.take(size + _LINE), shape, dtype))
 
 
 class _Lease:

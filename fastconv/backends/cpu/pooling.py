@@ -33,7 +33,7 @@ _NS_PER_BYTE = 0.05
 def max_pool_forward(x: Array, geometry: PoolGeometry, with_indices: bool = True) -> tuple[Array, Array | None]:
     """See contract.Backend.max_pool_forward."""
     y = empty(x.shape[:2] + geometry.out_spatial, x.dtype)
-    indices = empty(y.shape, np.int64) if with_indices else None
+    indices = empty(y.shape, np.dtype(np.int64)) if with_indices else None
     found = None if indices is None else indices.reshape(-1)
     plan = window_plan(geometry, x.itemsize)
     if plan is not None:
