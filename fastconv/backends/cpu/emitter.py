@@ -77,6 +77,12 @@ class Emitter:
         load = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.masked.load.{self.suffix}.p0")
         return self.builder.call(load, [pointer, ir.Constant(_I32, self.itemsize), mask, others])
 
+    def store_part(self, value: Any, pointer: Any, count: int) -> None:
+        """The first `count` lanes to memory, a number known beforehand: no mask is needed."""
+        lanes = ir.Constant(ir.VectorType(_I32, count), list(range(count)))
+        part = self.builder.shuffle_vector(value, value, lanes)
+        self.builder.store(part, self.builder.bitcast(pointer, part.type.as_pointer()), align=self.itemsize)
+
     def keeping(self, count: Any, pointer: Any, vector: Any) -> Any:
         """A vector with its first `count` lanes from memory, which is read only then."""
         some = self.builder.icmp_signed(">", count, self.index(0))
@@ -180,6 +186,35 @@ class Emitter:
             return pieces[0]
         kept = [lane * full + m for lane in range(lanes) for m in range(count)]
         return [self._picked(pieces[0], kept[i : i + lanes]) for i in range(0, len(kept), lanes)]
+
+    def transposed(self, rows: list[Any]) -> list[Any]:
+        """Columns of at most `lanes` rows: vector k holds lane k of each row; its lanes behind the rows are undefined.
+
+        First within blocks of 16 bytes, whose shuffles are one instruction each, then whole blocks.
+        """
+        block = min(self.lanes, 16 // self.itemsize)
+        rows = [*rows, *[ir.Constant(self.vector, ir.Undefined)] * (self.lanes - len(rows))]
+        within = [self._unzipped(rows[first : first + block], block, 1) for first in range(0, self.lanes, block)]
+        columns = [self._unzipped(list(same), self.lanes, block) for same in zip(*within)]
+        return [column for same in zip(*columns) for column in same]
+
+    def _unzipped(self, rows: list[Any], span: int, width: int) -> list[Any]:
+        """In each `span` lanes the columns, `width` lanes wide, of span/width rows."""
+        if len(rows) == 1:
+            return rows
+        halves = []
+        for start in (0, span // 2):
+            places = [
+                row * self.lanes + first + start + unit + lane
+                for first in range(0, self.lanes, span)
+                for unit in range(0, span // 2, width)
+                for row in (0, 1)
+                for lane in range(width)
+            ]
+            mask = ir.Constant(ir.VectorType(_I32, self.lanes), places)
+            pairs = [self.builder.shuffle_vector(a, b, mask) for a, b in zip(rows[::2], rows[1::2])]
+            halves += self._unzipped(pairs, span, 2 * width)
+        return halves
 
     def _picked(self, vectors: list[Any], places: list[int]) -> Any:
         """One vector of the elements at `places` (ascending) of the vectors laid end to end."""

@@ -240,6 +240,19 @@ def copy_rows(typing_context, like, target, source):  # type: ignore[no-untyped-
     return signature, codegen
 
 
+def _store_columns(emit: Emitter, rows: list[Any], target: Any) -> None:
+    """The columns of some rows one behind the other: what a vector holds behind its column the next one overwrites."""
+    columns = list(zip(*(emit.transposed(rows[m : m + emit.lanes]) for m in range(0, len(rows), emit.lanes))))
+    for k, column in enumerate(columns):
+        for number, vector in enumerate(column):
+            first = number * emit.lanes
+            place = emit.at(target, emit.index(k * len(rows) + first))
+            if k == len(columns) - 1 and first + emit.lanes > len(rows):
+                emit.store_part(vector, place, len(rows) - first)
+            else:
+                emit.store(vector, place)
+
+
 @intrinsic(prefer_literal=True)
 def interleave(typing_context, like, rows, source, stride, vectors, target):  # type: ignore[no-untyped-def]
     """target[k][m] = source[m · stride + k] for m < rows, k < vectors · lanes (vectors ≥ 1).
@@ -258,8 +271,12 @@ def interleave(typing_context, like, rows, source, stride, vectors, target):  # 
         def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
             k = builder.mul(i, emit.index(emit.lanes))
             out = emit.at(target, builder.mul(k, emit.index(mr)))
-            for number, vector in enumerate(emit.interleaved([emit.load(emit.at(row, k)) for row in rows_in])):
-                emit.store(vector, emit.at(out, emit.index(number * emit.lanes)))
+            loaded = [emit.load(emit.at(row, k)) for row in rows_in]
+            if 2 * mr > emit.lanes:
+                _store_columns(emit, loaded, out)
+            else:
+                for number, vector in enumerate(emit.interleaved(loaded)):
+                    emit.store(vector, emit.at(out, emit.index(number * emit.lanes)))
             return values
 
         emit.loop(vectors, [], step)
@@ -281,7 +298,7 @@ def transpose(typing_context, like, source, stride, vectors, target, pitch):  # 
         def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
             k = builder.mul(i, emit.index(emit.lanes))
             rows = [emit.at(source, builder.add(builder.mul(stride, emit.index(m)), k)) for m in range(emit.lanes)]
-            for number, vector in enumerate(emit.interleaved([emit.load(row) for row in rows])):
+            for number, vector in enumerate(emit.transposed([emit.load(row) for row in rows])):
                 place = builder.mul(pitch, builder.add(k, emit.index(number)))
                 emit.store(vector, emit.at(target, place))
             return values
