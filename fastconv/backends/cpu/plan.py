@@ -49,7 +49,7 @@ COLUMN_GATHER_ROWS = 20
 """Time to gather an exact column for one tap over the time to multiply it with one row of weights, about; three times
 as much where the step has no shuffles."""
 
-FAR_ROWS = 128
+FAR_ROWS = 64 if REGISTERS == 16 else 128
 """Rows of a source in place from which they are better copied into a panel: more than the ways of a few sets."""
 
 MIN_ROW = 240
@@ -222,8 +222,11 @@ class Correlation:
         """Whether gathering each tap apart costs less than the boxes waste between their rows and in their halos."""
         plan, lanes = self.plan[0], lanes_of(self.itemsize)
         _, height, width = self.axes
-        if plan["linear"] or plan["direct"]:  # no waste, but many rows far apart fall into a few sets of the cache
-            return self.count >= FAR_ROWS
+        if plan["linear"] or plan["taps"] == 1:  # no waste, but many rows far apart fall into a few sets of the cache
+            if self.count >= FAR_ROWS:
+                return True
+            if plan["linear"] or plan["direct"]:
+                return False
         if plan["rowwise"]:
             vectors = height.outputs * plan["boxes_w"] * _row_cost(plan["box_w"] // lanes)
         else:
