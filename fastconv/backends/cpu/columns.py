@@ -22,9 +22,10 @@ from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_columns
 from fastconv.backends.cpu.host import embedded, kernel, pointer, routine
 from fastconv.backends.cpu.plan import PANEL_STEP, PLAN, TILE_VECTORS
-from fastconv.backends.cpu.simd import ROWS
+from fastconv.backends.cpu.simd import ROWS, prefetch
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
+_LINE_BYTES = 64
 _PLAN_NUMBERS = len(PLAN.names or ())
 
 
@@ -115,6 +116,20 @@ def _block_of_panel(
 
 
 @routine
+def _ask_for(x: Any, plan: Any, group: int, first: int, c0: int, c1: int) -> None:
+    """Prefetch the panel of a 1×1 convolution from column `first` on, of channels c0 ≤ c < c1.
+
+    Its rows lie far apart: the hardware does not foresee them.
+    """
+    p = plan[0]
+    sample, column = divmod(first, p.width)
+    for c in range(c0, c1):
+        row = pointer(x, ((sample * p.groups + group) * p.channels + c) * p.width + column)
+        for line in range(0, p.panel * x.itemsize, _LINE_BYTES):
+            prefetch(x, row + line)
+
+
+@routine
 def _panel(
     x: Any, packed: Any, y: Any, scratch: Any, part: Any, positions: Any, steps: Any, off: Any, packed_count: int,
     group: int, first: int, count: int, b0: int, b1: int, relu: int,
@@ -136,6 +151,11 @@ def _panel(
         k, add, last = (t1 - t0) * (c1 - c0), s > 0, s == len(steps) - 1
         gather_columns(x, group, scratch, 0, span, k * span, part, positions, first, count, t0, t1, c0, c1, c1 - c0, 1)
         for block in range(b0, b1):
+            if p.direct and last:
+                done, blocks = block - b0, b1 - b0
+                _ask_for(
+                    x, part, group, first + p.panel, p.channels * done // blocks, p.channels * (done + 1) // blocks
+                )
             row = block * ROWS
             mr = min(ROWS, p.packed - row)
             in_group = group * p.packed + row

@@ -105,12 +105,12 @@ class Emitter:
         store = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.masked.store.{self.suffix}.p0")
         self.builder.call(store, [value, pointer, ir.Constant(_I32, self.itemsize), mask])
 
-    def prefetch(self, pointer: Any) -> None:
-        """Ask for the line of an address, which need not exist, to come into the first-level cache."""
+    def prefetch(self, pointer: Any, level: int = 1) -> None:
+        """Ask for the line of an address, which need not exist, to come into the first-level cache (2: the second)."""
         byte = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        flags = [ir.Constant(_I32, value) for value in (0, 3, 1)]
+        flags = [ir.Constant(_I32, value) for value in (0, 4 - level, 1)]
         self.builder.call(function, [self.builder.bitcast(pointer, byte), *flags])
 
     def splat(self, scalar: Any) -> Any:

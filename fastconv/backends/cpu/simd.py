@@ -216,12 +216,12 @@ def take_columns(  # type: ignore[no-untyped-def]
 
 @intrinsic
 def prefetch(typing_context, like, address):  # type: ignore[no-untyped-def]
-    """Ask for the line of an address, which need not exist, to come into the first-level cache."""
+    """Ask for the line of an address, which need not exist, to come into the second-level cache."""
     signature = types.void(like, types.intp)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0])
-        emit.prefetch(emit.pointer(args[1]))
+        emit.prefetch(emit.pointer(args[1]), 2)
         return context.get_dummy_value()
 
     return signature, codegen
