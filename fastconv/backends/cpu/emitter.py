@@ -228,8 +228,17 @@ class Emitter:
             picked = self.builder.shuffle_vector(picked, vectors[number], mask)
         return picked
 
-    def loop(self, count: Any, start: list[list[Any]], body: Callable[[Any, list[list[Any]]], list[list[Any]]]) -> Any:
-        """for i in range(count), count ≥ 1: values = body(i, values), from `start`; returns the last values."""
+    def loop(
+        self,
+        count: Any,
+        start: list[list[Any]],
+        body: Callable[[Any, list[list[Any]]], list[list[Any]]],
+        unroll: int = 0,
+    ) -> Any:
+        """for i in range(count), count ≥ 1: values = body(i, values), from `start`; returns the last values.
+
+        LLVM makes one round of `unroll` ones, of as many as it likes if that is 0.
+        """
         builder = self.builder
         before = builder.block
         block, after = builder.append_basic_block("loop"), builder.append_basic_block("after")
@@ -246,26 +255,19 @@ class Emitter:
             for phi, value0, value1 in zip(row, row0, row1):
                 phi.add_incoming(value0, before)
                 phi.add_incoming(value1, last)
-        builder.cbranch(builder.icmp_signed("<", following, count), block, after)
+        branch = builder.cbranch(builder.icmp_signed("<", following, count), block, after)
+        if unroll:
+            times = builder.module.add_metadata(["llvm.loop.unroll.count", ir.Constant(_I32, unroll)])
+            node = builder.module.add_metadata([times, times])
+            node.operands = (node, times)  # LLVM takes the attributes of a loop from a node that begins with itself
+            branch.set_metadata("llvm.loop", node)
         builder.position_at_end(after)
         return new
 
 
 def short_loop(
-    emit: Emitter, count: Any, start: list[list[Any]], body: Callable[..., list[list[Any]]]
+    emit: Emitter, count: Any, start: list[list[Any]], body: Callable[[Any, list[list[Any]]], list[list[Any]]]
 ) -> list[list[Any]]:
-    """`Emitter.loop`, but LLVM does not unroll it: for counts so small that the rest of an unrolled loop costs most."""
-    ends = []
-
-    def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
-        new = body(i, values)
-        ends.append(emit.builder.block)
-        return new
-
-    result: list[list[Any]] = emit.loop(count, start, step)
-    module = emit.builder.module
-    disable = module.add_metadata(["llvm.loop.unroll.disable"])
-    node = module.add_metadata([disable, disable])
-    node.operands = (node, disable)  # LLVM takes the attributes of a loop from a node that begins with itself
-    ends[0].terminator.set_metadata("llvm.loop", node)
-    return result
+    """`Emitter.loop` for counts so small that the rest of an unrolled loop costs most."""
+    values: list[list[Any]] = emit.loop(count, start, body, unroll=1)
+    return values
