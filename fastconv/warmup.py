@@ -20,17 +20,18 @@ from fastconv.ops.dense import linear
 
 DTYPES = ("float32", "float64")
 
-# Channels and size of the input, filters, size of the kernel, groups: what leads to each algorithm of a convolution.
+# Channels and size of the input, filters, size of the kernel, groups, stride: what leads to each algorithm.
 _CONVOLUTIONS = (
-    (4, 20, 8, 3, 1),
-    (4, 8, 4, 3, 1),
-    (8, 20, 8, 1, 1),
-    (8, 7, 64, 5, 1),
-    (6, 20, 6, 3, 6),
-    (1, 20, 2, 3, 1),
-    (32, 32, 32, 3, 1),
-    (32, 14, 32, 3, 1),
-    (16, 100, 16, 15, 1),
+    (4, 20, 8, 3, 1, 1),
+    (4, 20, 8, 3, 1, 2),
+    (4, 8, 4, 3, 1, 1),
+    (8, 20, 8, 1, 1, 1),
+    (8, 7, 64, 5, 1, 1),
+    (6, 20, 6, 3, 6, 1),
+    (1, 20, 2, 3, 1, 1),
+    (32, 32, 32, 3, 1, 1),
+    (32, 14, 32, 3, 1, 1),
+    (16, 100, 16, 15, 1, 1),
 )
 _PATCHES = (4, 16, 8, 4)  # channels, size, filters, and kernel and stride
 _POOLS = (pooling.max_pool2d, pooling.avg_pool2d, pooling.adaptive_max_pool2d, pooling.adaptive_avg_pool2d)
@@ -56,10 +57,10 @@ def run() -> Iterator[Step]:
 
 
 def _calls(dtype: str) -> Iterator[tuple[str, Callable[[], None]]]:
-    for channels, size, filters, kernel, groups in _CONVOLUTIONS:
+    for channels, size, filters, kernel, groups, stride in _CONVOLUTIONS:
         x, w = _tensor(dtype, 1, channels, size, size), _tensor(dtype, filters, channels // groups, kernel, kernel)
-        convolve = partial(convolution.conv2d, padding=kernel // 2, groups=groups)
-        chosen = convolution.explain(x, w, padding=kernel // 2, groups=groups)
+        convolve = partial(convolution.conv2d, stride=stride, padding=kernel // 2, groups=groups)
+        chosen = convolution.explain(x, w, stride=stride, padding=kernel // 2, groups=groups)
         names = dict.fromkeys((chosen.forward, chosen.input_grad, chosen.weight_grad))
         yield f"convolution: {', '.join(names)}", partial(_backward, convolve, x, w, _tensor(dtype, filters))
     channels, size, filters, kernel = _PATCHES

@@ -15,6 +15,7 @@ from fastconv.backends.cpu import (
     depthwise_weight_grad,
     fft,
     patches,
+    phases,
     weight_grad,
     weight_grad_outer,
     winograd,
@@ -74,7 +75,12 @@ def _input_grad(geometry: ConvGeometry, itemsize: int, precision: str) -> tuple[
             return [Algorithm("depthwise lanes", partial(_depthwise, lanes))], True
     taps = geometry.taps
     steps = taps, geometry.in_channels // geometry.groups * taps
-    return [algorithm(correlation, steps, precision) for correlation in correlations], whole
+    apart = [algorithm(correlation, steps, precision) for correlation in correlations]
+    if phases.suits(correlations) and all(one.name.startswith("shift-gemm") for one in apart):
+        together = phases.Phases(correlations, steps)
+        if together.pays:
+            return [Algorithm("shift-gemm phases", together.run)], whole
+    return apart, whole
 
 
 def conv_weight_grad(gy: Array, x: Array, geometry: ConvGeometry) -> Array:

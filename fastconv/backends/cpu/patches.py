@@ -32,7 +32,10 @@ from fastconv.geometry import ConvGeometry
 Array = npt.NDArray[Any]
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
-_OVERRUN = max(WIDE.values()) * _LANES4  # columns that a tile may write behind the panel
+
+OVERRUN = max(WIDE.values()) * _LANES4
+"""Columns that a tile may write behind those asked for."""
+
 _MIN_TASKS = 32  # fewer pieces than this leave threads idle
 _NS_PER_ELEMENT = 0.5
 _NS_PER_FLOP = 0.01
@@ -107,7 +110,7 @@ def _stretches(first: int, count: int, group: int, groups: int, channels: int, s
 
 
 @embedded
-def _put_together(rows: Any, source: int, pitch: int, kw: int, x: Any, to: int, count: int) -> None:
+def put_together(rows: Any, source: int, pitch: int, kw: int, x: Any, to: int, count: int) -> None:
     """x[to + w · kw + k] = rows[source + k · pitch + w] for k < kw, w < count."""
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
@@ -138,7 +141,7 @@ def _put_lines(rows: Any, pitch: int, x: Any, sizes: Any, first: int, last: int,
         to = ((channel * depth + i) * height + j) * width
         source = (line - first) * kw * pitch
         for n in range(len(stretches)):
-            _put_together(rows, source + stretches[n, 1], pitch, kw, x, to + stretches[n, 0], stretches[n, 2])
+            put_together(rows, source + stretches[n, 1], pitch, kw, x, to + stretches[n, 0], stretches[n, 2])
 
 
 @routine
@@ -178,7 +181,7 @@ def _multiply(
     lanes = _LANES4 if x.itemsize == 4 else _LANES8
     span, total = TILE_VECTORS * lanes, x.size // (p.groups * p.channels)
     panels, units = -(-total // p.panel), -(-p.blocks // unit)
-    pitch, step = p.panel + _OVERRUN, p.count * span
+    pitch, step = p.panel + OVERRUN, p.count * span
     panel_at, kw = unit * ROWS * pitch, sizes[5]
     stretches = np.empty((0, 3), np.int64)
     gathered = -1
@@ -215,7 +218,7 @@ class InputGrad:
         kw = geometry.kernel[-1]
         self.unit = kw // math.gcd(ROWS, kw)
         self.packed_elements = c.groups * c.packed_rows * (c.count + 1)
-        self.elements = (self.unit * ROWS + c.count) * (c.panel_columns + _OVERRUN)
+        self.elements = (self.unit * ROWS + c.count) * (c.panel_columns + OVERRUN)
         self.columns = np.arange(c.count, dtype=np.int64) * TILE_VECTORS * lanes_of(itemsize)
 
     def run(self, gy: Array, w: Array, b: Array | None, gx: Array, relu: bool) -> None:

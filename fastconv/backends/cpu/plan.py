@@ -220,13 +220,19 @@ class Correlation:
 
     def _columns_pay(self) -> bool:
         """Whether gathering each tap apart costs less than the boxes waste between their rows and in their halos."""
-        plan, lanes = self.plan[0], lanes_of(self.itemsize)
-        _, height, width = self.axes
+        plan = self.plan[0]
         if plan["linear"] or plan["taps"] == 1:  # no waste, but many rows far apart fall into a few sets of the cache
             if self.count >= FAR_ROWS:
                 return True
             if plan["linear"] or plan["direct"]:
                 return False
+        step = self.axes[2].step
+        return self.box_cost() > 1 + COLUMN_GATHER_ROWS * (1 if step in (1, 2, 4) else 3) / self.rows
+
+    def box_cost(self) -> float:
+        """Time of the boxes over that of their outputs alone."""
+        plan, lanes = self.plan[0], lanes_of(self.itemsize)
+        _, height, width = self.axes
         if plan["rowwise"]:
             vectors = height.outputs * plan["boxes_w"] * _row_cost(plan["box_w"] // lanes)
         else:
@@ -235,7 +241,7 @@ class Correlation:
         boxes = vectors * lanes / (height.outputs * width.outputs)
         if plan["channels"] * plan["channel"] * self.itemsize > SECOND_LEVEL_BYTES:
             boxes *= _THIRD_LEVEL
-        return float(boxes) > 1 + COLUMN_GATHER_ROWS * (1 if width.step in (1, 2, 4) else 3) / self.rows
+        return float(boxes)
 
     def _box_offsets(self) -> Ints:
         """Where in the gathered box tap k = (channel, d, h, w) finds the source of output 0."""
