@@ -98,17 +98,19 @@ def _block_of_panel(
     size = results.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     span, target = TILE_VECTORS * lanes, p.target_d * p.target_h * p.target_w
-    whole = len(segments) == 1 and p.stride_w == 1 and valid == mr
-    q = 0
+    neighbours = p.stride_w == 1 and valid == mr
+    q, s = 0, 0
     while q < count:
         width, wide = tile_width(mr, lanes, count - q)
         if q % span + width > span:
             width, wide = tile_width(mr, lanes, 0)
         stop = min(q + width, q - q % span + span, count)  # what a tile computes beyond is nothing
-        direct = whole and stop == q + width
+        while segments[s, 0] + segments[s, 1] <= q:
+            s += 1
+        direct = neighbours and stop == q + width <= segments[s, 0] + segments[s, 1]
         c, ldc = pointer(results, at + ROWS * q), width
         if direct:
-            c, ldc = pointer(y, segments[0, 2] + q + row * target), target
+            c, ldc = pointer(y, segments[s, 2] + q - segments[s, 0] + row * target), target
         tile(zero, mr, wide, a, panel + (q // span * k * span + q % span) * size, off, k, start, c, ldc, relu, add)
         if last and not direct:
             _store_columns(y, row * target, target, p.stride_w, segments, results, at + ROWS * q, width, valid, q, stop)
