@@ -49,10 +49,7 @@ def record(y: Array, inputs: Sequence[Any], backward: Backward | None) -> Any:
 
 def to_device(array: Array, device: str) -> Array:
     """`array` on `device` ("cpu", "cuda", "cuda:1"); the array itself if it is there already."""
-    target = backends.get(device)
-    if backends.device_of(array) == device:
-        return array
-    return array.get() if device == "cpu" else target.xp.asarray(array)
+    return backends.to_device(array, device)
 
 
 class Extreme(NamedTuple):

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import emulator
 import pytest
 
 import fastconv as fc
 from fastconv import backends
+from fastconv.errors import DeviceError
 
 
-@pytest.fixture(params=backends.DEVICES)
-def device(request) -> str:
-    """Each device of this installation in turn: a backend that fails one of these tests is not a backend."""
-    return request.param
+def _devices() -> list:
+    """The backends' devices: a GPU where there is one, and the emulated device wherever g++ is."""
+    devices = ["cpu"]
+    try:
+        backends.get("cuda")
+    except DeviceError:
+        pass
+    else:
+        devices.append(pytest.param("cuda", marks=pytest.mark.gpu))
+    missing = emulator.why_missing()
+    return [*devices, pytest.param("emulated", marks=pytest.mark.skipif(bool(missing), reason=missing))]
+
+
+DEVICES = _devices()
+
+
+@pytest.fixture(params=DEVICES)
+def device(request) -> Iterator[str]:
+    """Each device in turn: a backend that fails one of these tests is not a backend."""
+    if request.param != "emulated":
+        yield request.param
+        return
+    with emulator.in_use():
+        yield "cuda"
 
 
 @pytest.fixture

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from fastconv.errors import DeviceError
-
-DEVICES = ("cpu",)
-"""Backends that can run in this installation; the test-suite runs each of them."""
+DEVICES = ("cpu", "cuda")
+"""The kinds of device that have a backend; the test-suite runs each of them, "cuda" on an emulator where it must."""
 
 _DEVICE = re.compile(r"^(cpu|cuda(:\d+)?)$")
+_CUDA_OF_DLPACK = 2  # kDLCUDA
 
 
-@lru_cache(maxsize=1)
-def _cpu() -> Any:
-    return importlib.import_module("fastconv.backends.cpu")
+@lru_cache(maxsize=2)
+def _backend(name: str) -> Any:
+    return importlib.import_module(f"fastconv.backends.{name}")
 
 
 def get(device: str) -> Any:
@@ -31,15 +29,15 @@ def get(device: str) -> Any:
     if not isinstance(device, str) or not _DEVICE.match(device):
         raise ValueError(f'device must be "cpu", "cuda" or "cuda:1" (a number after the colon), got {device!r}')
     if device == "cpu":
-        return _cpu()
-    raise DeviceError(_why_no_cuda(device))
+        return _backend("cpu")
+    cuda = _backend("cuda")
+    cuda.require(device)
+    return cuda
 
 
 def of(array: Any) -> Any:
     """The backend module that owns this array."""
-    if isinstance(array, np.ndarray):
-        return _cpu()
-    return get(device_of(array))
+    return _backend("cuda" if is_cupy(array) else "cpu")
 
 
 def device_of(array: Any) -> str:
@@ -49,24 +47,35 @@ def device_of(array: Any) -> str:
     return "cpu"
 
 
+def to_device(array: Any, device: str) -> Any:
+    """An array of a backend on `device`, where "cuda" is CuPy's current one; the array itself if it is there already.
+
+    Raises as `get` does.
+    """
+    backend = get(device)
+    if device == "cpu":
+        return array.get() if is_cupy(array) else array
+    return backend.on_device(array, device)
+
+
 def is_cupy(array: Any) -> bool:
     """True for a CuPy array, told by its type's module so that CuPy need not be imported."""
     return type(array).__module__.partition(".")[0] == "cupy"
 
 
-def _why_no_cuda(device: str) -> str:
-    if importlib.util.find_spec("cupy") is None:
-        return (
-            f'device="{device}" needs CuPy, which is not installed: pip install "fastconv[cuda13]" '
-            '(CUDA 13 driver) or "fastconv[cuda12]" (CUDA 12 driver)'
-        )
-    import cupy  # optional, and only when a GPU was asked for
+def adopted(value: Any) -> Any:
+    """The array of a backend that shares the memory of `value`, an object of another library; None if there is none.
 
-    try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f'device="{device}": CuPy {cupy.__version__} is installed but found no usable GPU or driver ({error})'
-    return (
-        f'device="{device}": a GPU is there ({count} found), but this version of fastconv has no CUDA backend yet; '
-        'use device="cpu"'
-    )
+    Taken are `__dlpack__` and `__cuda_array_interface__` on a GPU, `__array__` and `__dlpack__` on the CPU.
+    """
+    if isinstance(value, np.ndarray) or is_cupy(value):
+        return value
+    if hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] == _CUDA_OF_DLPACK:
+        return get("cuda").xp.from_dlpack(value)
+    if hasattr(value, "__cuda_array_interface__"):
+        return get("cuda").xp.asarray(value)
+    if hasattr(value, "__array__"):
+        return np.asarray(value)
+    if hasattr(value, "__dlpack__"):
+        return np.from_dlpack(value)
+    return None

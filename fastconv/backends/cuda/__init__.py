@@ -1,0 +1,21 @@
+"""The CUDA backend: CUDA C++ kernels (kernels/) on CuPy arrays. Satisfies backends/contract.py."""
+
+from typing import Any
+
+from fastconv.backends.cuda import platform
+from fastconv.backends.cuda.convolution import conv_forward as conv_forward
+from fastconv.backends.cuda.convolution import conv_input_grad as conv_input_grad
+from fastconv.backends.cuda.convolution import conv_weight_grad as conv_weight_grad
+from fastconv.backends.cuda.convolution import explain_conv as explain_conv
+from fastconv.backends.cuda.device import on_device as on_device
+from fastconv.backends.cuda.device import require as require
+from fastconv.backends.cuda.pointwise import activation_backward as activation_backward
+from fastconv.backends.cuda.pointwise import activation_forward as activation_forward
+from fastconv.backends.cuda.pointwise import add_relu as add_relu
+
+
+def __getattr__(name: str) -> Any:
+    """`xp`, the array namespace, which is not imported with the backend."""
+    if name == "xp":
+        return platform.current().xp
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,102 @@
+"""The CUDA backend on a machine without a GPU: CuPy's place is taken by emulator.arrays and emulator.kernels."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from emulator.arrays import Device, DeviceArray, Namespace, unwrapped
+from emulator.kernels import EmulatedModule, KernelError
+from fastconv.backends.cuda import platform
+
+ARCHITECTURE = 90
+"""What the emulated device says of itself."""
+
+
+class ThreeSchedules:
+    """A kernel that runs in every order of its threads, and must write the same bits in each.
+
+    A difference shows a missing barrier, or two threads that write to one place.
+    """
+
+    def __init__(self, module: EmulatedModule, name: str) -> None:
+        self.module, self.kernel = module, module.get_function(name)
+
+    @property
+    def max_dynamic_shared_size_bytes(self) -> int:
+        return self.kernel.max_dynamic_shared_size_bytes
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, size: int) -> None:
+        assert size <= 227 << 10, "more shared memory than any architecture has"
+        self.kernel.max_dynamic_shared_size_bytes = size
+
+    def __call__(self, grid: Any, block: Any, args: Any, shared_mem: int = 0) -> None:
+        for arg in args:
+            if isinstance(arg, DeviceArray):
+                assert arg.flags.c_contiguous, f"{self.kernel.name}: an array that is not contiguous"
+                assert arg.device.id == Device.current(), f"{self.kernel.name}: an array of another device"
+            assert type(arg) is not np.ndarray or arg.dtype.kind == "V", f"{self.kernel.name}: an array of the host"
+        arrays = unwrapped(args)
+        written = [a for a, parameter in zip(arrays, self.kernel.parameters) if parameter.pointer and parameter.written]
+        written = [a for a in written if a is not None]
+        before, first = [a.copy() for a in written], None
+        for schedule in EmulatedModule.SCHEDULES:
+            for array, values in zip(written, before):
+                array[...] = values
+            self.module.schedule = schedule
+            self.kernel(grid, block, arrays, shared_mem=shared_mem)
+            results = [a.tobytes() for a in written]
+            if first not in (None, results):
+                raise KernelError(f"{self.kernel.name}: the result depends on the order of the threads ({schedule})")
+            first = results
+
+
+class RawModule:
+    """As `cupy.RawModule`."""
+
+    def __init__(self, code: str, options: Any, name_expressions: Any) -> None:
+        self.module = EmulatedModule(code, options=options, name_expressions=name_expressions)
+
+    def get_function(self, name: str) -> ThreeSchedules:
+        return ThreeSchedules(self.module, name)
+
+
+@functools.cache
+def emulated() -> platform.Platform:
+    """Two emulated devices."""
+    return platform.Platform(
+        xp=Namespace(),
+        raw_module=RawModule,
+        device=Device,
+        current_device=Device.current,
+        device_count=lambda: Device.count,
+        capability=lambda: ARCHITECTURE,
+        free_memory=lambda: None,
+    )
+
+
+@contextmanager
+def in_use() -> Iterator[None]:
+    """The CUDA backend runs on the emulated devices within this block."""
+    platform.use(emulated())
+    try:
+        yield
+    finally:
+        platform.use(None)
+
+
+def why_missing() -> str:
+    """What keeps the emulator from running here, or nothing."""
+    if sys.platform != "linux" or os.uname().machine != "x86_64":
+        return "the emulator of CUDA kernels runs on x86-64 Linux only"
+    if shutil.which("g++") is None:
+        return "the emulator of CUDA kernels needs g++: apt install g++"
+    return ""
