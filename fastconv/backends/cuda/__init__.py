@@ -9,9 +9,17 @@ from fastconv.backends.cuda.convolution import conv_weight_grad as conv_weight_g
 from fastconv.backends.cuda.convolution import explain_conv as explain_conv
 from fastconv.backends.cuda.device import on_device as on_device
 from fastconv.backends.cuda.device import require as require
+from fastconv.backends.cuda.normalisation import batch_norm_apply as batch_norm_apply
+from fastconv.backends.cuda.normalisation import batch_norm_backward as batch_norm_backward
+from fastconv.backends.cuda.normalisation import batch_norm_statistics as batch_norm_statistics
+from fastconv.backends.cuda.normalisation import channel_sum as channel_sum
 from fastconv.backends.cuda.pointwise import activation_backward as activation_backward
 from fastconv.backends.cuda.pointwise import activation_forward as activation_forward
 from fastconv.backends.cuda.pointwise import add_relu as add_relu
+from fastconv.backends.cuda.pooling import avg_pool_backward as avg_pool_backward
+from fastconv.backends.cuda.pooling import avg_pool_forward as avg_pool_forward
+from fastconv.backends.cuda.pooling import max_pool_backward as max_pool_backward
+from fastconv.backends.cuda.pooling import max_pool_forward as max_pool_forward
 
 
 def __getattr__(name: str) -> Any:

@@ -7,8 +7,16 @@ from typing import Any
 THREADS = 256
 """Threads of a block where each works for itself."""
 
-MAX_GRID_X = 2**31 - 1
 MAX_GRID_YZ = 65535
+
+ELEMENTS_PER_THREAD = 4
+"""Of elementwise work: enough loads in flight, and still many blocks."""
+
+ELEMENTS_PER_PART, MAX_PARTS = 8192, 64
+"""Of a channel's sum: a part keeps a block busy, and merging so many takes no time."""
+
+MANY_TERMS = 64
+"""From here on a warp gathers them faster than a thread: its loads are neighbours in memory."""
 
 
 def blocks_for(items: int, per_block: int = THREADS) -> tuple[int]:
@@ -18,5 +26,29 @@ def blocks_for(items: int, per_block: int = THREADS) -> tuple[int]:
 
 def packs(array: Any) -> int:
     """How many packs of 16 bytes (kernels/packs.cuh) an array has, the last one perhaps not full."""
-    per_pack = 16 // array.dtype.itemsize
-    return -(-int(array.size) // per_pack)
+    elements, per_pack = int(array.size), 16 // int(array.dtype.itemsize)
+    return -(-elements // per_pack)
+
+
+def lanes_for(terms: int) -> int:
+    """How many threads share a sum or a maximum: one, or a warp where there are many terms."""
+    return 1 if terms <= MANY_TERMS else 32
+
+
+def columns_for(plane: int) -> int:
+    """Threads of a block along a plane of so many elements, a power of two; the others go along the planes."""
+    return min(THREADS, 1 << max(plane - 1, 0).bit_length())
+
+
+def channel_parts(rows: int, plane: int) -> int:
+    """Into how many parts the rows of a channel are cut for a sum: from the shape alone, as the bits depend on it."""
+    rows_of_block = THREADS // columns_for(plane)
+    return max(1, min(-(-rows // rows_of_block), rows * plane // ELEMENTS_PER_PART, MAX_PARTS))
+
+
+def planes_grid(planes: int, plane: int) -> tuple[int, int]:
+    """A grid for elementwise work plane by plane: (blocks across planes, blocks within one)."""
+    columns = columns_for(plane)
+    if not plane:
+        return 0, 0
+    return -(-planes // (THREADS // columns)), min(-(-plane // (columns * ELEMENTS_PER_THREAD)), MAX_GRID_YZ)

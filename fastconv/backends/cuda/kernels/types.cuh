@@ -19,3 +19,18 @@ using Compute = typename Computed<T>::type;
 // NVRTC has no limits header: these are IEEE's.
 __device__ __forceinline__ float infinity(float) { return __int_as_float(0x7F800000); }
 __device__ __forceinline__ double infinity(double) { return __longlong_as_double(0x7FF0000000000000ll); }
+
+// a / b for offsets that are not negative; 64-bit division is slow, and rarely needed.
+__device__ __forceinline__ Index divided(Index a, int b) {
+  return a >> 32 ? a / b : Index(unsigned(a) / unsigned(b));
+}
+
+// Splits off the last coordinate: returns index % size and leaves index / size.
+__device__ __forceinline__ int split(Index& index, int size) {
+  const Index whole = index;
+  index = divided(whole, size);
+  return int(whole - index * size);
+}
+
+// The number of this thread in a grid of one axis.
+__device__ __forceinline__ Index own_index() { return Index(blockIdx.x) * blockDim.x + threadIdx.x; }
