@@ -281,9 +281,10 @@ def test_forms_of_the_input(device, name):
     operation = ACTIVATIONS[name].operation
     x = np.random.default_rng(0).standard_normal((4, 6)).astype("float32")
     expected = to_device(operation(to_device(x, device)), "cpu")
-    np.testing.assert_array_equal(operation(x[::-1])[::-1], expected)
-    np.testing.assert_array_equal(operation(x.astype(">f4")), expected)
-    np.testing.assert_array_equal(operation(np.asfortranarray(x)), expected)
+    for form in (x.astype(">f4"), np.asfortranarray(x)):
+        np.testing.assert_array_equal(to_device(operation(to_device(form, device)), "cpu"), expected)
+    for form in (to_device(x, device)[::-1], to_device(x.T, device).T[::-1]):
+        np.testing.assert_array_equal(to_device(operation(form)[::-1], "cpu"), expected)
     assert operation(to_device(x[:0], device)).shape == (0, 6)
     assert operation(to_device(x[0, 0].reshape(()), device)).shape == ()
     assert isinstance(operation(x), np.ndarray) and isinstance(operation(fc.Tensor(x)), fc.Tensor)

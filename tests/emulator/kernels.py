@@ -316,23 +316,26 @@ def runtime():
 
 def compile_cached(source, options):
     """The path of what source compiles to. Its key covers all headers, the compiler and the processor."""
-
-    def run(*more):
-        result = subprocess.run(
-            [*COMPILE, "-x", "c++", "-", "-x", "none", *more, *options], input=source, capture_output=True, text=True
-        )
-        if result.returncode:
-            raise CompileError(result.stderr)
-        return result.stdout
-
-    key = hashlib.sha256(repr((COMPILE, options, run("-E", "-dD"))).encode()).hexdigest()[:32]
+    key = hashlib.sha256(repr((source, options, surroundings())).encode()).hexdigest()[:32]
     path = CACHE / f"{key}{'.o' if '-c' in options else '.so'}"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as directory:
-            run("-o", f"{directory}/new")
+            command = [*COMPILE, "-x", "c++", "-", "-x", "none", "-o", f"{directory}/new", *options]
+            result = subprocess.run(command, input=source, capture_output=True, text=True)
+            if result.returncode:
+                raise CompileError(result.stderr)
             os.replace(f"{directory}/new", path)
     return path
+
+
+@functools.cache
+def surroundings():
+    """All that a compilation depends on besides its source and its options."""
+    own = [path.read_text() for path in sorted(Path(__file__).parent.glob("*.[ch]pp"))]
+    asked = "-v", "-march=native", "-E", "-"  # answers with its version and what the processor has
+    compiler = subprocess.run([COMPILE[0], "-x", "c++", *asked], input="", capture_output=True, text=True)
+    return COMPILE, own, re.findall(r"^(?:gcc version|.*cc1plus).*$", compiler.stderr, re.MULTILINE)
 
 
 def source_line(library, offset):

@@ -15,6 +15,7 @@ import numpy as np
 from emulator.arrays import Device, DeviceArray, Namespace, unwrapped
 from emulator.kernels import EmulatedModule, KernelError
 from fastconv.backends.cuda import platform
+from fastconv.backends.cuda.module import TEMPLATES, source
 
 ARCHITECTURE = 90
 """What the emulated device says of itself."""
@@ -63,10 +64,22 @@ class RawModule:
     """As `cupy.RawModule`."""
 
     def __init__(self, code: str, options: Any, name_expressions: Any) -> None:
-        self.module = EmulatedModule(code, options=options, name_expressions=name_expressions)
+        self.module = library(code, tuple(options), names_beside(code, name_expressions[0]))
 
     def get_function(self, name: str) -> ThreeSchedules:
         return ThreeSchedules(self.module, name)
+
+
+@functools.cache
+def library(code: str, options: tuple[str, ...], names: tuple[str, ...]) -> EmulatedModule:
+    return EmulatedModule(code, options=options, name_expressions=names)
+
+
+def names_beside(code: str, name: str) -> tuple[str, ...]:
+    """All instances in a kernel's file for its dtype: together they compile in little more time than one."""
+    templates = [template for template in TEMPLATES if source(template.file) == code]
+    dtypes = {written: choice[:1] for template in templates for choice, written in template.instances.items()}
+    return tuple(written for written, dtype in dtypes.items() if dtype == dtypes[name])
 
 
 @functools.cache

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
 
+import numpy as np
+
 from fastconv.backends.cuda import platform
 from fastconv.errors import DeviceError
 
@@ -39,6 +41,8 @@ def number(device: str) -> int:
 def on_device(array: Array, device: str) -> Array:
     """`array`, of NumPy or CuPy, on "cuda" or "cuda:1": itself if it is there."""
     on = platform.current()
+    if isinstance(array, np.ndarray):
+        array = np.asarray(array, array.dtype.newbyteorder("="))  # a GPU has one byte order
     with on.device(number(device)):
         return on.xp.asarray(array)
 

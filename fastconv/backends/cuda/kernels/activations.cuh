@@ -8,7 +8,7 @@ enum Activation { IDENTITY, RELU, LEAKY_RELU, ELU, SELU, GELU, GELU_TANH, SILU, 
 // Klambauer et al. (2017), "Self-normalizing neural networks"
 constexpr double SELU_SCALE = 1.0507009873554804934193349852946;
 constexpr double SELU_ALPHA = 1.6732632423543772848170429916717;
-constexpr double SQRT_1_2 = 0.70710678118654752440;
+constexpr double SQRT_1_2 = 0.70710678118654752440, SQRT_1_2_REST = -4.8336466567264567e-17;  // what a double leaves
 constexpr double SQRT_1_2PI = 0.39894228040143267794;
 // Hendrycks and Gimpel (2016): gelu(x) ~ x sigmoid(GELU_LINEAR x + GELU_CUBIC x^3)
 constexpr double GELU_LINEAR = 1.5957691216057307117;
@@ -30,7 +30,7 @@ __device__ __forceinline__ A sigmoid_slope(A x) {
 template <typename A>
 __device__ __forceinline__ A normal_cdf(A x) {
   const A z = -x * A(SQRT_1_2);
-  const A rest = fma(-x, A(SQRT_1_2), -z) - x * A(SQRT_1_2 - double(A(SQRT_1_2)));
+  const A rest = fma(-x, A(SQRT_1_2), -z) - x * A(SQRT_1_2 - double(A(SQRT_1_2)) + SQRT_1_2_REST);
   const A tail = A(0.5) * erfc(z);
   return z > 0 && tail > 0 ? tail * (A(1) - A(2) * z * rest) : tail;
 }
