@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import emulator
 import pytest
+from problems import Problem
 
 import fastconv as fc
 from fastconv import backends
@@ -26,6 +27,25 @@ def _devices() -> list:
 
 
 DEVICES = _devices()
+
+EMULATED_MULTIPLY_ADDS = 300_000
+"""The emulator takes a second for a hundred times as many."""
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what the emulated device cannot do in time, and ways of the CPU that it does not have."""
+    left_out = [item for item in items if _is_beyond_the_emulator(getattr(item, "callspec", None))]
+    config.hook.pytest_deselected(items=left_out)
+    dropped = set(left_out)
+    items[:] = [item for item in items if item not in dropped]
+
+
+def _is_beyond_the_emulator(case) -> bool:
+    if case is None or case.params.get("device") != "emulated":
+        return False
+    problem = case.params.get("problem")
+    large = isinstance(problem, Problem) and problem.multiply_adds > EMULATED_MULTIPLY_ADDS
+    return large or case.params.get("path", "windows") != "windows"
 
 
 @pytest.fixture(params=DEVICES)

@@ -256,6 +256,11 @@ class Problem:
         return (self.batch, self.out_channels, *self.out_spatial)
 
     @property
+    def multiply_adds(self) -> int:
+        """Products of one forward pass."""
+        return prod(self.y_shape) * prod(self.w_shape[1:])
+
+    @property
     def forward_terms(self) -> int:
         """Products that are summed for one output, bias included; likewise for the gradients below."""
         return prod(self.w_shape[1:]) + 1
