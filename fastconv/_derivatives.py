@@ -243,7 +243,8 @@ def matmul(a: Array, b: Array) -> tuple[Array, Vjp, Vjp]:
 def _factors(a: Array, b: Array) -> tuple[Array, Array, tuple[Any, Any]]:
     """Both factors in one floating dtype, and the dtypes they had; with sizes that fit, as the backend checks none."""
     kinds = [x.dtype.name if hasattr(x, "dtype") else type(x).__name__ for x in (a, b)]
-    if any(kind not in ("float32", "float64") for kind in kinds):
+    known = ("float32", "float64", *(backends.HALF if backends.is_cupy(a) else ()))
+    if any(kind not in known for kind in kinds):
         raise TypeError(
             f'matmul: both factors must be float32 or float64, got {" and ".join(kinds)}; try x.to(dtype="float32")'
         )

@@ -79,13 +79,15 @@ def walk(root: Node, cotangent: Array) -> dict[Leaf, Array]:
         gy = pending.pop(node, None)
         if gy is None or backward is None:  # every gradient on the way here was None
             continue
-        for parent, gradient in zip(parents, backward(_contiguous(gy)), strict=True):
+        with backends.on(gy):
+            cotangents = backward(_contiguous(gy))
+        for parent, gradient in zip(parents, cotangents, strict=True):
             if parent is None or gradient is None:
                 continue
             if isinstance(parent, Node):
-                pending[parent] = pending[parent] + gradient if parent in pending else gradient
+                pending[parent] = _sum(pending[parent], gradient) if parent in pending else gradient
             else:
-                gradients[parent] = gradients[parent] + gradient if parent in gradients else gradient
+                gradients[parent] = _sum(gradients[parent], gradient) if parent in gradients else gradient
     return gradients
 
 
@@ -94,9 +96,10 @@ def deposit(gradients: dict[Leaf, Array]) -> None:
     taken: set[int] = set()
     for leaf, gradient in gradients.items():
         if leaf.grad is not None:
-            leaf.grad = leaf.grad + gradient
+            leaf.grad = _sum(leaf.grad, gradient)
         elif gradient.base is not None or id(gradient) in taken or not gradient.flags.c_contiguous:
-            leaf.grad = gradient.copy(order="C")
+            with backends.on(gradient):
+                leaf.grad = gradient.copy(order="C")
         else:
             leaf.grad = gradient
         taken.add(id(gradient))
@@ -110,6 +113,11 @@ def _reachable(root: Node) -> list[Node]:
                 found.add(parent)
                 stack.append(parent)
     return list(found)
+
+
+def _sum(a: Array, b: Array) -> Array:
+    with backends.on(a):
+        return a + b
 
 
 def _contiguous(array: Array) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 from fastconv import _derivatives as rules
 from fastconv import _tape, backends
 from fastconv._tape import Backward, Node, is_grad_enabled, no_grad
+from fastconv.backends import to_device
 from fastconv.errors import DeviceError
 
 __all__ = ["Tensor", "concatenate", "is_grad_enabled", "needs_grad", "no_grad", "raw", "record", "stack", "to_device"]
@@ -47,11 +48,6 @@ def record(y: Array, inputs: Sequence[Any], backward: Backward | None) -> Any:
     return result
 
 
-def to_device(array: Array, device: str) -> Array:
-    """`array` on `device` ("cpu", "cuda", "cuda:1"); the array itself if it is there already."""
-    return backends.to_device(array, device)
-
-
 class Extreme(NamedTuple):
     """Result of `Tensor.max(dim)` and `Tensor.min(dim)`."""
 
@@ -62,10 +58,10 @@ class Extreme(NamedTuple):
 class Tensor:
     """An array that remembers how it was computed, with the methods of `torch.Tensor` that training needs.
 
-    `array` may be a NumPy or CuPy array (kept, not copied) or anything `numpy.asarray` takes. `requires_grad=True`
-    makes it a leaf whose `grad`, an array, is filled by `backward()` of a result; only floating arrays can have one
-    (TypeError). Operators take Tensors, arrays and numbers and broadcast as NumPy does; beside a floating operand, an
-    integer one takes its dtype.
+    `array` may be a NumPy or CuPy array, one of another library (its memory is shared), or what `numpy.asarray` takes.
+    `requires_grad=True` makes it a leaf whose `grad`, an array, is filled by `backward()` of a result; only floating
+    arrays can have one (TypeError). Operators take Tensors, arrays and numbers and broadcast as NumPy does; beside a
+    floating operand, an integer one takes its dtype.
     """
 
     __slots__ = ("_node", "data", "grad", "requires_grad")
@@ -73,12 +69,12 @@ class Tensor:
     __array_priority__ = 1000
 
     def __init__(self, array: Any, requires_grad: bool = False) -> None:
-        data = raw(array)
-        if not isinstance(data, np.ndarray) and not backends.is_cupy(data):
-            data = np.asarray(data)
-        if data.dtype.kind not in "fiub":
+        data = backends.adopted(raw(array))
+        if data is None:
+            data = np.asarray(array)
+        if data.dtype.kind not in "fiub" and not backends.is_floating(data.dtype):
             raise TypeError(f"Tensor: dtype {data.dtype} is not supported; floating, integer and boolean arrays are")
-        if requires_grad and data.dtype.kind != "f":
+        if requires_grad and not backends.is_floating(data.dtype):
             raise TypeError(f'Tensor: only floating arrays have gradients, got {data.dtype}; try x.astype("float32")')
         self.data: Array = data
         self.requires_grad: bool = requires_grad
@@ -116,6 +112,12 @@ class Tensor:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         return np.array(self.numpy(), dtype=dtype) if copy else np.asarray(self.numpy(), dtype=dtype)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.data.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.data.__dlpack_device__()
 
     def item(self) -> Any:
         """The value of a one-element Tensor as a Python number; ValueError for any other size."""
@@ -160,15 +162,15 @@ class Tensor:
                 "backward: nothing was recorded for this Tensor: no input had requires_grad=True, or it was computed "
                 "under no_grad()"
             )
-        xp = backends.of(self.data).xp
-        if gradient is None:
-            if self.data.size != 1:
-                raise ValueError(
-                    f"backward: a result of shape {self.shape} needs its cotangent: y.backward(gradient); or reduce it "
-                    "to a number first: y.sum().backward()"
-                )
-            gradient = xp.ones_like(self.data)
-        seed = xp.array(raw(gradient), dtype=self.dtype, order="C")
+        if gradient is None and self.data.size != 1:
+            raise ValueError(
+                f"backward: a result of shape {self.shape} needs its cotangent: y.backward(gradient); or reduce it "
+                "to a number first: y.sum().backward()"
+            )
+        with backends.on(self.data):
+            xp = backends.of(self.data).xp
+            given = xp.ones_like(self.data) if gradient is None else raw(gradient)
+            seed = xp.array(given, dtype=self.dtype, order="C")
         if seed.shape != self.shape:
             raise ValueError(f"backward: gradient has shape {seed.shape}, the result it belongs to {self.shape}")
         _tape.deposit({self: seed} if self._node is None else _tape.walk(self._node, seed))
@@ -347,12 +349,15 @@ def stack(tensors: Sequence[Any], axis: int = 0) -> Any:
 def _apply(rule: Callable[..., tuple[Any, ...]], inputs: tuple[Any, ...], *options: Any) -> Tensor:
     """Run a rule of _derivatives on the arrays of `inputs`; keep the vjps of those inputs that need a gradient."""
     arrays = [raw(x) for x in inputs]
+    first = arrays[0]
     if not {type(array) for array in arrays} <= {np.ndarray, float, int, bool}:
-        devices = {backends.device_of(array) for array in arrays if hasattr(array, "dtype")}
+        devices = {backends.device_of(array): array for array in arrays if hasattr(array, "dtype")}
         if len(devices) > 1:
             places = " and ".join(sorted(devices))
             raise DeviceError(f"Tensor arithmetic: operands are on {places}; move one of them with x.to(device)")
-    y, *vjps = rule(*arrays, *options)
+        (first,) = devices.values()
+    with backends.on(first):
+        y, *vjps = rule(*arrays, *options)
     kept = [vjp if needs_grad(x) else None for x, vjp in zip(inputs, vjps, strict=True)]
     result: Tensor = record(y, inputs, lambda gy: [None if vjp is None else vjp(gy) for vjp in kept])
     return result
@@ -366,9 +371,9 @@ def _operands(a: Any, b: Any) -> tuple[Any, Any]:
     """Both operands ready for NumPy: numbers as Python numbers, and integers beside floats in the dtype of those."""
     a, b = _operand(a), _operand(b)
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.dtype.kind == "f" and b.dtype.kind in "iub":
+        if backends.is_floating(a.dtype) and b.dtype.kind in "iub":
             b = Tensor(b.data.astype(a.dtype))
-        elif b.dtype.kind == "f" and a.dtype.kind in "iub":
+        elif backends.is_floating(b.dtype) and a.dtype.kind in "iub":
             a = Tensor(a.data.astype(b.dtype))
     return a, b
 

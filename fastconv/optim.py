@@ -46,7 +46,8 @@ class Optimizer:
                             f"{type(self).__name__}: a parameter of shape {parameter.shape} has a gradient of shape "
                             f"{parameter.grad.shape}"
                         )
-                    self._update(parameter.data, parameter.grad, self.state.setdefault(parameter, {}), group)
+                    with backends.on(parameter.data):
+                        self._update(parameter.data, parameter.grad, self.state.setdefault(parameter, {}), group)
 
     def zero_grad(self) -> None:
         """Forget the gradients of all parameters."""
@@ -127,7 +128,8 @@ class Optimizer:
                     f"{type(self).__name__}.load_state_dict: {name} has shape {tuple(value.shape)}, "
                     f"its parameter {parameter.shape}"
                 )
-            result[name] = xp.array(value, dtype=parameter.dtype)
+            with backends.on(parameter.data):
+                result[name] = xp.array(value, dtype=parameter.dtype)
         return result
 
 

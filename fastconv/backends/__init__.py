@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +15,10 @@ DEVICES = ("cpu", "cuda")
 
 _DEVICE = re.compile(r"^(cpu|cuda(:\d+)?)$")
 _CUDA_OF_DLPACK = 2  # kDLCUDA
+_HERE = nullcontext()
+
+HALF = ("float16", "bfloat16")
+"""Names of the floating dtypes that only a GPU computes with."""
 
 
 @lru_cache(maxsize=2)
@@ -37,7 +42,7 @@ def get(device: str) -> Any:
 
 def of(array: Any) -> Any:
     """The backend module that owns this array."""
-    return _backend("cuda" if is_cupy(array) else "cpu")
+    return _backend("cpu" if isinstance(array, np.ndarray) or not is_cupy(array) else "cuda")
 
 
 def device_of(array: Any) -> str:
@@ -58,9 +63,19 @@ def to_device(array: Any, device: str) -> Any:
     return backend.on_device(array, device)
 
 
+def on(array: Any) -> AbstractContextManager[Any]:
+    """A context for work with CuPy's own functions, which is done on the current device: that of `array`."""
+    return _HERE if isinstance(array, np.ndarray) or not is_cupy(array) else _backend("cuda").current(array)
+
+
 def is_cupy(array: Any) -> bool:
     """True for a CuPy array, told by its type's module so that CuPy need not be imported."""
     return type(array).__module__.partition(".")[0] == "cupy"
+
+
+def is_floating(dtype: Any) -> bool:
+    """True for floating dtypes, bfloat16 (which NumPy has from ml_dtypes) among them."""
+    return bool(dtype.kind == "f" or dtype.name == "bfloat16")
 
 
 def adopted(value: Any) -> Any:

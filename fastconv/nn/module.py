@@ -162,7 +162,8 @@ class Module:
         problems = [
             f"{key} has shape {tuple(array.shape)} and dtype {array.dtype}, expected {own[key].shape} {own[key].dtype}"
             for key, array in given.items()
-            if tuple(array.shape) != own[key].shape or array.dtype.kind not in "fiub"
+            if tuple(array.shape) != own[key].shape
+            or not (array.dtype.kind in "iub" or backends.is_floating(array.dtype))
         ]
         if strict and missing:
             problems.append("missing keys: " + ", ".join(missing))
@@ -174,7 +175,8 @@ class Module:
                 f"load_state_dict: the state does not fit {type(self).__name__}: {'; '.join(problems)}{relaxed}"
             )
         for key, array in given.items():
-            own[key][...] = to_device(array, backends.device_of(own[key]))
+            with backends.on(own[key]):
+                own[key][...] = to_device(array, backends.device_of(own[key]))
         return IncompatibleKeys(missing, unexpected)
 
     def to(self: M, device: str | None = None, dtype: Any = None) -> M:
@@ -247,21 +249,27 @@ def indented(module: Module) -> str:
 
 
 def floating_dtype(op: str, dtype: Any) -> np.dtype[Any]:
-    """The dtype that the argument `dtype` of a module stands for: float32 for None; TypeError for what is no float."""
+    """The dtype that the argument `dtype` of a module stands for: float32 for None; TypeError for what is no float.
+
+    With float16 and bfloat16 (which NumPy has as soon as ml_dtypes is imported) a module computes on a GPU only.
+    """
     result = np.dtype(np.float32 if dtype is None else dtype)
-    if result not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise TypeError(f'{op}: dtype must be "float32" or "float64", got {result}')
+    if result.name not in ("float32", "float64", *backends.HALF):
+        raise TypeError(
+            f'{op}: dtype must be "float32" or "float64", on a GPU also "float16" or bfloat16, got {result}'
+        )
     return result
 
 
 def _as_array(value: Any) -> Array:
-    array = raw(value)
-    return array if backends.is_cupy(array) else np.asarray(array)
+    array = backends.adopted(raw(value))
+    return np.asarray(value) if array is None else array
 
 
 def _moved(array: Array, device: str | None, dtype: Any) -> Array:
-    if dtype is not None and array.dtype.kind == "f":
-        array = array.astype(dtype, copy=False)
+    if dtype is not None and backends.is_floating(array.dtype):
+        with backends.on(array):
+            array = array.astype(dtype, copy=False)
     return array if device is None else to_device(array, device)
 
 

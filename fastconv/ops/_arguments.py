@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -11,9 +13,9 @@ from fastconv.autograd import Tensor
 from fastconv.errors import DeviceError
 
 Array = Any
+F = TypeVar("F", bound=Callable[..., Any])
 
 _FLOATING = (np.dtype("float32"), np.dtype("float64"))
-_HALF = ("float16", "bfloat16")
 
 
 def ready(*operands: Any) -> bool:
@@ -53,39 +55,32 @@ def floating(op: str, *, optional: tuple[str, ...] = ("bias",), **operands: Any)
             array = _converted(op, name, array)
         if first is None:
             first = name, array
-        elif array.dtype != first[1].dtype or type(array) is not type(first[1]):
+        elif array.dtype != first[1].dtype or type(array) is not np.ndarray or type(first[1]) is not np.ndarray:
             _check_alike(op, first, (name, array))
         arrays.append(array)
     return arrays[0] if len(arrays) == 1 else tuple(arrays)
 
 
 def _converted(op: str, name: str, value: Any) -> Array:
-    array = _as_array(op, name, value)
+    array = backends.adopted(value)
+    if array is None:
+        raise TypeError(
+            f"{op}: {name} must be an array, a Tensor or an object with __array__ or __dlpack__, "
+            f'got {type(value).__name__}; convert first, e.g. numpy.asarray({name}, dtype="float32")'
+        )
     dtype = array.dtype
     if dtype.kind in "iub":
         kind = "boolean" if dtype.kind == "b" else "integer"
         raise TypeError(f'{op}: {kind} {name} ({dtype}) is not supported; convert first, e.g. {name}.astype("float32")')
-    if dtype.name in _HALF and not backends.is_cupy(array):
+    if dtype.name in backends.HALF and not backends.is_cupy(array):
         raise TypeError(f'{op}: {dtype} {name} runs on the GPU only; convert first, e.g. {name}.astype("float32")')
-    if dtype.newbyteorder("=") not in _FLOATING and dtype.name not in _HALF:
+    if dtype.newbyteorder("=") not in _FLOATING and dtype.name not in backends.HALF:
         remedy = f"{name}.real" if dtype.kind == "c" else f'{name}.astype("float32")'
         raise TypeError(f"{op}: {name} must be float32 or float64, got {dtype}; convert first, e.g. {remedy}")
     if backends.is_cupy(array):
-        return backends.of(array).xp.asarray(array, order="C")
+        with backends.on(array):
+            return backends.of(array).xp.asarray(array, order="C")
     return np.asarray(array, dtype=dtype.newbyteorder("="), order="C")  # ascontiguousarray gives a 0-d array an axis
-
-
-def _as_array(op: str, name: str, value: Any) -> Array:
-    if isinstance(value, np.ndarray) or backends.is_cupy(value):
-        return value
-    if hasattr(value, "__array__"):
-        return np.asarray(value)
-    if hasattr(value, "__dlpack__"):
-        return np.from_dlpack(value)
-    raise TypeError(
-        f"{op}: {name} must be an array, a Tensor or an object with __array__ or __dlpack__, "
-        f'got {type(value).__name__}; convert first, e.g. numpy.asarray({name}, dtype="float32")'
-    )
 
 
 def _check_alike(op: str, first: tuple[str, Array], other: tuple[str, Array]) -> None:
@@ -93,10 +88,23 @@ def _check_alike(op: str, first: tuple[str, Array], other: tuple[str, Array]) ->
     devices = backends.device_of(array), backends.device_of(other_array)
     if devices[0] != devices[1]:
         raise DeviceError(
-            f"{op}: {other_name} is on {devices[1]} but {name} on {devices[0]}; move one, e.g. to_device({other_name})"
+            f"{op}: {other_name} is on {devices[1]} but {name} on {devices[0]}; "
+            f'move one, e.g. fc.asarray({other_name}, device="{devices[0]}")'
         )
     if array.dtype != other_array.dtype:
         raise TypeError(
             f"{op}: {other_name} is {other_array.dtype} but {name} is {array.dtype}; "
             f'convert one, e.g. {other_name}.astype("{array.dtype}")'
         )
+
+
+def on_its_device(operation: F) -> F:
+    """For an operation that computes with whole arrays: on the device of its first operand."""
+
+    @functools.wraps(operation)
+    def call(*operands: Any, **options: Any) -> Any:
+        first = operands[0] if operands else options.get("input")
+        with backends.on(first.data if isinstance(first, Tensor) else first):
+            return operation(*operands, **options)
+
+    return cast(F, call)

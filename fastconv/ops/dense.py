@@ -7,11 +7,12 @@ from typing import Any
 
 from fastconv import backends
 from fastconv.autograd import needs_grad, record
-from fastconv.ops._arguments import floating
+from fastconv.ops._arguments import floating, on_its_device
 
 Array = Any
 
 
+@on_its_device
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """input @ weight.T + bias, as `torch.nn.functional.linear`.
 

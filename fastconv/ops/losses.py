@@ -12,11 +12,12 @@ from typing import Any
 
 from fastconv import backends
 from fastconv.autograd import needs_grad, raw, record
-from fastconv.ops._arguments import floating
+from fastconv.ops._arguments import floating, on_its_device
 
 Array = Any
 
 
+@on_its_device
 def cross_entropy(
     input: Any,
     target: Any,
@@ -39,7 +40,7 @@ def cross_entropy(
     _check_reduction(op, reduction)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"{op}: label_smoothing must lie between 0 and 1, got {label_smoothing}")
-    if getattr(raw(target), "dtype", None) is not None and raw(target).dtype.kind == "f":
+    if getattr(raw(target), "dtype", None) is not None and backends.is_floating(raw(target).dtype):
         return _soft_cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
     x, w = floating(op, optional=("weight",), input=input, weight=weight)
     classes = _Classes(op, x, target, w, ignore_index)
@@ -57,6 +58,7 @@ def cross_entropy(
     return classes.reduced(input, losses.reshape(classes.numbers.shape), reduction, gradient)
 
 
+@on_its_device
 def nll_loss(input: Any, target: Any, weight: Any = None, *, ignore_index: int = -100, reduction: str = "mean") -> Any:
     """−input of the target class, for log-probabilities such as `log_softmax` gives.
 
@@ -69,6 +71,7 @@ def nll_loss(input: Any, target: Any, weight: Any = None, *, ignore_index: int =
     return classes.reduced(input, losses, reduction, lambda g: classes.scatter(g).reshape(x.shape))
 
 
+@on_its_device
 def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     """(input − target)², two arrays of one shape."""
     x, t = _alike("mse_loss", input, target, reduction)
@@ -81,6 +84,7 @@ def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     return _elementwise(difference * difference, (input, target), reduction, gradient)
 
 
+@on_its_device
 def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     """|input − target|, two arrays of one shape; slope 0 where they are equal."""
     x, t = _alike("l1_loss", input, target, reduction)
@@ -94,6 +98,7 @@ def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     return _elementwise(xp.abs(difference), (input, target), reduction, gradient)
 
 
+@on_its_device
 def binary_cross_entropy_with_logits(
     input: Any, target: Any, weight: Any = None, *, reduction: str = "mean", pos_weight: Any = None
 ) -> Any:

@@ -7,11 +7,12 @@ from typing import Any
 
 from fastconv import backends
 from fastconv.autograd import needs_grad, raw, record
-from fastconv.ops._arguments import floating
+from fastconv.ops._arguments import floating, on_its_device
 
 Array = Any
 
 
+@on_its_device
 def batch_norm(
     input: Any,
     running_mean: Any,

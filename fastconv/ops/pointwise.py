@@ -12,7 +12,7 @@ from typing import Any
 from fastconv import backends
 from fastconv import random as fastconv_random
 from fastconv.autograd import record
-from fastconv.ops._arguments import floating
+from fastconv.ops._arguments import floating, on_its_device
 
 Array = Any
 
@@ -68,6 +68,7 @@ def tanh(input: Any) -> Any:
     return _activation("tanh", input, "tanh")
 
 
+@on_its_device
 def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     """ln(1 + e^(beta·x)) / beta; x itself where beta·x > threshold. Raises ValueError unless beta > 0."""
     if not beta > 0:
@@ -95,6 +96,7 @@ def log_softmax(input: Any, dim: int) -> Any:
     return _softmax("log_softmax", input, dim, log=True)
 
 
+@on_its_device
 def dropout(input: Any, p: float = 0.5, training: bool = True) -> Any:
     """In training, set each element to 0 with probability p and divide the others by 1 − p; else the input itself.
 

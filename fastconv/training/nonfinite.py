@@ -51,4 +51,5 @@ def _first_bad_output(model: Module, x: Array) -> tuple[str, Module, Array] | No
 
 
 def _finite(array: Array) -> bool:
-    return array.dtype.kind != "f" or bool(backends.of(array).xp.isfinite(array).all())
+    with backends.on(array):
+        return not backends.is_floating(array.dtype) or bool(backends.of(array).xp.isfinite(array).all())

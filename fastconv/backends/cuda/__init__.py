@@ -7,6 +7,7 @@ from fastconv.backends.cuda.convolution import conv_forward as conv_forward
 from fastconv.backends.cuda.convolution import conv_input_grad as conv_input_grad
 from fastconv.backends.cuda.convolution import conv_weight_grad as conv_weight_grad
 from fastconv.backends.cuda.convolution import explain_conv as explain_conv
+from fastconv.backends.cuda.device import current as current
 from fastconv.backends.cuda.device import on_device as on_device
 from fastconv.backends.cuda.device import require as require
 from fastconv.backends.cuda.gemm import matmul as matmul
