@@ -109,6 +109,7 @@ LDMATRIX_FUNCTION(ldmatrix_x4_trans, true)
     cuda_cpu::async_copy(to, from, bytes, valid ? bytes : 0, site);                 \
   }
 CP_ASYNC_FUNCTION(cp_async_16, 16)
+CP_ASYNC_FUNCTION(cp_async_8, 8)
 CP_ASYNC_FUNCTION(cp_async_4, 4)
 inline void cp_async_commit() { cuda_cpu::async_commit(); }
 template <int groups_left>

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu.axes import Axis
+from fastconv.backends.axes import Axis
 from fastconv.backends.cpu.depthwise_simd import ENTRY, prefetch_lines, ranges, spread_row, sweep
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, zero_bytes

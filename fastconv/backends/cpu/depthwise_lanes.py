@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu.axes import Axis
+from fastconv.backends.axes import Axis
 from fastconv.backends.cpu.depthwise_lanes_simd import WIDEST, from_lanes, lane_tiles, to_lanes
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import zero_bytes

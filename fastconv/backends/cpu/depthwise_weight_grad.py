@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu.axes import Axis
+from fastconv.backends.axes import Axis
 from fastconv.backends.cpu.depthwise_lanes import (
     MOST_BYTES,
     MOST_SHARED,

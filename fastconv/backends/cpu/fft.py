@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu.axes import Axis
+from fastconv.backends.axes import Axis
 from fastconv.backends.cpu.fft_kernels import CHUNK_ROWS, LANES, TILES, fft_correlate, transform_filters
 from fastconv.backends.cpu.fft_simd import SPECTRA
 from fastconv.backends.cpu.host import flat

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu.axes import lifted
+from fastconv.backends.axes import lifted
 from fastconv.backends.cpu.correlate import pack, tile, tile_width
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_columns

@@ -12,8 +12,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from fastconv.backends.axes import Axis, forward_axes, input_grad_axes, lifted, parts
 from fastconv.backends.cpu import simd
-from fastconv.backends.cpu.axes import Axis, forward_axes, input_grad_axes, lifted, parts
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.host import REGISTERS, SECOND_LEVEL_BYTES
 from fastconv.geometry import ConvGeometry

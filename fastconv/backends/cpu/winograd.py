@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu.axes import Axis
+from fastconv.backends.axes import Axis
 from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.scratch import call_scratch, scratch

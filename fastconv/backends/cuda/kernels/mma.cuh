@@ -11,6 +11,7 @@
 #include "cuda_cpu_mma.hpp"
 #else
 
+#if __CUDA_ARCH__ >= 800
 // The float nearest to x that tensor cores read in full: they ignore the low 13 bits of their tf32 inputs.
 __device__ __forceinline__ unsigned to_tf32(float x) {
   unsigned bits;
@@ -29,6 +30,8 @@ MMA_FUNCTION(mma_m16n8k8_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
 MMA_FUNCTION(mma_m16n8k16_f16, "m16n8k16.row.col.f32.f16.f16.f32")
 MMA_FUNCTION(mma_m16n8k16_bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 
+#endif
+
 __device__ __forceinline__ unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
@@ -43,13 +46,15 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
 LDMATRIX_FUNCTION(ldmatrix_x4, "shared.b16")
 LDMATRIX_FUNCTION(ldmatrix_x4_trans, "trans.shared.b16")
 
-// Copies 16 (or 4) bytes to shared memory in the background, or puts zeros there if not `valid`.
+#if __CUDA_ARCH__ >= 800
+// Copies 16, 8 or 4 bytes to shared memory in the background, or puts zeros there if not `valid`.
 #define CP_ASYNC_FUNCTION(name, bytes, cache)                                                                  \
   __device__ __forceinline__ void name(void* to, const void* from, bool valid = true) {                        \
     asm volatile("cp.async." cache ".shared.global [%0], [%1], " #bytes ", %2;" ::"r"(shared_address(to)),     \
                  "l"(__cvta_generic_to_global(from)), "r"(valid ? bytes : 0) : "memory");                      \
   }
 CP_ASYNC_FUNCTION(cp_async_16, 16, "cg")
+CP_ASYNC_FUNCTION(cp_async_8, 8, "ca")
 CP_ASYNC_FUNCTION(cp_async_4, 4, "ca")
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
@@ -58,5 +63,19 @@ template <int groups_left>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(groups_left) : "memory");
 }
+#else  // at once, through registers
+#define CP_ASYNC_FUNCTION(name, Bits)                                                    \
+  __device__ __forceinline__ void name(void* to, const void* from, bool valid = true) { \
+    Bits bits = {};                                                                      \
+    if (valid) bits = *static_cast<const Bits*>(from);                                   \
+    *static_cast<Bits*>(to) = bits;                                                      \
+  }
+CP_ASYNC_FUNCTION(cp_async_16, uint4)
+CP_ASYNC_FUNCTION(cp_async_8, uint2)
+CP_ASYNC_FUNCTION(cp_async_4, unsigned)
+__device__ __forceinline__ void cp_async_commit() {}
+template <int groups_left>
+__device__ __forceinline__ void cp_async_wait() {}
+#endif
 
 #endif

@@ -16,6 +16,11 @@ struct Computed<double> { using type = double; };
 template <typename T>
 using Compute = typename Computed<T>::type;
 
+template <typename T>
+constexpr bool IS_HALF = false;
+template <>
+constexpr bool IS_HALF<__half> = true;
+
 // NVRTC has no limits header: these are IEEE's.
 __device__ __forceinline__ float infinity(float) { return __int_as_float(0x7F800000); }
 __device__ __forceinline__ double infinity(double) { return __longlong_as_double(0x7FF0000000000000ll); }
@@ -34,3 +39,10 @@ __device__ __forceinline__ int split(Index& index, int size) {
 
 // The number of this thread in a grid of one axis.
 __device__ __forceinline__ Index own_index() { return Index(blockIdx.x) * blockDim.x + threadIdx.x; }
+
+// The bits of a 16-bit number.
+template <typename T>
+__device__ __forceinline__ unsigned short bits_of(const T& x) {
+  static_assert(sizeof(T) == 2);
+  return reinterpret_cast<const unsigned short&>(x);
+}
