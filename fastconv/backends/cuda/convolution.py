@@ -12,6 +12,7 @@ from fastconv.backends.cuda.device import primitive
 from fastconv.backends.cuda.direct import Direct, DirectWeightGrad
 from fastconv.backends.cuda.implicit_gemm import ImplicitGemm, kind_of_products
 from fastconv.backends.cuda.pointwise import activation_forward
+from fastconv.backends.cuda.weight_grad import WeightGrad
 from fastconv.geometry import ConvGeometry
 from fastconv.precision import get_precision
 
@@ -62,7 +63,8 @@ def _input_grad(geometry: ConvGeometry, dtype: str, precision: str, capability: 
 
 @lru_cache(maxsize=4096)
 def _weight_grad(geometry: ConvGeometry, dtype: str, precision: str, capability: int) -> Any:
-    return DirectWeightGrad(geometry)
+    gemm = WeightGrad(geometry, dtype, kind_of_products(dtype, precision, capability))
+    return gemm if gemm.fits else DirectWeightGrad(geometry)
 
 
 def _algorithm(correlation: Correlation, dtype: str, precision: str, capability: int) -> Any:

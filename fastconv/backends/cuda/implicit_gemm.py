@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cuda import platform
-from fastconv.backends.cuda.correlation import Correlation, Tile, records, tile
+from fastconv.backends.cuda.correlation import Correlation, Tile, Triple, records, tile
 from fastconv.backends.cuda.launch import MAX_GRID_YZ, blocks_for
 from fastconv.backends.cuda.module import TYPES, Template
 from fastconv.backends.cuda.tables import Table
@@ -141,7 +141,7 @@ class ImplicitGemm:
         tiles = [tile(axes, PIXELS) for axes in phases]
         cuts = [chunks(correlation.channels, count, found, self.products) for count, found in zip(taps, tiles)]
         whole = [cut for cut in cuts if cut is not None]
-        self.fits = len(whole) == len(cuts) and all(_reach(correlation, found) < 2**31 for found in tiles)
+        self.fits = len(whole) == len(cuts) and all(reach_of_tile(correlation, found) < 2**31 for found in tiles)
         if self.fits:
             self._lay_out(tiles, whole, TYPES[dtype])
 
@@ -186,9 +186,14 @@ class ImplicitGemm:
             combine(blocks_for(y.size), (256,), partial, x, w, b, y, *tables, problem, self.splits)
 
 
-def _reach(correlation: Correlation, found: Tile) -> int:
-    """How far behind its origin a tile reaches in the source, in elements."""
-    _, height, width = correlation.source
-    depth, rows, columns = (extent * spacing for extent, spacing in zip(found.extent, found.spacing))
-    samples = found.samples * correlation.groups * correlation.channels * prod(correlation.source)
-    return (depth * height + rows) * width + columns + samples
+def reach(sizes: Triple, box: tuple[int, ...], samples: int, channels: int) -> int:
+    """How far behind its origin a box reaches in an array of so many channels of these sizes, in elements."""
+    _, height, width = sizes
+    depth, rows, columns = box
+    return (depth * height + rows) * width + columns + samples * channels * prod(sizes)
+
+
+def reach_of_tile(correlation: Correlation, found: Tile) -> int:
+    """The same of a tile in the source."""
+    box = tuple(extent * spacing for extent, spacing in zip(found.extent, found.spacing))
+    return reach(correlation.source, box, found.samples, correlation.groups * correlation.channels)

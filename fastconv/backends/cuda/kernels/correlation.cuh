@@ -66,6 +66,24 @@ __device__ __noinline__ Compute<T> direct_sum(const T* x, const T* w, const Prob
   return sum;
 }
 
+// One weight's gradient, straight from the definition: the sum over samples and outputs, in their order.
+template <typename T>
+__device__ __noinline__ Compute<T> direct_weight_sum(const T* gy, const T* x, const Problem& problem,
+                                                     const Phase& phase, const Tap& tap, int group, int row,
+                                                     int channel) {
+  Compute<T> sum = 0;
+  for (Index sample = 0; sample < problem.samples; ++sample) {
+    const T* plane = x + ((sample * problem.groups + group) * problem.channels + channel) * problem.source_plane;
+    const T* cotangent = gy + ((sample * problem.groups + group) * problem.rows + row) * problem.target_plane;
+    Index output[3], at;
+    for (output[0] = 0; output[0] < phase.outputs[0]; ++output[0])
+      for (output[1] = 0; output[1] < phase.outputs[1]; ++output[1])
+        for (output[2] = 0; output[2] < phase.outputs[2]; ++output[2], ++cotangent)
+          if (inside_source(problem, phase, tap, output, at)) sum += Compute<T>(*cotangent) * Compute<T>(plane[at]);
+  }
+  return sum;
+}
+
 // Where an output of a phase is written in its channel of the target.
 __device__ __forceinline__ Index target_offset(const Problem& problem, const Phase& phase, const Index output[3]) {
   Index at = 0;

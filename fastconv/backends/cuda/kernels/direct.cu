@@ -23,29 +23,15 @@ direct(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ b
       finished(sum, bias, channel, problem.relu);
 }
 
-// gw[k, c, tap]: the sum over samples and outputs, in their order.
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
-direct_weight_grad(const T* __restrict__ gy, const T* __restrict__ x, T* __restrict__ gw, const Phase* phases,
+direct_weight_grad(const T* __restrict__ gy, const T* __restrict__ x, T* __restrict__ gw, const Phase* phase,
                    const Tap* taps, Problem problem) {
-  const Index i = Index(blockIdx.x) * THREADS + threadIdx.x;
-  const Phase& phase = *phases;
-  const int channel = i / phase.taps % problem.channels;
-  const Index k = i / phase.taps / problem.channels;
+  const Index i = Index(blockIdx.x) * THREADS + threadIdx.x, filter = i / phase->taps;
+  const Tap& tap = taps[i % phase->taps];
+  const int channel = filter % problem.channels;
+  const Index k = filter / problem.channels;
   if (k >= Index(problem.groups) * problem.rows) return;
-  const Tap& tap = taps[i % phase.taps];
-  const int group = k / problem.rows;
-  Compute<T> sum = 0;
-  for (Index sample = 0; sample < problem.samples; ++sample) {
-    const T* plane = x + ((sample * problem.groups + group) * problem.channels + channel) * problem.source_plane;
-    const T* cotangent = gy + (sample * problem.groups * problem.rows + k) * problem.target_plane;
-    for (Index d = 0; d < phase.outputs[0]; ++d)
-      for (Index h = 0; h < phase.outputs[1]; ++h)
-        for (Index v = 0; v < phase.outputs[2]; ++v, ++cotangent) {
-          const Index output[3] = {d, h, v};
-          Index at;
-          if (inside_source(problem, phase, tap, output, at)) sum += Compute<T>(*cotangent) * Compute<T>(plane[at]);
-        }
-  }
-  gw[(k * problem.channels + channel) * problem.kernel_taps + tap.kernel] = T(sum);
+  gw[filter * problem.kernel_taps + tap.kernel] =
+      T(direct_weight_sum(gy, x, problem, *phase, tap, int(k / problem.rows), int(k % problem.rows), channel));
 }

@@ -22,6 +22,12 @@ struct Tf32x3 {
     high = to_tf32(x);
     low = to_tf32(x - __uint_as_float(high));
   }
+  __device__ __forceinline__ static void prepare(uint4 left[2], unsigned a, unsigned b, unsigned c, unsigned d) {
+    split(a, left[0].x, left[1].x);
+    split(b, left[0].y, left[1].y);
+    split(c, left[0].z, left[1].z);
+    split(d, left[0].w, left[1].w);
+  }
   __device__ __forceinline__ static void multiply(float sum[4], const uint4 left[2], const Right& right) {
     const unsigned high[4] = {left[0].x, left[0].y, left[0].z, left[0].w};
     const unsigned low[4] = {left[1].x, left[1].y, left[1].z, left[1].w};
@@ -44,8 +50,12 @@ struct Tf32 {
   struct Right {
     unsigned bits[2];
     __device__ __forceinline__ Right(unsigned first, unsigned second)
-        : bits{to_tf32(__uint_as_float(first)), to_tf32(__uint_as_float(second))} {}
+        : bits{rounded(first), rounded(second)} {}
   };
+  __device__ __forceinline__ static unsigned rounded(unsigned bits) { return to_tf32(__uint_as_float(bits)); }
+  __device__ __forceinline__ static void prepare(uint4 left[1], unsigned a, unsigned b, unsigned c, unsigned d) {
+    left[0] = make_uint4(rounded(a), rounded(b), rounded(c), rounded(d));
+  }
   __device__ __forceinline__ static void multiply(float sum[4], const uint4 left[1], const Right& right) {
     const unsigned bits[4] = {left[0].x, left[0].y, left[0].z, left[0].w};
     mma_m16n8k8_tf32(sum, bits, right.bits, sum);
@@ -64,6 +74,9 @@ struct Half {
     unsigned bits[2];
     __device__ __forceinline__ Right(unsigned first, unsigned second) : bits{first, second} {}
   };
+  __device__ __forceinline__ static void prepare(uint4 left[1], unsigned a, unsigned b, unsigned c, unsigned d) {
+    left[0] = make_uint4(a, b, c, d);
+  }
   __device__ __forceinline__ static void multiply(float sum[4], const uint4 left[1], const Right& right) {
     const unsigned bits[4] = {left[0].x, left[0].y, left[0].z, left[0].w};
     if constexpr (IS_HALF<T>) mma_m16n8k16_f16(sum, bits, right.bits, sum);

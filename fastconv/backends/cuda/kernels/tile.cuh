@@ -24,6 +24,15 @@ struct Place {  // what this block computes
   bool empty;               // this phase has fewer boxes than another one
 };
 
+// The first output of a box; whether the phase has not that many boxes.
+__device__ __forceinline__ bool first_of_box(const Phase& phase, int box, Index output[3]) {
+  for (int axis = 2; axis >= 0; --axis) {
+    output[axis] = Index(box % phase.boxes[axis]) * phase.box[axis];
+    box /= phase.boxes[axis];
+  }
+  return box > 0;
+}
+
 __device__ __forceinline__ Place place_of_block(const Grid& grid, const Problem& problem, const Phase& phase) {
   Place place;
   unsigned i = blockIdx.x;
@@ -33,11 +42,7 @@ __device__ __forceinline__ Place place_of_block(const Grid& grid, const Problem&
   place.split = i % grid.splits, i /= grid.splits;
   place.group = i % problem.groups, i /= problem.groups;
   place.sample = Index(i) * phase.samples;
-  for (int axis = 2; axis >= 0; --axis) {
-    place.output[axis] = Index(box % phase.boxes[axis]) * phase.box[axis];
-    box /= phase.boxes[axis];
-  }
-  place.empty = box > 0 || place.sample >= problem.samples;
+  place.empty = first_of_box(phase, box, place.output) || place.sample >= problem.samples;
   return place;
 }
 
@@ -118,6 +123,10 @@ __device__ __forceinline__ void fetch(double* to, const Source<double>& source, 
 template <typename T>
 __device__ __forceinline__ void fetch(float* to, const Source<T>& source, int word, int position) {
   *to = source.has(word, position) ? float(*source.at(word, position)) : 0.f;
+}
+template <typename T>
+__device__ __forceinline__ void fetch(T* to, const Source<T>& source, int word, int position) {
+  *to = source.has(word, position) ? *source.at(word, position) : T(0.f);
 }
 template <typename T>
 __device__ __forceinline__ void fetch(unsigned* to, const Source<T>& source, int word, int position) {

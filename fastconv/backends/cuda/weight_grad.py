@@ -1,0 +1,89 @@
+"""Weight gradients as matrix products, on tensor cores or by FMAs: the launches of kernels/weight_grad.cu."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastconv.backends.cuda import correlation as correlations
+from fastconv.backends.cuda import platform
+from fastconv.backends.cuda.correlation import records, tile
+from fastconv.backends.cuda.implicit_gemm import FMA, SHARED_BYTES, TENSOR, THREADS, Products, reach, reach_of_tile
+from fastconv.backends.cuda.launch import blocks_for
+from fastconv.backends.cuda.module import TYPES, Template
+from fastconv.backends.cuda.tables import Table
+from fastconv.geometry import ConvGeometry
+
+Array = Any
+
+BOX, COLUMNS = 64, 128
+BLOCKS = 256
+"""Boxes are split among so many blocks that a device is full: about two for each multiprocessor of the largest."""
+
+GRID = np.dtype([(name, np.int32) for name in ("row_blocks", "column_blocks", "splits")])
+
+_INSTANCES = [
+    [(f"Grad{products.cpp}",) for choices in family.values() for products in choices] for family in (TENSOR, FMA)
+]
+_MULTIPLY = [
+    Template("weight_grad.cu", "weight_grad", instances, lowest) for instances, lowest in zip(_INSTANCES, (80, 75))
+]
+_COMBINE = Template("weight_grad.cu", "combine_weight_grad", product(TYPES.values()))
+
+
+def shared_bytes(products: Products, itemsize: int, channels: int, pitch: int, positions: int) -> int:
+    """Shared memory of a block: gy, the tile of so many channels, and three tables."""
+    if products.step_words == 1:
+        stored, left = products.word_bytes, BOX * (products.rows + 4)
+    else:
+        stored, left = itemsize, products.rows * (BOX + 4 * products.channels)
+    return stored * (left + channels * pitch) + 4 * (2 * BOX + positions)
+
+
+class WeightGrad:
+    """The weight gradient of a geometry as a matrix product."""
+
+    def __init__(self, geometry: ConvGeometry, dtype: str, kind: str) -> None:
+        self.name = f"implicit-gemm {kind}"
+        self.correlation = correlation = correlations.forward(geometry)
+        choices = FMA[dtype] if kind == "fma" else TENSOR[kind]
+        self.products = next((one for one in choices if one.rows >= correlation.rows), choices[-1])
+        self._type, self._itemsize = TYPES[dtype], {"float64": 8, "float32": 4}.get(dtype, 2)
+        self.computed = np.dtype("float64" if dtype == "float64" else "float32")
+        taps = prod(len(axis.offsets) for axis in correlation.phases[0])
+        self.fits = taps > 0 and self._lay_out(taps)
+
+    def _lay_out(self, taps: int) -> bool:
+        correlation, products = self.correlation, self.products
+        found = tile(correlation.phases[0], BOX)
+        phases, table = records(correlation, [found])
+        channels = min(correlation.channels, (COLUMNS - 2) // taps + 2)
+        phases["chunk"] = channels
+        self.shared = shared_bytes(products, self._itemsize, channels, found.pitch, found.positions)
+        self.columns = correlation.channels * taps
+        row_blocks, column_blocks = -(-correlation.rows // products.rows), -(-self.columns // COLUMNS)
+        self.blocks = row_blocks * column_blocks * correlation.groups
+        self.splits = min(64, -(-BLOCKS // self.blocks))
+        self.boxes, self.box_samples = prod(found.boxes), found.samples
+        self.row_blocks, self.column_blocks = row_blocks, column_blocks
+        self.phases, self.taps = Table(phases), Table(table)
+        rows = correlation.groups * correlation.rows
+        farthest = max(reach_of_tile(correlation, found), reach(correlation.target, found.box, found.samples, rows))
+        return self.shared <= SHARED_BYTES and farthest < 2**31
+
+    def run(self, gy: Array, x: Array, gw: Array) -> None:
+        """The gradient → gw, which holds zeros: taps that reach nothing but padding are passed over."""
+        samples = x.shape[0]
+        splits = min(self.splits, self.boxes * -(-samples // self.box_samples))
+        problem, cpp = self.correlation.problem(samples), f"Grad{self.products.cpp}"
+        tables = self.phases.on_device(), self.taps.on_device()
+        weights = gw.shape[0] * self.columns
+        partial = platform.current().xp.empty(splits * weights, self.computed)
+        grid = np.array((self.row_blocks, self.column_blocks, splits), GRID)[()]
+        multiply = _MULTIPLY[0 if self.products.step_words > 1 else 1](cpp)
+        multiply((self.blocks * splits,), (THREADS,), gy, x, partial, *tables, problem, grid, shared=self.shared)
+        combine = _COMBINE(self._type)
+        combine(blocks_for(weights), (256,), partial, gy, x, gw, *tables, problem, splits)
