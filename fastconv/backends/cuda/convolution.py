@@ -8,6 +8,7 @@ from typing import Any
 from fastconv.backends.cuda import correlation as correlations
 from fastconv.backends.cuda import platform
 from fastconv.backends.cuda.correlation import Correlation
+from fastconv.backends.cuda.depthwise import Depthwise
 from fastconv.backends.cuda.device import primitive
 from fastconv.backends.cuda.direct import Direct, DirectWeightGrad
 from fastconv.backends.cuda.implicit_gemm import ImplicitGemm, kind_of_products
@@ -69,6 +70,9 @@ def _weight_grad(geometry: ConvGeometry, dtype: str, precision: str, capability:
 
 def _algorithm(correlation: Correlation, dtype: str, precision: str, capability: int) -> Any:
     """What computes a correlation, with `name` and `run`; never a matter of the batch."""
+    lines = Depthwise(correlation, dtype)
+    if lines.fits:
+        return lines
     gemm = ImplicitGemm(correlation, dtype, kind_of_products(dtype, precision, capability))
     return gemm if gemm.fits else Direct(correlation)
 

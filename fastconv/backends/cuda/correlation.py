@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd, prod
@@ -25,7 +26,10 @@ PROBLEM = np.dtype(
 PHASE = np.dtype(
     [("outputs", _INDEX, 3), ("low", _INDEX, 3), ("weights", _INDEX)]
     + [(name, _INT, 3) for name in ("step", "first", "stride", "spacing", "box", "boxes", "extent")]
-    + [(name, _INT) for name in ("samples", "taps", "first_tap", "pitch", "chunk", "steps")],
+    + [
+        (name, _INT)
+        for name in ("samples", "taps", "first_tap", "pitch", "chunk", "steps", "line_taps", "unit", "apart")
+    ],
     align=True,
 )
 TAP = np.dtype([("offset", _INDEX, 3), ("kernel", _INT), ("tile", _INT)], align=True)
@@ -137,7 +141,7 @@ def tile(axes: Axes, pixels: int) -> Tile:
         samples, rest = divmod(pixels, prod(box))
         if samples == 0 or rest:
             continue
-        found = _cut(axes, samples, box)
+        found = cut(axes, samples, box)
         if samples > 1 and prod(found.boxes) > 1:  # several samples only where a box holds each of them whole
             continue
         cost = prod(found.boxes) / samples * (pixels + HALO_COST * found.positions)
@@ -147,7 +151,8 @@ def tile(axes: Axes, pixels: int) -> Tile:
     return best
 
 
-def _cut(axes: Axes, samples: int, box: tuple[int, ...]) -> Tile:
+def cut(axes: Sequence[Axis], samples: int, box: tuple[int, ...]) -> Tile:
+    """The tile of a box of outputs."""
     spacing, extent = [], []
     for axis, side in zip(axes, box):
         low, high = min(axis.offsets), max(axis.offsets)
@@ -158,8 +163,13 @@ def _cut(axes: Axes, samples: int, box: tuple[int, ...]) -> Tile:
     return Tile(samples, *(lifted(tuple(values), 1) for values in (box, boxes, spacing, extent)))
 
 
-def records(correlation: Correlation, tiles: list[Tile] | None = None) -> tuple[Records, Records]:
-    """The `Phase`s and their `Tap`s; fields that depend on the tiles stay zero without."""
+def records(
+    correlation: Correlation, tiles: list[Tile] | None = None, line: int | None = None
+) -> tuple[Records, Records]:
+    """The `Phase`s and their `Tap`s; fields that depend on the tiles stay zero without.
+
+    With `line`, taps along that axis follow one another, in the order of the source.
+    """
     phases = np.zeros(len(correlation.phases), PHASE)
     taps: list[tuple[Any, ...]] = []
     strides = lifted(correlation.kernel, 1)
@@ -173,7 +183,7 @@ def records(correlation: Correlation, tiles: list[Tile] | None = None) -> tuple[
         if tiles is not None:
             for name in ("samples", "spacing", "box", "boxes", "extent", "pitch"):
                 phase[name] = getattr(tiles[i], name)
-        for chosen in itertools.product(*(range(len(axis.offsets)) for axis in axes)):
+        for chosen in _order(axes, line):
             offset = tuple(axis.offsets[j] for axis, j in zip(axes, chosen))
             kernel = _flat([axis.taps[j] for axis, j in zip(axes, chosen)], strides)
             where = 0
@@ -182,6 +192,14 @@ def records(correlation: Correlation, tiles: list[Tile] | None = None) -> tuple[
                 where = _flat(kept, tiles[i].extent)
             taps.append((offset, kernel, where))
     return phases, np.array(taps, TAP)
+
+
+def _order(axes: Axes, line: int | None) -> list[tuple[int, ...]]:
+    """The taps of a phase: for each the number of its offset on each axis."""
+    chosen = list(itertools.product(*(range(len(axis.offsets)) for axis in axes)))
+    if line is not None:
+        chosen.sort(key=lambda taps: (taps[:line], taps[line + 1 :], axes[line].offsets[taps[line]]))
+    return chosen
 
 
 def _flat(position: list[int], sizes: Triple) -> int:

@@ -21,7 +21,7 @@
 constexpr int STAGES = 3;
 
 template <typename Math>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 3)
 implicit_gemm(const typename Math::T* __restrict__ x, const typename Math::Weight* __restrict__ packed,
               const typename Math::T* __restrict__ w, const typename Math::T* __restrict__ bias,
               typename Math::T* __restrict__ y, typename Math::Sum* __restrict__ partial,

@@ -15,7 +15,7 @@ struct GradGrid {  // blockIdx.x counts column blocks, then row blocks, groups, 
 };
 
 template <typename Math>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 2)
 weight_grad(const typename Math::T* __restrict__ gy, const typename Math::T* __restrict__ x,
             typename Math::Sum* __restrict__ partial, const Phase* __restrict__ phases, const Tap* __restrict__ taps,
             Problem problem, GradGrid grid) {

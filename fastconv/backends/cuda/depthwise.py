@@ -1,0 +1,154 @@
+"""Correlations with few channels in a group, depthwise convolution above all: the launches of kernels/depthwise.cu."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastconv.backends.axes import Axis
+from fastconv.backends.cuda.correlation import HALO_COST, Axes, Correlation, Tile, cut, records
+from fastconv.backends.cuda.implicit_gemm import SHARED_BYTES, THREADS, reach_of_tile
+from fastconv.backends.cuda.launch import MAX_GRID_YZ
+from fastconv.backends.cuda.module import TYPES, Template
+from fastconv.backends.cuda.tables import Table
+
+Array = Any
+
+RUN = 7
+"""Outputs along a line that a thread computes at a time."""
+
+FEW = 8
+"""Channels and rows of a group up to which this is the family of choice where one of them is 1."""
+
+LINE_TAPS = (3, 5, 7)
+_CHOICES = [(1, 1), *itertools.product(LINE_TAPS, (1, 2))]
+_DEPTHWISE = Template("depthwise.cu", "depthwise", [(t, *choice) for t in TYPES.values() for choice in _CHOICES])
+
+GRID = np.dtype([(name, np.int32) for name in ("boxes", "units", "axis")])
+
+
+@dataclass(frozen=True)
+class Lines:
+    """How the taps along one axis, the line, are computed in all phases."""
+
+    axis: int
+    taps: int
+    """Taps at a time: those of the kernel's template. With 1 nothing is shared between outputs."""
+    stride: int
+    """Numbers of the line from one output of a run to the next."""
+    apart: tuple[int, ...]
+    """In each phase: outputs from one of a run to the next."""
+
+
+def lines(correlation: Correlation) -> Lines:
+    """The line of a correlation: an axis on which taps slide, if there is one the last but one."""
+    phases = correlation.phases
+    axis = next((i for i in (1, 0) if all(_slides(axes[i]) for axes in phases)), 2)
+    chosen = [axes[axis] for axes in phases]
+    steps = [_steps(one) for one in chosen]
+    counts = [len(one.offsets) for one in chosen]
+    if all(step == 1 and RUN * tap < 3 * one.outputs for (step, tap), one in zip(steps, chosen)):
+        stride, apart = 1, tuple(tap for _, tap in steps)
+    elif all(step == 2 and tap == 1 for step, tap in steps):
+        stride, apart = 2, (1,) * len(phases)
+    else:
+        return Lines(axis, 1, 1, (1,) * len(phases))
+    taps = min(LINE_TAPS, key=lambda size: sum(_loads(count, size, stride) for count in counts))
+    if max(counts) < taps:
+        return Lines(axis, 1, 1, apart)
+    return Lines(axis, taps, stride, apart)
+
+
+def _slides(axis: Axis) -> bool:
+    return len(axis.offsets) > 1 and axis.outputs >= RUN // 2
+
+
+def _loads(count: int, size: int, stride: int) -> int:
+    """Numbers of a line with `count` taps that a run loads, `size` taps at a time."""
+    whole, rest = divmod(count, size)
+    return whole * ((RUN - 1) * stride + size) + rest * RUN
+
+
+def _steps(axis: Axis) -> tuple[int, int]:
+    """Positions kept in a tile from one output to the next, and from one tap to the next."""
+    spacing = cut((axis,), 1, (1,)).spacing[-1]
+    offsets = sorted(axis.offsets)
+    return axis.step // spacing, (offsets[1] - offsets[0]) // spacing if len(offsets) > 1 else 1
+
+
+def box_of_lines(axes: Axes, axis: int, apart: int) -> Tile:
+    """The box whose items occupy the threads of a block best and read least."""
+    sides = [sorted({2**i for i in range(8)} | {-(-one.outputs // parts) for parts in range(1, 9)}) for one in axes]
+    sides = [[side for side in of_axis if side < 2 * one.outputs] for of_axis, one in zip(sides, axes)]
+    runs = [apart * n for n in range(1, 1 + max(1, THREADS // apart)) if RUN * apart * (n - 1) < axes[axis].outputs]
+    sides[axis] = runs
+    best, least = None, float("inf")
+    for chosen in itertools.product(*sides):
+        items = prod(chosen)
+        if items > max(THREADS, apart):
+            continue
+        found = cut(axes, 1, tuple(side * (RUN if i == axis else 1) for i, side in enumerate(chosen)))
+        boxes = prod(found.boxes)
+        threads = THREADS / max(1, THREADS // items) if boxes == 1 else max(items, THREADS)
+        cost = boxes * (RUN * threads + HALO_COST * found.positions)
+        if cost < least:
+            best, least = found, cost
+    assert best is not None
+    return best
+
+
+class Depthwise:
+    """A correlation with few channels in a group."""
+
+    name = "depthwise"
+
+    def __init__(self, correlation: Correlation, dtype: str) -> None:
+        self.correlation, self._type = correlation, TYPES[dtype]
+        self._itemsize = 8 if dtype == "float64" else 4
+        few = sorted((correlation.channels, correlation.rows))
+        reached = all(axis.offsets for axes in correlation.phases for axis in axes)
+        self.fits = few[0] == 1 and few[1] <= FEW and reached and 0 < len(correlation.phases) <= MAX_GRID_YZ
+        if self.fits:
+            self._lay_out()
+
+    def _lay_out(self) -> None:
+        correlation = self.correlation
+        self.lines = found = lines(correlation)
+        tiles = [box_of_lines(axes, found.axis, apart) for axes, apart in zip(correlation.phases, found.apart)]
+        phases, taps = records(correlation, tiles, line=found.axis)
+        for phase, axes, tile, apart in zip(phases, correlation.phases, tiles, found.apart):
+            phase["line_taps"], phase["apart"] = len(axes[found.axis].offsets), apart
+            phase["unit"] = _steps(axes[found.axis])[1] * prod(tile.extent[found.axis + 1 :])
+        boxes = max(prod(tile.boxes) for tile in tiles)
+        items = max(prod(tile.box) // RUN for tile in tiles)
+        units = max(1, THREADS // items) if boxes == 1 else 1
+        while units > 1 and self._shared(tiles, units) > SHARED_BYTES:
+            units //= 2
+        self.shared = self._shared(tiles, units)
+        self.fits = self.shared <= SHARED_BYTES and all(reach_of_tile(correlation, tile) < 2**31 for tile in tiles)
+        self.grid = np.array((boxes, units, found.axis), GRID)[()]
+        self.boxes, self.units, self.count = boxes, units, len(phases)
+        self.phases, self.taps = Table(phases), Table(taps)
+
+    def _shared(self, tiles: list[Tile], units: int) -> int:
+        """Shared memory of a block: tiles, weights, perhaps results, positions of the source."""
+        correlation, most = self.correlation, 0
+        for axes, tile in zip(correlation.phases, tiles):
+            filters = correlation.channels * correlation.rows * prod(len(axis.offsets) for axis in axes)
+            results = prod(tile.box) if self.lines.axis == 2 else 0
+            numbers = units * (correlation.channels * tile.pitch + filters + results)
+            most = max(most, numbers * self._itemsize + 4 * tile.positions)
+        return most
+
+    def run(self, x: Array, w: Array, b: Array | None, y: Array, relu: bool) -> None:
+        """activation(correlation of x with w + b) → y."""
+        problem = self.correlation.problem(x.shape[0], relu)
+        units = -(-x.shape[0] * self.correlation.groups // self.units)
+        tables = self.phases.on_device(), self.taps.on_device()
+        kernel = _DEPTHWISE(self._type, self.lines.taps, self.lines.stride)
+        grid = self.boxes * units, self.count
+        kernel(grid, (THREADS,), x, w, b, y, *tables, problem, self.grid, shared=self.shared)
