@@ -9,6 +9,7 @@ from fastconv.backends.cuda import correlation as correlations
 from fastconv.backends.cuda import platform
 from fastconv.backends.cuda.correlation import Correlation
 from fastconv.backends.cuda.depthwise import Depthwise
+from fastconv.backends.cuda.depthwise_weight_grad import DepthwiseWeightGrad
 from fastconv.backends.cuda.device import primitive
 from fastconv.backends.cuda.direct import Direct, DirectWeightGrad
 from fastconv.backends.cuda.implicit_gemm import ImplicitGemm, kind_of_products
@@ -64,6 +65,9 @@ def _input_grad(geometry: ConvGeometry, dtype: str, precision: str, capability: 
 
 @lru_cache(maxsize=4096)
 def _weight_grad(geometry: ConvGeometry, dtype: str, precision: str, capability: int) -> Any:
+    lines = DepthwiseWeightGrad(geometry, dtype)
+    if lines.fits:
+        return lines
     gemm = WeightGrad(geometry, dtype, kind_of_products(dtype, precision, capability))
     return gemm if gemm.fits else DirectWeightGrad(geometry)
 

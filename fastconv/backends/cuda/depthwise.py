@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.axes import Axis
-from fastconv.backends.cuda.correlation import HALO_COST, Axes, Correlation, Tile, cut, records
-from fastconv.backends.cuda.implicit_gemm import SHARED_BYTES, THREADS, reach_of_tile
+from fastconv.backends.cuda.correlation import HALO_COST, Axes, Correlation, Records, Tile, cut, records
+from fastconv.backends.cuda.implicit_gemm import SHARED_BYTES, THREADS, near
 from fastconv.backends.cuda.launch import MAX_GRID_YZ
 from fastconv.backends.cuda.module import TYPES, Template
 from fastconv.backends.cuda.tables import Table
@@ -24,9 +24,13 @@ RUN = 7
 FEW = 8
 """Channels and rows of a group up to which this is the family of choice where one of them is 1."""
 
-LINE_TAPS = (3, 5, 7)
-_CHOICES = [(1, 1), *itertools.product(LINE_TAPS, (1, 2))]
-_DEPTHWISE = Template("depthwise.cu", "depthwise", [(t, *choice) for t in TYPES.values() for choice in _CHOICES])
+LINE_TAPS = {1: (3, 5, 7), 2: (3,)}
+"""Taps that are computed at a time, for a stride."""
+
+LINE_CHOICES = [(type_, *choice) for type_ in TYPES.values() for choice in ((1, 1), (3, 1), (5, 1), (7, 1), (3, 2))]
+"""Type, taps at a time and stride: the arguments of the kernels' templates."""
+
+_DEPTHWISE = Template("depthwise.cu", "depthwise", LINE_CHOICES)
 
 GRID = np.dtype([(name, np.int32) for name in ("boxes", "units", "axis")])
 
@@ -57,10 +61,30 @@ def lines(correlation: Correlation) -> Lines:
         stride, apart = 2, (1,) * len(phases)
     else:
         return Lines(axis, 1, 1, (1,) * len(phases))
-    taps = min(LINE_TAPS, key=lambda size: sum(_loads(count, size, stride) for count in counts))
+    taps = min(LINE_TAPS[stride], key=lambda size: sum(_loads(count, size, stride) for count in counts))
     if max(counts) < taps:
         return Lines(axis, 1, 1, apart)
     return Lines(axis, taps, stride, apart)
+
+
+def is_narrow(correlation: Correlation) -> bool:
+    """Whether groups have so few channels that a matrix product would mostly multiply zeros."""
+    few, more = sorted((correlation.channels, correlation.rows))
+    return few == 1 and more <= FEW
+
+
+def name_of(correlation: Correlation) -> str:
+    """What `explain_conv` calls this family."""
+    return "depthwise" if correlation.groups > 1 else "few-channel"
+
+
+def line_records(correlation: Correlation, tiles: list[Tile], found: Lines) -> tuple[Records, Records]:
+    """The `Phase`s and `Tap`s, with what the kernels read of the lines."""
+    phases, taps = records(correlation, tiles, line=found.axis)
+    for phase, axes, tile, apart in zip(phases, correlation.phases, tiles, found.apart):
+        phase["line_taps"], phase["apart"] = len(axes[found.axis].offsets), apart
+        phase["unit"] = _steps(axes[found.axis])[1] * prod(tile.extent[found.axis + 1 :])
+    return phases, taps
 
 
 def _slides(axis: Axis) -> bool:
@@ -81,19 +105,19 @@ def _steps(axis: Axis) -> tuple[int, int]:
 
 
 def box_of_lines(axes: Axes, axis: int, apart: int) -> Tile:
-    """The box whose items occupy the threads of a block best and read least."""
+    """The box whose runs occupy the threads of a block best and read least."""
     sides = [sorted({2**i for i in range(8)} | {-(-one.outputs // parts) for parts in range(1, 9)}) for one in axes]
     sides = [[side for side in of_axis if side < 2 * one.outputs] for of_axis, one in zip(sides, axes)]
     runs = [apart * n for n in range(1, 1 + max(1, THREADS // apart)) if RUN * apart * (n - 1) < axes[axis].outputs]
     sides[axis] = runs
     best, least = None, float("inf")
     for chosen in itertools.product(*sides):
-        items = prod(chosen)
-        if items > max(THREADS, apart):
+        runs_in_box = prod(chosen)
+        if runs_in_box > max(THREADS, apart):
             continue
         found = cut(axes, 1, tuple(side * (RUN if i == axis else 1) for i, side in enumerate(chosen)))
         boxes = prod(found.boxes)
-        threads = THREADS / max(1, THREADS // items) if boxes == 1 else max(items, THREADS)
+        threads = THREADS / max(1, THREADS // runs_in_box) if boxes == 1 else max(runs_in_box, THREADS)
         cost = boxes * (RUN * threads + HALO_COST * found.positions)
         if cost < least:
             best, least = found, cost
@@ -104,14 +128,12 @@ def box_of_lines(axes: Axes, axis: int, apart: int) -> Tile:
 class Depthwise:
     """A correlation with few channels in a group."""
 
-    name = "depthwise"
-
     def __init__(self, correlation: Correlation, dtype: str) -> None:
         self.correlation, self._type = correlation, TYPES[dtype]
         self._itemsize = 8 if dtype == "float64" else 4
-        few = sorted((correlation.channels, correlation.rows))
+        self.name = name_of(correlation)
         reached = all(axis.offsets for axes in correlation.phases for axis in axes)
-        self.fits = few[0] == 1 and few[1] <= FEW and reached and 0 < len(correlation.phases) <= MAX_GRID_YZ
+        self.fits = is_narrow(correlation) and reached and 0 < len(correlation.phases) <= MAX_GRID_YZ
         if self.fits:
             self._lay_out()
 
@@ -119,17 +141,16 @@ class Depthwise:
         correlation = self.correlation
         self.lines = found = lines(correlation)
         tiles = [box_of_lines(axes, found.axis, apart) for axes, apart in zip(correlation.phases, found.apart)]
-        phases, taps = records(correlation, tiles, line=found.axis)
-        for phase, axes, tile, apart in zip(phases, correlation.phases, tiles, found.apart):
-            phase["line_taps"], phase["apart"] = len(axes[found.axis].offsets), apart
-            phase["unit"] = _steps(axes[found.axis])[1] * prod(tile.extent[found.axis + 1 :])
+        phases, taps = line_records(correlation, tiles, found)
         boxes = max(prod(tile.boxes) for tile in tiles)
-        items = max(prod(tile.box) // RUN for tile in tiles)
-        units = max(1, THREADS // items) if boxes == 1 else 1
+        runs = max(prod(tile.box) // RUN for tile in tiles)
+        units = max(1, THREADS // runs) if boxes == 1 else 1
         while units > 1 and self._shared(tiles, units) > SHARED_BYTES:
             units //= 2
         self.shared = self._shared(tiles, units)
-        self.fits = self.shared <= SHARED_BYTES and all(reach_of_tile(correlation, tile) < 2**31 for tile in tiles)
+        self.fits = self.shared <= SHARED_BYTES and all(
+            near(correlation, *pair) for pair in zip(correlation.phases, tiles)
+        )
         self.grid = np.array((boxes, units, found.axis), GRID)[()]
         self.boxes, self.units, self.count = boxes, units, len(phases)
         self.phases, self.taps = Table(phases), Table(taps)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cuda import platform
-from fastconv.backends.cuda.correlation import Correlation, Tile, Triple, records, tile
+from fastconv.backends.cuda.correlation import Axes, Correlation, Tile, records, tile
 from fastconv.backends.cuda.launch import MAX_GRID_YZ, blocks_for
 from fastconv.backends.cuda.module import TYPES, Template
 from fastconv.backends.cuda.tables import Table
@@ -141,7 +141,7 @@ class ImplicitGemm:
         tiles = [tile(axes, PIXELS) for axes in phases]
         cuts = [chunks(correlation.channels, count, found, self.products) for count, found in zip(taps, tiles)]
         whole = [cut for cut in cuts if cut is not None]
-        self.fits = len(whole) == len(cuts) and all(reach_of_tile(correlation, found) < 2**31 for found in tiles)
+        self.fits = len(whole) == len(cuts) and all(near(correlation, *pair) for pair in zip(phases, tiles))
         if self.fits:
             self._lay_out(tiles, whole, TYPES[dtype])
 
@@ -186,14 +186,16 @@ class ImplicitGemm:
             combine(blocks_for(y.size), (256,), partial, x, w, b, y, *tables, problem, self.splits)
 
 
-def reach(sizes: Triple, box: tuple[int, ...], samples: int, channels: int) -> int:
-    """How far behind its origin a box reaches in an array of so many channels of these sizes, in elements."""
-    _, height, width = sizes
-    depth, rows, columns = box
-    return (depth * height + rows) * width + columns + samples * channels * prod(sizes)
-
-
-def reach_of_tile(correlation: Correlation, found: Tile) -> int:
-    """The same of a tile in the source."""
-    box = tuple(extent * spacing for extent, spacing in zip(found.extent, found.spacing))
-    return reach(correlation.source, box, found.samples, correlation.groups * correlation.channels)
+def near(correlation: Correlation, axes: Axes, found: Tile) -> bool:
+    """Whether 32 bits hold how far a tile reaches in the source, and its box in the target, in elements."""
+    read = [extent * spacing for extent, spacing in zip(found.extent, found.spacing)]
+    written = [side * axis.stride for side, axis in zip(found.box, axes)]
+    samples = found.samples * correlation.groups
+    for sizes, channels, (depth, rows, columns) in (
+        (correlation.source, correlation.channels, read),
+        (correlation.target, correlation.rows, written),
+    ):
+        _, height, width = sizes
+        if (depth * height + rows) * width + columns + samples * channels * prod(sizes) >= 2**31:
+            return False
+    return True

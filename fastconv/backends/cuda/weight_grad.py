@@ -11,7 +11,7 @@ import numpy as np
 from fastconv.backends.cuda import correlation as correlations
 from fastconv.backends.cuda import platform
 from fastconv.backends.cuda.correlation import records, tile
-from fastconv.backends.cuda.implicit_gemm import FMA, SHARED_BYTES, TENSOR, THREADS, Products, reach, reach_of_tile
+from fastconv.backends.cuda.implicit_gemm import FMA, SHARED_BYTES, TENSOR, THREADS, Products, near
 from fastconv.backends.cuda.launch import blocks_for
 from fastconv.backends.cuda.module import TYPES, Template
 from fastconv.backends.cuda.tables import Table
@@ -51,7 +51,7 @@ class WeightGrad:
         self.correlation = correlation = correlations.forward(geometry)
         choices = FMA[dtype] if kind == "fma" else TENSOR[kind]
         self.products = next((one for one in choices if one.rows >= correlation.rows), choices[-1])
-        self._type, self._itemsize = TYPES[dtype], {"float64": 8, "float32": 4}.get(dtype, 2)
+        self._itemsize = {"float64": 8, "float32": 4}.get(dtype, 2)
         self.computed = np.dtype("float64" if dtype == "float64" else "float32")
         taps = prod(len(axis.offsets) for axis in correlation.phases[0])
         self.fits = taps > 0 and self._lay_out(taps)
@@ -70,9 +70,7 @@ class WeightGrad:
         self.boxes, self.box_samples = prod(found.boxes), found.samples
         self.row_blocks, self.column_blocks = row_blocks, column_blocks
         self.phases, self.taps = Table(phases), Table(table)
-        rows = correlation.groups * correlation.rows
-        farthest = max(reach_of_tile(correlation, found), reach(correlation.target, found.box, found.samples, rows))
-        return self.shared <= SHARED_BYTES and farthest < 2**31
+        return self.shared <= SHARED_BYTES and near(correlation, correlation.phases[0], found)
 
     def run(self, gy: Array, x: Array, gw: Array) -> None:
         """The gradient → gw, which holds zeros: taps that reach nothing but padding are passed over."""
@@ -85,5 +83,12 @@ class WeightGrad:
         grid = np.array((self.row_blocks, self.column_blocks, splits), GRID)[()]
         multiply = _MULTIPLY[0 if self.products.step_words > 1 else 1](cpp)
         multiply((self.blocks * splits,), (THREADS,), gy, x, partial, *tables, problem, grid, shared=self.shared)
-        combine = _COMBINE(self._type)
-        combine(blocks_for(weights), (256,), partial, gy, x, gw, *tables, problem, splits)
+        combine(partial, splits, weights, gy, x, gw, tables, problem)
+
+
+def combine(
+    partial: Array, splits: int, weights: int, gy: Array, x: Array, gw: Array, tables: tuple[Array, Array], problem: Any
+) -> None:
+    """The partial sums of so many weights, split after split → gw."""
+    kernel = _COMBINE(TYPES[gw.dtype.name])
+    kernel(blocks_for(weights), (256,), partial, gy, x, gw, *tables, problem, splits)

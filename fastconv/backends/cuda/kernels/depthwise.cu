@@ -6,30 +6,19 @@
 // loads TAPS + RUN - 1 numbers and TAPS weights for TAPS RUN FMAs. Lanes lie along the last axis: no bank conflicts, whole
 // lines of memory; where the run itself lies along that axis, RUN is odd, and the outputs go through shared memory.
 //
-// Floor: bytes of x and y / bandwidth; the halo comes from the caches. RUN 7 fits the sizes 7, 14, 28, 56...
-#include "tile.cuh"
-
-constexpr int RUN = 7;
+// Floor: bytes of x and y / bandwidth; the halo comes from the caches. RUN = 7 fits the sizes 7, 14, 28, 56...
+#include "lines.cuh"
 
 struct LineGrid {  // blockIdx.x counts boxes, then blocks of units
   int boxes, units, axis;
 };
-
-// An item is what a thread computes at a time: RUN outputs of a unit. Its first one, in the box.
-__device__ __forceinline__ void first_of_item(const Phase& phase, int axis, int item, int output[3]) {
-  for (int i = 2; i >= 0; --i) {
-    const int size = i == axis ? phase.box[i] / RUN : phase.box[i];
-    output[i] = item % size;
-    item /= size;
-  }
-  output[axis] += output[axis] / phase.apart * ((RUN - 1) * phase.apart);
-}
 
 // RUN sums over the taps of a line; outputs read it `step` from each other, and taps phase.unit.
 template <int TAPS, int STRIDE, typename A>
 __device__ __forceinline__ void add_line(A sum[RUN], const A* line, const A* filter, int taps, int unit, int step) {
   int tap = 0;
   if constexpr (TAPS > 1) {
+#pragma unroll 1
     for (; tap + TAPS <= taps; tap += TAPS) {
       A value[(RUN - 1) * STRIDE + TAPS];
 #pragma unroll
@@ -42,6 +31,7 @@ __device__ __forceinline__ void add_line(A sum[RUN], const A* line, const A* fil
       }
     }
   }
+#pragma unroll 1
   for (; tap < taps; ++tap) {
     const A weight = filter[tap];
 #pragma unroll
@@ -50,7 +40,7 @@ __device__ __forceinline__ void add_line(A sum[RUN], const A* line, const A* fil
 }
 
 template <typename T, int TAPS, int STRIDE>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 6)
 depthwise(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ y,
           const Phase* __restrict__ phases, const Tap* __restrict__ taps, Problem problem, LineGrid grid) {
   using A = Compute<T>;
@@ -63,7 +53,7 @@ depthwise(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict_
   const Index all_units = problem.samples * problem.groups;
   const int units = all_units - first_unit < grid.units ? int(all_units - first_unit) : grid.units;
   const int count = phase.extent[0] * phase.extent[1] * phase.extent[2];
-  const int outputs = phase.box[0] * phase.box[1] * phase.box[2], items = outputs / RUN;
+  const int outputs = phase.box[0] * phase.box[1] * phase.box[2], runs = outputs / RUN;
   const int filters = problem.rows * problem.channels, rows = problem.rows;
   extern __shared__ __align__(16) unsigned char memory[];
   auto tile = reinterpret_cast<A*>(memory);
@@ -76,6 +66,7 @@ depthwise(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict_
   source.channels = units * problem.channels;
   source.x = x + first_unit * problem.channels * problem.source_plane;
   source.origin = find_positions(place, problem, phase, problem.channels, count, positions);
+#pragma unroll 1
   for (int i = threadIdx.x; i < units * filters * phase.taps; i += THREADS) {
     const int filter = i / phase.taps % filters, row = filter / problem.channels, channel = filter % problem.channels;
     const Index group = (first_unit + i / phase.taps / filters) % problem.groups;
@@ -88,45 +79,46 @@ depthwise(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict_
   cp_async_wait<0>();
   __syncthreads();
 
-  const int height = phase.extent[2], depth = phase.extent[1] * height;  // distances in the tile
-  const int step[3] = {phase.step[0] / phase.spacing[0] * depth, phase.step[1] / phase.spacing[1] * height,
-                       phase.step[2] / phase.spacing[2]};
+  int step[3];
+  steps_in_tile(phase, step);
+  const int run_step = phase.apart * of_axis(step, grid.axis);
+  const Index target_step = phase.apart * line_step(problem.target, grid.axis) * of_axis(phase.stride, grid.axis);
+#pragma unroll 1
   for (int row = 0; row < rows; ++row) {
-    for (int i = threadIdx.x; i < units * items; i += THREADS) {
-      const int unit = i / items;
+#pragma unroll 1
+    for (int i = threadIdx.x; i < units * runs; i += THREADS) {
+      const int unit = i / runs;
       int first[3];
-      first_of_item(phase, grid.axis, i % items, first);
+      first_of_run(phase, grid.axis, i % runs, first);
       const A* from = tile + unit * problem.channels * phase.pitch;
       from += first[0] * step[0] + first[1] * step[1] + first[2] * step[2];
       const A* filter = weights + (unit * rows + row) * problem.channels * phase.taps;
       A sum[RUN] = {};
+#pragma unroll 1
       for (int channel = 0; channel < problem.channels; ++channel, from += phase.pitch)
+#pragma unroll 1
         for (int line = 0; line < phase.taps; line += phase.line_taps, filter += phase.line_taps)
-          add_line<TAPS, STRIDE>(sum, from + taps[line].tile, filter, phase.line_taps, phase.unit,
-                                 phase.apart * step[grid.axis]);
+          add_line<TAPS, STRIDE>(sum, from + taps[line].tile, filter, phase.line_taps, phase.unit, run_step);
 
+      if (grid.axis == 2) {
+        A* to = results + unit * outputs + (first[0] * phase.box[1] + first[1]) * phase.box[2] + first[2];
+#pragma unroll
+        for (int r = 0; r < RUN; ++r) to[r * phase.apart] = sum[r];
+        continue;
+      }
       const Index number = first_unit + unit;
       const int channel = int(number % problem.groups) * rows + row;
-      T* to = y + (number * rows + row) * problem.target_plane;
+      const Index output[3] = {place.output[0] + first[0], place.output[1] + first[1], place.output[2] + first[2]};
+      if (output[0] >= phase.outputs[0] || output[1] >= phase.outputs[1] || output[2] >= phase.outputs[2]) continue;
+      T* to = y + (number * rows + row) * problem.target_plane + target_offset(problem, phase, output);
+      const Index behind = of_axis(phase.outputs, grid.axis) - of_axis(output, grid.axis);
 #pragma unroll
-      for (int r = 0; r < RUN; ++r) {
-        Index output[3];
-        bool exists = true;
-        for (int axis = 0; axis < 3; ++axis) {
-          const int in_box = first[axis] + (axis == grid.axis ? r * phase.apart : 0);
-          output[axis] = place.output[axis] + in_box;
-          exists = exists && output[axis] < phase.outputs[axis];
-        }
-        if (grid.axis == 2) {
-          const int in_line = first[2] + r * phase.apart;
-          results[unit * outputs + (first[0] * phase.box[1] + first[1]) * phase.box[2] + in_line] = sum[r];
-        } else if (exists) {
-          to[target_offset(problem, phase, output)] = finished(sum[r], bias, channel, problem.relu);
-        }
-      }
+      for (int r = 0; r < RUN; ++r)
+        if (r * phase.apart < behind) to[r * target_step] = finished(sum[r], bias, channel, problem.relu);
     }
     if (grid.axis != 2) continue;
     __syncthreads();
+#pragma unroll 1
     for (int i = threadIdx.x; i < units * outputs; i += THREADS) {
       const Index number = first_unit + i / outputs;
       Index output[3], sample;

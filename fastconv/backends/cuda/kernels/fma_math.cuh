@@ -13,7 +13,7 @@ struct Scalar {
   using Word = Sum;
   using Weight = Sum;
   static constexpr int ROWS = 8 * SIDE, CHANNELS = 1, STEP_WORDS = 1, STAGE_STEPS = 8, STEP_WEIGHTS = ROWS;
-  static constexpr int APART = THREADS / SIDE;
+  static constexpr int APART = THREADS / SIDE, BLOCKS = 3;
 
   Sum sum[8][SIDE] = {};
   int pixel[SIDE];  // where they are in the tile

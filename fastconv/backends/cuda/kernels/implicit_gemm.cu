@@ -21,7 +21,7 @@
 constexpr int STAGES = 3;
 
 template <typename Math>
-__global__ void __launch_bounds__(THREADS, 3)
+__global__ void __launch_bounds__(THREADS, Math::BLOCKS)
 implicit_gemm(const typename Math::T* __restrict__ x, const typename Math::Weight* __restrict__ packed,
               const typename Math::T* __restrict__ w, const typename Math::T* __restrict__ bias,
               typename Math::T* __restrict__ y, typename Math::Sum* __restrict__ partial,
@@ -100,38 +100,41 @@ implicit_gemm(const typename Math::T* __restrict__ x, const typename Math::Weigh
   }
   cp_async_wait<0>();
 
+  __syncthreads();
+  int* offsets_in_target = positions;  // at least as many as pixels
+  find_outputs(place, problem, phase, PIXELS, offsets_in_target);
+  __syncthreads();
   const Index channels = Index(problem.groups) * problem.rows, size = problem.samples * channels * problem.target_plane;
-  auto index = [&](int row, Index sample, const Index output[3]) {
-    const Index channel = Index(place.group) * problem.rows + row;
-    return (sample * channels + channel) * problem.target_plane + target_offset(problem, phase, output);
-  };
+  const int first_channel = place.group * problem.rows, first_row = place.row_block * Math::ROWS;
+  const Index origin = (place.sample * channels + first_channel) * problem.target_plane +
+                       target_offset(problem, phase, place.output);
   unsigned long long broken = 0;  // results that are to be computed again, a bit for each
 #pragma unroll
-  for (int p = 0; p < Math::OWN_PIXELS; ++p) {
-    Index output[3], sample;
-    if (!output_of_pixel(place, problem, phase, math.own_pixel(p), output, sample)) continue;
-    const Index at = index(0, sample, output);
+  for (int r = 0; r < Math::OWN_ROWS; ++r) {
+    const int row = first_row + math.own_row(r);
+    if (row >= problem.rows) continue;
+    const Index at = origin + row * problem.target_plane;
 #pragma unroll
-    for (int r = 0; r < Math::OWN_ROWS; ++r) {
-      const int row = place.row_block * Math::ROWS + math.own_row(r);
-      if (row >= problem.rows) continue;
-      const auto sum = math.value(p, r);
-      const Index i = at + row * problem.target_plane;
+    for (int p = 0; p < Math::OWN_PIXELS; ++p) {
+      const int offset = offsets_in_target[math.own_pixel(p)];
+      if (offset < 0) continue;
       if (grid.splits > 1) {
-        partial[place.split * size + i] = sum;
+        partial[place.split * size + at + offset] = math.value(p, r);
       } else {
-        y[i] = finished(sum, bias, place.group * problem.rows + row, problem.relu);
-        if (!is_finite(sum)) broken |= 1ull << (p * Math::OWN_ROWS + r);
+        y[at + offset] = finished(math.value(p, r), bias, first_channel + row, problem.relu);
+        if (!is_finite(math.value(p, r))) broken |= 1ull << (p * Math::OWN_ROWS + r);
       }
     }
   }
+#pragma unroll 1
   for (int i = 0; broken != 0; ++i, broken >>= 1) {
     if (!(broken & 1)) continue;
     Index output[3], sample;
-    output_of_pixel(place, problem, phase, math.own_pixel(i / Math::OWN_ROWS), output, sample);
-    const int row = place.row_block * Math::ROWS + math.own_row(i % Math::OWN_ROWS);
+    const int pixel = math.own_pixel(i / Math::OWN_ROWS), row = first_row + math.own_row(i % Math::OWN_ROWS);
+    output_of_pixel(place, problem, phase, pixel, output, sample);
     const auto sum = direct_sum(x, w, problem, phase, taps, sample, place.group, row, output);
-    y[index(row, sample, output)] = finished(sum, bias, place.group * problem.rows + row, problem.relu);
+    y[origin + row * problem.target_plane + offsets_in_target[pixel]] =
+        finished(sum, bias, first_channel + row, problem.relu);
   }
 }
 

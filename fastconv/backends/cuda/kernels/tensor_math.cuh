@@ -97,6 +97,7 @@ struct Tensor {
   static constexpr int ROWS = 16 * M_TILES, CHANNELS = Product::CHANNELS, STEP_WORDS = 8, STAGE_STEPS = 2;
   static constexpr int STEP_WEIGHTS = M_TILES * Product::PARTS * 128;
   static constexpr int N_TILES = 4;  // of 8 pixels
+  static constexpr int BLOCKS = M_TILES * Product::PARTS > 4 ? 2 : 3;  // of a multiprocessor, for their registers
 
   float sum[M_TILES][N_TILES][4] = {};
   int pixel[N_TILES];  // where they are in the tile

@@ -12,7 +12,7 @@
 #include "correlation.cuh"
 #include "mma.cuh"
 
-constexpr int THREADS = 128;
+constexpr int THREADS = 128, PIXELS = 128;
 
 struct Grid {  // how the work is numbered: blockIdx.x counts row blocks, then boxes, splits, groups, samples
   int row_blocks, boxes, splits;
@@ -79,6 +79,7 @@ __device__ __forceinline__ Index find_positions(const Place& place, const Proble
     first[axis] = place.output[axis] * phase.step[axis] + phase.low[axis];
     origin = origin * problem.source[axis] + first[axis];
   }
+#pragma unroll 1
   for (int i = threadIdx.x; i < count; i += THREADS) {
     int rest = i;
     Index at = 0, size = 1;
@@ -95,6 +96,19 @@ __device__ __forceinline__ Index find_positions(const Place& place, const Proble
     positions[i] = inside ? int(at + rest * (Index(problem.groups) * channels * problem.source_plane)) : -1;
   }
   return origin;
+}
+
+// The same for the outputs of a box, behind the first one in its channel of the target; -1 for those that do not exist.
+__device__ __forceinline__ void find_outputs(const Place& place, const Problem& problem, const Phase& phase, int count,
+                                             int* offsets) {
+  const Index origin = target_offset(problem, phase, place.output);
+#pragma unroll 1
+  for (int i = threadIdx.x; i < count; i += THREADS) {
+    Index output[3], sample;
+    const bool exists = output_of_pixel(place, problem, phase, i, output, sample);
+    const Index channels = (sample - place.sample) * problem.groups * problem.rows;
+    offsets[i] = exists ? int(target_offset(problem, phase, output) - origin + channels * problem.target_plane) : -1;
+  }
 }
 
 // One word of a tile: channel `channel` at `position` behind the origin, or a zero. Numbers that need no conversion come
@@ -141,7 +155,9 @@ template <typename Word, typename T>
 __device__ __forceinline__ void load_tile(Word* tile, int pitch, const Source<T>& source, const int* positions,
                                           int count, int first, int words) {
   int position = threadIdx.x, word = 0;
+#pragma unroll 1
   while (true) {
+#pragma unroll 1
     while (position >= count) position -= count, ++word;
     if (word >= words) return;
     fetch(tile + word * pitch + position, source, first + word, positions[position]);

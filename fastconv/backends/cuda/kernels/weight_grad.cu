@@ -60,13 +60,7 @@ weight_grad(const typename Math::T* __restrict__ gy, const typename Math::T* __r
     cotangent.origin = target_offset(problem, phase, place.output);
     __syncthreads();  // all are done with the last box
     source.origin = find_positions(place, problem, phase, problem.channels, count, positions);
-    for (int pixel = threadIdx.x; pixel < BOX; pixel += THREADS) {
-      Index output[3], sample;
-      const bool exists = output_of_pixel(place, problem, phase, pixel, output, sample);
-      const Index samples_behind = (sample - place.sample) * problem.groups * problem.rows;
-      const Index at = target_offset(problem, phase, output) - cotangent.origin + samples_behind * problem.target_plane;
-      outputs[pixel] = exists ? int(at) : -1;
-    }
+    find_outputs(place, problem, phase, BOX, outputs);
     __syncthreads();
     load_tile(tile, phase.pitch, source, positions, count, 0, tile_channels);
     for (int i = threadIdx.x; i < Math::ROWS * BOX; i += THREADS)
