@@ -125,7 +125,7 @@ def permute(a: Array, axes: Sequence[int]) -> tuple[Array, Vjp]:
 
 def index(a: Array, key: Index) -> tuple[Array, Vjp]:
     """a[key] for any NumPy index; an element picked twice gets both gradients."""
-    xp = backends.of(a).xp
+    backend = backends.of(a)
     shape = a.shape
     parts = key if isinstance(key, tuple) else (key,)
     picks_once = all(
@@ -133,11 +133,10 @@ def index(a: Array, key: Index) -> tuple[Array, Vjp]:
     )
 
     def scatter(gy: Array) -> Array:
-        gx = xp.zeros(shape, gy.dtype)
-        if picks_once:
-            gx[key] = gy
-        else:
-            xp.add.at(gx, key, gy)
+        if not picks_once:
+            return backend.scatter_add(shape, key, gy)
+        gx = backend.xp.zeros(shape, gy.dtype)
+        gx[key] = gy
         return gx
 
     return a[key], scatter

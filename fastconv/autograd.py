@@ -69,9 +69,8 @@ class Tensor:
     __array_priority__ = 1000
 
     def __init__(self, array: Any, requires_grad: bool = False) -> None:
-        data = backends.adopted(raw(array))
-        if data is None:
-            data = np.asarray(array)
+        adopted = backends.adopted(raw(array))
+        data = np.asarray(array) if adopted is None else adopted
         if data.dtype.kind not in "fiub" and not backends.is_floating(data.dtype):
             raise TypeError(f"Tensor: dtype {data.dtype} is not supported; floating, integer and boolean arrays are")
         if requires_grad and not backends.is_floating(data.dtype):
@@ -184,8 +183,7 @@ class Tensor:
             result = _apply(rules.cast, (result,), np.dtype(dtype))
         if device is not None and device != self.device:
             source = self.device
-            moved = to_device(result.data, device)
-            result = record(moved, (result,), lambda gy: (to_device(gy, source),))
+            result = record(to_device(result.data, device), (result,), lambda gy: (to_device(gy, source),))
         return result
 
     # Arithmetic

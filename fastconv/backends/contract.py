@@ -68,6 +68,10 @@ class Backend(Protocol):
         """Adjoint of `pad`: gy has the padded sizes, the result the sizes `spatial` in its last axes."""
         ...
 
+    def scatter_add(self, shape: tuple[int, ...], key: Any, gy: Array) -> Array:
+        """Adjoint of x[key] for x of this shape and any NumPy index: sums in the order of the picks."""
+        ...
+
     def max_pool_forward(
         self, x: Array, geometry: PoolGeometry, with_indices: bool = True
     ) -> tuple[Array, Array | None]:

@@ -255,9 +255,7 @@ def floating_dtype(op: str, dtype: Any) -> np.dtype[Any]:
     """
     result = np.dtype(np.float32 if dtype is None else dtype)
     if result.name not in ("float32", "float64", *backends.HALF):
-        raise TypeError(
-            f'{op}: dtype must be "float32" or "float64", on a GPU also "float16" or bfloat16, got {result}'
-        )
+        raise TypeError(f'{op}: dtype must be "float32" or "float64", got {result}; on a GPU also float16 and bfloat16')
     return result
 
 

@@ -1,0 +1,30 @@
+"""The adjoint of indexing: kernels/indexing.cu."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastconv.backends.cuda import platform
+from fastconv.backends.cuda.device import current
+from fastconv.backends.cuda.launch import THREADS, blocks_for
+from fastconv.backends.cuda.module import TYPES, Template, size
+
+Array = Any
+
+_SCATTER_ADD = Template("indexing.cu", "scatter_add", product(TYPES.values()))
+
+
+def scatter_add(shape: tuple[int, ...], key: Any, gy: Array) -> Array:
+    """See contract.Backend.scatter_add."""
+    with current(gy):
+        xp = platform.current().xp
+        gx = xp.zeros(shape, gy.dtype)
+        positions = xp.ascontiguousarray(xp.arange(prod(shape), dtype=np.int64).reshape(shape)[key]).reshape(-1)
+        # The sort must keep the order of equal positions: CuPy's is stable.
+        order = xp.argsort(positions, kind="stable")
+        _SCATTER_ADD(TYPES[gy.dtype.name])(blocks_for(gy.size), (THREADS,), gy, positions, order, gx, size(gy))
+        return gx
