@@ -69,7 +69,7 @@ __device__ __noinline__ Compute<T> direct_sum(const T* x, const T* w, const Prob
 
 // One weight's gradient, straight from the definition: the sum over samples and outputs, in their order.
 template <typename T>
-__device__ __noinline__ Compute<T> direct_weight_sum(const T* gy, const T* x, const Problem& problem,
+__device__ __forceinline__ Compute<T> direct_weight_sum(const T* gy, const T* x, const Problem& problem,
                                                      const Phase& phase, const Tap& tap, int group, int row,
                                                      int channel) {
   Compute<T> sum = 0;

@@ -7,7 +7,7 @@
 constexpr int THREADS = 256;
 
 template <typename T>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 2)
 direct(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ y,
        const Phase* phases, const Tap* taps, Problem problem) {
   const Phase& phase = phases[blockIdx.y];
@@ -24,7 +24,7 @@ direct(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ b
 }
 
 template <typename T>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 2)
 direct_weight_grad(const T* __restrict__ gy, const T* __restrict__ x, T* __restrict__ gw, const Phase* phase,
                    const Tap* taps, Problem problem) {
   const Index i = Index(blockIdx.x) * THREADS + threadIdx.x, filter = i / phase->taps;

@@ -140,7 +140,7 @@ implicit_gemm(const typename Math::T* __restrict__ x, const typename Math::Weigh
 
 // The partial sums of all splits, one after another, for each output. Only of what has one phase, which is whole.
 template <typename T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
 combine(const Compute<T>* __restrict__ partial, const T* __restrict__ x, const T* __restrict__ w,
         const T* __restrict__ bias, T* __restrict__ y, const Phase* __restrict__ phase, const Tap* __restrict__ taps,
         Problem problem, int splits) {

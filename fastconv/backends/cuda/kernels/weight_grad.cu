@@ -85,7 +85,7 @@ weight_grad(const typename Math::T* __restrict__ gy, const typename Math::T* __r
 
 // The partial sums of all splits, one after another, for each weight that a tap reaches.
 template <typename T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
 combine_weight_grad(const Compute<T>* __restrict__ partial, const T* __restrict__ gy, const T* __restrict__ x,
                     T* __restrict__ gw, const Phase* __restrict__ phase, const Tap* __restrict__ taps, Problem problem,
                     int splits) {
