@@ -11,6 +11,7 @@ from fastconv.autograd import stack as stack
 from fastconv.backends.threads import get_num_threads as get_num_threads
 from fastconv.backends.threads import set_num_threads as set_num_threads
 from fastconv.errors import DeviceError as DeviceError
+from fastconv.ops.conversion import asarray as asarray
 from fastconv.ops.convolution import Explanation as Explanation
 from fastconv.ops.convolution import conv as conv
 from fastconv.ops.convolution import conv1d as conv1d

@@ -15,6 +15,7 @@ from fastconv.nn.activation import (
 from fastconv.nn.containers import ModuleDict, ModuleList, Sequential
 from fastconv.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from fastconv.nn.fusion import fuse
+from fastconv.nn.graph import capture
 from fastconv.nn.linear import Dropout, Flatten, Identity, Linear
 from fastconv.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from fastconv.nn.module import Module, Parameter
@@ -86,5 +87,6 @@ __all__ = [
     "SumPool2d",
     "SumPool3d",
     "Tanh",
+    "capture",
     "fuse",
 ]

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastconv import backends
 from fastconv.autograd import to_device
 from fastconv.geometry import arguments
 from fastconv.nn import init
@@ -62,7 +63,8 @@ class _BatchNorm(Module):
             self.eps,
         )
         if updates:
-            self.num_batches_tracked += 1
+            with backends.on(self.num_batches_tracked):
+                self.num_batches_tracked += 1
         return output
 
     def extra_repr(self) -> str:

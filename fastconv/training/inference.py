@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from fastconv import backends
@@ -28,12 +28,12 @@ def predict(model: Module, inputs: Array, batch_size: int = 256) -> Array:
     if batch_size < 1:
         raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}")
     inputs, device = raw(inputs), device_of(model)
-    with evaluating(model), no_grad():
+    with evaluating(model), no_grad(), on_device_of(model):
         outputs = [
             raw(model(to_device(inputs[start : start + batch_size], device)))
             for start in range(0, max(len(inputs), 1), batch_size)
         ]
-    return outputs[0] if len(outputs) == 1 else backends.of(outputs[0]).xp.concatenate(outputs)
+        return outputs[0] if len(outputs) == 1 else backends.of(outputs[0]).xp.concatenate(outputs)
 
 
 def evaluate(
@@ -45,7 +45,7 @@ def evaluate(
     the mode it was in. Raises ValueError if there is no batch.
     """
     sums, samples, device = [0.0, 0.0], 0, device_of(model)
-    with evaluating(model), no_grad():
+    with evaluating(model), no_grad(), on_device_of(model):
         for x, y in data:
             target = to_device(raw(y), device)
             output = model(to_device(raw(x), device))
@@ -68,6 +68,11 @@ def name_of(metric: Metric) -> str:
 def device_of(model: Module) -> str:
     """Where the parameters are; "cpu" for a model without any."""
     return next((parameter.device for parameter in model.parameters()), "cpu")
+
+
+def on_device_of(model: Module) -> AbstractContextManager[Any]:
+    """A context for the work on a model: its GPU, if it is on one, is the current one."""
+    return backends.on(next((parameter.data for parameter in model.parameters()), None))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from fastconv.optim import Optimizer, Schedule
 from fastconv.training import checkpoint as checkpoints
 from fastconv.training import nonfinite
 from fastconv.training.history import History
-from fastconv.training.inference import Loss, Metric, accuracy, device_of, evaluate, name_of
+from fastconv.training.inference import Loss, Metric, accuracy, device_of, evaluate, name_of, on_device_of
 from fastconv.training.interrupt import Interrupts
 from fastconv.training.progress import Display
 
@@ -65,9 +65,9 @@ def fit(
     if seed is not None:
         random.manual_seed(seed)
     training = _Training(model, data, loss, optimizer, validation, metric, schedule)
-    if resume and checkpoint is not None:
-        training.load(checkpoint)
-    with Interrupts() as interrupts:
+    with Interrupts() as interrupts, on_device_of(model):
+        if resume and checkpoint is not None:
+            training.load(checkpoint)
         while training.at.epoch < epochs:
             try:
                 training.run_epoch(epochs, interrupts, progress)

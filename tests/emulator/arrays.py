@@ -6,6 +6,7 @@ mix, and reductions give arrays, never scalars. New memory is full of NaN.
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import Any
 
@@ -17,6 +18,7 @@ METHODS = frozenset(
     "all any argmax argmin astype copy fill flatten max mean min prod ravel repeat reshape squeeze sum swapaxes take "
     "transpose var view".split()
 )
+VIEWS = frozenset("ravel reshape squeeze swapaxes transpose view".split())
 PROPERTIES = frozenset("dtype itemsize nbytes ndim shape size strides".split())
 MAKERS = frozenset("arange empty full ones zeros".split())
 FUNCTIONS = frozenset(
@@ -82,9 +84,15 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         if name in PROPERTIES:
             return getattr(self._host, name)
         if name in METHODS:
-            method = getattr(self._host, name)
-            return lambda *args, **kwargs: wrapped(method(*unwrapped(args), **unwrapped(kwargs)), self.device.id)
+            return functools.partial(self._call, name)
         raise AttributeError(f"the emulated device's arrays have no {name!r}; if CuPy's have, add it to METHODS")
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        if name not in VIEWS and name != "copy":
+            check_operands((self,))
+        result = getattr(self._host, name)(*unwrapped(args), **unwrapped(kwargs))
+        # CuPy copies to the current device.
+        return wrapped(result, Device.current() if name == "copy" else self.device.id)
 
     def get(self) -> np.ndarray:
         return self._host.copy()
@@ -183,6 +191,8 @@ class Namespace:
         raise AttributeError(f"the emulated device has no xp.{name}; if CuPy has, add it to FUNCTIONS")
 
     def asarray(self, value: Any, dtype: Any = None, order: str | None = None) -> DeviceArray:
+        if hasattr(value, "__cuda_array_interface__") and not isinstance(value, DeviceArray):
+            return self.from_dlpack(value.array)  # another library's: shared
         host = as_host(value)
         result = np.asarray(host, dtype, order=order)
         if isinstance(value, DeviceArray):
@@ -257,11 +267,7 @@ def unwrapped(value: Any) -> Any:
 
 def as_host(value: Any) -> Any:
     """The values of anything that CuPy would copy to the device."""
-    if isinstance(value, DeviceArray):
-        return value._host
-    if not isinstance(value, np.ndarray) and hasattr(value, "__cuda_array_interface__"):
-        return value.array._host
-    return value
+    return value._host if isinstance(value, DeviceArray) else value
 
 
 def flat(values: Any) -> list[Any]:

@@ -29,6 +29,8 @@ class Platform:
     """Compute capability of the current device: 75, 80, 90."""
     free_memory: Callable[[], None]
     """Give back to the device what the pool keeps for later."""
+    record: Callable[[Callable[[], list[Any]]], tuple[Callable[[], None], list[Any]]]
+    """Run work that gives arrays, and record it: what repeats it, and its arrays."""
 
 
 _platform: Platform | None = None
@@ -64,4 +66,27 @@ def _of_cupy() -> Platform:
         device_count=cupy.cuda.runtime.getDeviceCount,
         capability=lambda: int(cupy.cuda.Device().compute_capability),
         free_memory=lambda: cupy.get_default_memory_pool().free_all_blocks(),
+        record=_record,
     )
+
+
+def _record(work: Callable[[], list[Any]]) -> tuple[Callable[[], None], list[Any]]:
+    import cupy
+
+    # A pool of its own, which the graph keeps: nobody else gets the memory that its kernels use. The first run
+    # compiles kernels and fills the pool, for neither can be done while recording.
+    pool, stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
+    cupy.cuda.get_current_stream().synchronize()
+    with cupy.cuda.using_allocator(pool.malloc), stream:
+        work()
+        stream.synchronize()
+        stream.begin_capture()
+        try:
+            results = work()
+        finally:
+            graph = stream.end_capture()
+
+    def launch(keep: Any = pool) -> None:
+        graph.launch()
+
+    return launch, results
