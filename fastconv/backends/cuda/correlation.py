@@ -20,7 +20,7 @@ _INDEX, _INT = np.int64, np.int32
 PROBLEM = np.dtype(
     [(name, _INDEX) for name in ("source_plane", "target_plane", "row_step", "channel_step")]
     + [("source", _INDEX, 3), ("target", _INDEX, 3), ("samples", _INDEX)]
-    + [(name, _INT) for name in ("groups", "channels", "rows", "kernel_taps", "relu")],
+    + [(name, _INT) for name in ("groups", "channels", "rows", "kernel_taps", "relu", "padded")],
     align=True,
 )
 PHASE = np.dtype(
@@ -44,7 +44,8 @@ class Correlation:
     """A forward convolution, or an input gradient with a triple of axes for each phase of the strides.
 
     `channels` and `rows` are those of source and target in each group. `steps` is how far apart rows and channels lie
-    in w. The phases write all of the target if it is `whole`.
+    in w. The phases write all of the target if it is `whole`. Outside of the source are zeros if it is `padded`:
+    what is not finite times one of them is NaN.
     """
 
     phases: tuple[Axes, ...]
@@ -54,6 +55,7 @@ class Correlation:
     kernel: tuple[int, ...]
     steps: tuple[int, int]
     whole: bool
+    padded: bool
 
     @property
     def source(self) -> Triple:
@@ -73,7 +75,7 @@ class Correlation:
         problem["source"], problem["target"] = self.source, self.target
         problem["source_plane"], problem["target_plane"] = prod(self.source), prod(self.target)
         problem["row_step"], problem["channel_step"] = self.steps
-        problem["samples"], problem["relu"] = samples, relu
+        problem["samples"], problem["relu"], problem["padded"] = samples, relu, self.padded
         problem["groups"], problem["channels"], problem["rows"] = self.groups, self.channels, self.rows
         problem["kernel_taps"] = prod(self.kernel)
         return problem[()]
@@ -85,7 +87,7 @@ def forward(geometry: ConvGeometry) -> Correlation:
     channels, rows = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
     steps = channels * geometry.taps, geometry.taps
     axes = _triple(forward_axes(geometry))
-    return Correlation((axes,), channels, rows, geometry.groups, geometry.kernel, steps, True)
+    return Correlation((axes,), channels, rows, geometry.groups, geometry.kernel, steps, whole=True, padded=True)
 
 
 @lru_cache(maxsize=4096)
@@ -95,7 +97,7 @@ def input_grad(geometry: ConvGeometry) -> Correlation:
     steps = geometry.taps, rows * geometry.taps
     phases = tuple(_triple(axes) for axes in input_grad_axes(geometry) if all(axis.offsets for axis in axes))
     whole = len(phases) == prod(min(stride, size) for stride, size in zip(geometry.stride, geometry.spatial))
-    return Correlation(phases, channels, rows, geometry.groups, geometry.kernel, steps, whole)
+    return Correlation(phases, channels, rows, geometry.groups, geometry.kernel, steps, whole, padded=False)
 
 
 def _triple(axes: list[Axis]) -> Axes:

@@ -13,6 +13,7 @@ struct Problem {                     // what all phases share
   int groups, channels, rows;        // of source and target in each group
   int kernel_taps;                   // in w: taps of a filter
   int relu;
+  int padded;                        // outside of the source are zeros, which meet the weights; else nothing
 };
 
 struct Phase {
@@ -47,7 +48,7 @@ __device__ __forceinline__ bool inside_source(const Problem& problem, const Phas
   return inside;
 }
 
-// One output, straight from the definition. Taps outside the source are passed over.
+// One output, straight from the definition. Taps outside the source meet zeros, or nothing.
 template <typename T>
 __device__ __noinline__ Compute<T> direct_sum(const T* x, const T* w, const Problem& problem, const Phase& phase,
                                               const Tap* taps, Index sample, int group, int row,
@@ -59,7 +60,8 @@ __device__ __noinline__ Compute<T> direct_sum(const T* x, const T* w, const Prob
     for (int i = 0; i < phase.taps; ++i) {
       const Tap& tap = taps[phase.first_tap + i];
       Index at;
-      if (inside_source(problem, phase, tap, output, at)) sum += Compute<T>(plane[at]) * Compute<T>(filter[tap.kernel]);
+      const bool inside = inside_source(problem, phase, tap, output, at);
+      if (inside || problem.padded) sum += (inside ? Compute<T>(plane[at]) : 0) * Compute<T>(filter[tap.kernel]);
     }
     plane += problem.source_plane;
     filter += problem.channel_step;
@@ -80,7 +82,7 @@ __device__ __forceinline__ Compute<T> direct_weight_sum(const T* gy, const T* x,
     for (output[0] = 0; output[0] < phase.outputs[0]; ++output[0])
       for (output[1] = 0; output[1] < phase.outputs[1]; ++output[1])
         for (output[2] = 0; output[2] < phase.outputs[2]; ++output[2], ++cotangent)
-          if (inside_source(problem, phase, tap, output, at)) sum += Compute<T>(*cotangent) * Compute<T>(plane[at]);
+          sum += Compute<T>(*cotangent) * (inside_source(problem, phase, tap, output, at) ? Compute<T>(plane[at]) : 0);
   }
   return sum;
 }
