@@ -68,7 +68,7 @@ def _weight_grad(geometry: ConvGeometry, dtype: str, precision: str, capability:
     lines = DepthwiseWeightGrad(geometry, dtype)
     if lines.fits:
         return lines
-    gemm = WeightGrad(geometry, dtype, kind_of_products(dtype, precision, capability))
+    gemm = WeightGrad(geometry, dtype, kind_of_products(dtype, precision, capability), capability)
     return gemm if gemm.fits else DirectWeightGrad(geometry)
 
 

@@ -23,12 +23,17 @@ Array = Any
 THREADS = PIXELS = 128
 STAGES = 3
 SHARED_BYTES = 64 << 10
-"""What a block may take: every architecture has it, and room for several blocks."""
+"""What a block may take where several are to find room."""
 
 SPLIT_BLOCKS, SPLIT_WORDS, MAX_SPLITS = 32, 128, 8
 """The chunks of a sum are split where a sample gives fewer blocks than this, but not into parts shorter than that."""
 
 GRID = np.dtype([(name, np.int32) for name in ("row_blocks", "boxes", "splits")])
+
+
+def shared_limit(capability: int) -> int:
+    """What a block may take at all: every architecture from that one on has it."""
+    return (99 if capability >= 80 else 64) << 10
 
 
 @dataclass(frozen=True)

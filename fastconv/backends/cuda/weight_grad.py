@@ -11,7 +11,7 @@ import numpy as np
 from fastconv.backends.cuda import correlation as correlations
 from fastconv.backends.cuda import platform
 from fastconv.backends.cuda.correlation import records, tile
-from fastconv.backends.cuda.implicit_gemm import FMA, SHARED_BYTES, TENSOR, THREADS, Products, near
+from fastconv.backends.cuda.implicit_gemm import FMA, TENSOR, THREADS, Products, near, shared_limit
 from fastconv.backends.cuda.launch import blocks_for
 from fastconv.backends.cuda.module import TYPES, Template
 from fastconv.backends.cuda.tables import Table
@@ -23,7 +23,7 @@ BOX, COLUMNS = 64, 128
 BLOCKS = 256
 """Boxes are split among so many blocks that a device is full: about two for each multiprocessor of the largest."""
 
-GRID = np.dtype([(name, np.int32) for name in ("row_blocks", "column_blocks", "splits")])
+GRID = np.dtype([(name, np.int32) for name in ("row_blocks", "column_blocks", "splits", "width")])
 
 _INSTANCES = [
     [(f"Grad{products.cpp}",) for choices in family.values() for products in choices] for family in (TENSOR, FMA)
@@ -46,7 +46,7 @@ def shared_bytes(products: Products, itemsize: int, channels: int, pitch: int, p
 class WeightGrad:
     """The weight gradient of a geometry as a matrix product."""
 
-    def __init__(self, geometry: ConvGeometry, dtype: str, kind: str) -> None:
+    def __init__(self, geometry: ConvGeometry, dtype: str, kind: str, capability: int) -> None:
         self.name = f"implicit-gemm {kind}"
         self.correlation = correlation = correlations.forward(geometry)
         choices = FMA[dtype] if kind == "fma" else TENSOR[kind]
@@ -54,23 +54,26 @@ class WeightGrad:
         self._itemsize = {"float64": 8, "float32": 4}.get(dtype, 2)
         self.computed = np.dtype("float64" if dtype == "float64" else "float32")
         taps = prod(len(axis.offsets) for axis in correlation.phases[0])
-        self.fits = taps > 0 and self._lay_out(taps)
+        self.fits = taps > 0 and self._lay_out(taps, capability)
 
-    def _lay_out(self, taps: int) -> bool:
+    def _lay_out(self, taps: int, capability: int) -> bool:
         correlation, products = self.correlation, self.products
         found = tile(correlation.phases[0], BOX)
         phases, table = records(correlation, [found])
-        channels = min(correlation.channels, (COLUMNS - 2) // taps + 2)
+        limit = shared_limit(capability)
+        for width in (COLUMNS, COLUMNS // 2, COLUMNS // 4, COLUMNS // 8):
+            channels = min(correlation.channels, (width - 2) // taps + 2)
+            self.shared = shared_bytes(products, self._itemsize, channels, found.pitch, found.positions)
+            if self.shared <= limit:
+                break
         phases["chunk"] = channels
-        self.shared = shared_bytes(products, self._itemsize, channels, found.pitch, found.positions)
-        self.columns = correlation.channels * taps
-        row_blocks, column_blocks = -(-correlation.rows // products.rows), -(-self.columns // COLUMNS)
-        self.blocks = row_blocks * column_blocks * correlation.groups
+        self.width, self.columns = width, correlation.channels * taps
+        self.row_blocks, self.column_blocks = -(-correlation.rows // products.rows), -(-self.columns // width)
+        self.blocks = self.row_blocks * self.column_blocks * correlation.groups
         self.splits = min(64, -(-BLOCKS // self.blocks))
         self.boxes, self.box_samples = prod(found.boxes), found.samples
-        self.row_blocks, self.column_blocks = row_blocks, column_blocks
         self.phases, self.taps = Table(phases), Table(table)
-        return self.shared <= SHARED_BYTES and near(correlation, correlation.phases[0], found)
+        return self.shared <= limit and near(correlation, correlation.phases[0], found)
 
     def run(self, gy: Array, x: Array, gw: Array) -> None:
         """The gradient → gw, which holds zeros: taps that reach nothing but padding are passed over."""
@@ -80,7 +83,7 @@ class WeightGrad:
         tables = self.phases.on_device(), self.taps.on_device()
         weights = gw.shape[0] * self.columns
         partial = platform.current().xp.empty(splits * weights, self.computed)
-        grid = np.array((self.row_blocks, self.column_blocks, splits), GRID)[()]
+        grid = np.array((self.row_blocks, self.column_blocks, splits, self.width), GRID)[()]
         multiply = _MULTIPLY[0 if self.products.step_words > 1 else 1](cpp)
         multiply((self.blocks * splits,), (THREADS,), gy, x, partial, *tables, problem, grid, shared=self.shared)
         combine(partial, splits, weights, gy, x, gw, tables, problem)

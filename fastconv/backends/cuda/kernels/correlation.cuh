@@ -102,5 +102,7 @@ __device__ __forceinline__ T finished(Compute<T> sum, const T* bias, int channel
   return T(relu && sum < 0 ? Compute<T>(0) : sum);  // NaN stays
 }
 
-template <typename A>
-__device__ __forceinline__ bool is_finite(A x) { return x - x == 0; }
+// Whether a sum is as the definition says: neither infinite nor NaN, nor so large that some part of it may have been cut
+// off at the largest float, as tensor cores do.
+__device__ __forceinline__ bool is_trusted(float sum) { return fabsf(sum) < 0x1p120f; }
+__device__ __forceinline__ bool is_trusted(double sum) { return sum - sum == 0; }

@@ -10,8 +10,8 @@
 //
 // Products: 3xTF32 (each float is a TF32 high and a low part, low x low is dropped: float32 accuracy from tensor
 // cores), TF32, float16 or bfloat16 with float sums, or plain FMAs in float and double (tensor_math.cuh, fma_math.cuh).
-// What comes out as infinite or NaN is computed again as the definition says: a high and a low part of an infinity
-// would make a NaN of it, and padding of the sum multiplies by zero.
+// What comes out as infinite, NaN or nearly so is computed again as the definition says: a high and a low part of an
+// infinity would make a NaN of it, and what fills up the sum multiplies by zero.
 //
 // Floor: the larger of 2 N K O C taps / rate of the products and bytes of x, w and y / bandwidth. Traffic beyond that:
 // the halo, and x once for each 64 rows, both mostly from the second-level cache.
@@ -122,7 +122,7 @@ implicit_gemm(const typename Math::T* __restrict__ x, const typename Math::Weigh
         partial[place.split * size + at + offset] = math.value(p, r);
       } else {
         y[at + offset] = finished(math.value(p, r), bias, first_channel + row, problem.relu);
-        if (!is_finite(math.value(p, r))) broken |= 1ull << (p * Math::OWN_ROWS + r);
+        if (!is_trusted(math.value(p, r))) broken |= 1ull << (p * Math::OWN_ROWS + r);
       }
     }
   }
@@ -150,7 +150,7 @@ combine(const Compute<T>* __restrict__ partial, const T* __restrict__ x, const T
   Compute<T> sum = partial[i];
   for (int split = 1; split < splits; ++split) sum += partial[split * size + i];
   const int channel = i / problem.target_plane % channels;
-  if (!is_finite(sum)) {
+  if (!is_trusted(sum)) {
     Index output[3], rest = i % problem.target_plane;
     for (int axis = 2; axis >= 0; --axis) output[axis] = rest % problem.target[axis], rest /= problem.target[axis];
     sum = direct_sum(x, w, problem, *phase, taps, i / problem.target_plane / channels, channel / problem.rows,

@@ -12,6 +12,7 @@
 
 struct GradGrid {  // blockIdx.x counts column blocks, then row blocks, groups, splits
   int row_blocks, column_blocks, splits;
+  int width;  // columns of a block: fewer than 128 where a tile of as many channels is too large
 };
 
 template <typename Math>
@@ -22,14 +23,14 @@ weight_grad(const typename Math::T* __restrict__ gy, const typename Math::T* __r
   using T = typename Math::T;
   const Phase& phase = *phases;
   unsigned block = blockIdx.x;
-  const int first_column = block % grid.column_blocks * COLUMNS;
+  const int first_column = block % grid.column_blocks * grid.width;
   block /= grid.column_blocks;
   const int first_row = block % grid.row_blocks * Math::ROWS;
   block /= grid.row_blocks;
   const int group = block % problem.groups, split = block / problem.groups;
 
   const int columns = problem.channels * phase.taps, first_channel = first_column / phase.taps;
-  const int last_column = min(first_column + COLUMNS, columns) - 1;
+  const int last_column = min(first_column + grid.width, columns) - 1;
   const int tile_channels = last_column / phase.taps - first_channel + 1;
   const int count = phase.samples * phase.extent[0] * phase.extent[1] * phase.extent[2];
   extern __shared__ __align__(16) unsigned char memory[];
@@ -79,7 +80,7 @@ weight_grad(const typename Math::T* __restrict__ gy, const typename Math::T* __r
     const Index at = ((Index(split) * rows + Index(group) * problem.rows + row)) * columns + first_column;
 #pragma unroll
     for (int c = 0; c < Math::OWN_COLUMNS; ++c)
-      if (first_column + math.own_column(c) < columns) partial[at + math.own_column(c)] = math.value(r, c);
+      if (first_column + math.own_column(c) <= last_column) partial[at + math.own_column(c)] = math.value(r, c);
   }
 }
 
@@ -96,7 +97,7 @@ combine_weight_grad(const Compute<T>* __restrict__ partial, const T* __restrict_
   for (int split = 1; split < splits; ++split) sum += partial[split * size + i];
   const Tap& tap = taps[i % phase->taps];
   const Index k = filter / problem.channels;
-  if (!is_finite(sum))
+  if (!is_trusted(sum))
     sum = direct_weight_sum(gy, x, problem, *phase, tap, int(k / problem.rows), int(k % problem.rows),
                             int(filter % problem.channels));
   gw[filter * problem.kernel_taps + tap.kernel] = T(sum);
