@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
 
 import emulator
+import numpy as np
 import pytest
 from problems import Problem
 
@@ -47,13 +47,12 @@ def _is_beyond_the_emulator(item) -> bool:
         return False
     if "any_number_of_threads" in item.name or given.get("path", "windows") != "windows":
         return True
-    work = 0
     if isinstance(given.get("problem"), Problem):
         in_batches = "in_a_batch" in item.name
-        work = given["problem"].multiply_adds * (20 if in_batches else 1)
-    elif "kernel_size" in given.get("arguments", ()):
-        work = prod(given["shape"]) * given["arguments"]["kernel_size"] // 10
-    return work > EMULATED_MULTIPLY_ADDS
+        return given["problem"].multiply_adds * (20 if in_batches else 1) > EMULATED_MULTIPLY_ADDS
+    if "kernel_size" in given.get("arguments", ()):
+        return np.prod(given["shape"]) * np.max(given["arguments"]["kernel_size"]) ** 2 > 100 * EMULATED_MULTIPLY_ADDS
+    return False
 
 
 @pytest.fixture(params=DEVICES)
