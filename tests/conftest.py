@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import emulator
 import numpy as np
@@ -58,11 +59,19 @@ def _is_beyond_the_emulator(item) -> bool:
 @pytest.fixture(params=DEVICES)
 def device(request) -> Iterator[str]:
     """Each device in turn: a backend that fails one of these tests is not a backend."""
-    if request.param != "emulated":
-        yield request.param
-        return
-    with emulator.in_use():
+    with _to_be_used(request.param):
+        yield "cuda" if request.param == "emulated" else request.param
+
+
+@pytest.fixture(params=DEVICES[1:])
+def gpu(request) -> Iterator[str]:
+    """Each device that runs CUDA kernels."""
+    with _to_be_used(request.param):
         yield "cuda"
+
+
+def _to_be_used(name: str) -> AbstractContextManager:
+    return emulator.in_use() if name == "emulated" else nullcontext()
 
 
 @pytest.fixture

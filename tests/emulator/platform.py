@@ -74,14 +74,15 @@ class RawModule:
     """As `cupy.RawModule`."""
 
     def __init__(self, code: str, options: Any, name_expressions: Any) -> None:
-        self.module = library(code, tuple(options), names_beside(code, name_expressions[0]))
+        names = names_beside(code, name_expressions[0]) if name_expressions else None  # extern "C"
+        self.module = library(code, tuple(options), names)
 
     def get_function(self, name: str) -> ThreeSchedules:
         return ThreeSchedules(self.module, name)
 
 
 @functools.cache
-def library(code: str, options: tuple[str, ...], names: tuple[str, ...]) -> EmulatedModule:
+def library(code: str, options: tuple[str, ...], names: tuple[str, ...] | None) -> EmulatedModule:
     return EmulatedModule(code, options=options, name_expressions=names)
 
 
