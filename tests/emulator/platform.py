@@ -53,6 +53,7 @@ class ThreeSchedules:
             if isinstance(arg, DeviceArray):
                 assert arg.flags.c_contiguous, f"{self.kernel.name}: an array that is not contiguous"
                 assert arg.device.id == Device.current(), f"{self.kernel.name}: an array of another device"
+            assert not isinstance(arg, np.void), f"{self.kernel.name}: CuPy takes no structured scalars, only arrays"
             assert type(arg) is not np.ndarray or arg.dtype.kind == "V", f"{self.kernel.name}: an array of the host"
         arrays = unwrapped(args)
         written = [a for a, parameter in zip(arrays, self.kernel.parameters) if parameter.pointer and parameter.written]

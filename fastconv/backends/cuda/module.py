@@ -54,7 +54,7 @@ class Kernel:
     """One compiled instance. Called with a grid, a block and the arguments of the kernel.
 
     Arguments are arrays (their memory is handed over: they must be C-contiguous) or None, NumPy scalars of exactly the
-    parameter's type, Python ints for `int` parameters, and structured NumPy scalars for structs.
+    parameter's type, Python ints for `int` parameters, and structured scalars, or arrays of size one, for structs.
     """
 
     def __init__(self, raw: Any) -> None:
@@ -96,7 +96,10 @@ def _kernel(on: platform.Platform, file: str, name: str) -> Kernel:
 
 
 def _argument(value: Any) -> Any:
-    return np.int32(value) if type(value) is int else value
+    """As CuPy takes it: an `int` by value, a structure as an array of size one."""
+    if type(value) is int:
+        return np.int32(value)
+    return np.asarray(value) if isinstance(value, np.void) else value
 
 
 def computed(dtype: Any, value: float) -> Any:
