@@ -174,6 +174,7 @@ def test_user_errors_are_one_line_and_status_2(
     if arguments.startswith("predict nothing"):
         pytest.importorskip("safetensors", reason=NO_SAFETENSORS)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # as if CuPy were not installed
+    monkeypatch.setattr("fastconv.backends.cuda.platform._platform", None)
     monkeypatch.chdir(tmp_path)
     try:
         status = cli.main(arguments.split())
