@@ -1,4 +1,4 @@
-"""Correlations as matrix products, on tensor cores or by FMAs: the launches of kernels/implicit_gemm.cu and pack.cu.
+"""Correlations as matrix products, on tensor cores or by FMAs: the launches of kernels/implicit_gemm.cu.
 
 All numbers here follow from the geometry, the dtype and the kind of products.
 """
@@ -77,7 +77,7 @@ _FAMILIES = ((TENSOR, 80), (FMA, 75))
 _INSTANCES = [
     ([(products.cpp,) for choices in family.values() for products in choices], lowest) for family, lowest in _FAMILIES
 ]
-PACK = [Template("pack.cu", "pack", instances, lowest) for instances, lowest in _INSTANCES]
+PACK = [Template("implicit_gemm.cu", "pack", instances, lowest) for instances, lowest in _INSTANCES]
 MULTIPLY = [Template("implicit_gemm.cu", "implicit_gemm", instances, lowest) for instances, lowest in _INSTANCES]
 COMBINE = Template("implicit_gemm.cu", "combine", product(TYPES.values()))
 

@@ -3,7 +3,7 @@
 //
 // A block of 128 threads computes 128 pixels of up to 64 rows (target channels) of a group. The source comes in chunks
 // of channels, each as a tile with its halo that serves all taps (tile.cuh), two chunks in flight; the weights, packed
-// beforehand in the order in which threads want them (pack.cu), in small stages, three in flight. Sums stay in
+// beforehand in the order in which threads want them (`pack`), in small stages, three in flight. Sums stay in
 // registers. Within a chunk the order of the sum is tap by tap, in each the channels; chunks follow one another, and
 // where the outputs of a sample are few and the sum is long, its chunks are split among blocks, whose partial sums
 // `combine` adds in order. All of this follows from the geometry: batch and place in it change no bit.
@@ -19,6 +19,34 @@
 #include "tensor_math.cuh"
 
 constexpr int STAGES = 3;
+
+// Weights in the order in which the products want them: [group][row block][chunk][step], filled up with zeros. Forward and
+// input gradient, any phase of it, are packed alike: a table of taps says which of w. w is read once, at random places
+// of a cache line or two; what is written is read many times.
+template <typename Math>
+__global__ void __launch_bounds__(THREADS)
+pack(const typename Math::T* __restrict__ w, typename Math::Weight* __restrict__ packed,
+     const Phase* __restrict__ phases, const Tap* __restrict__ taps, Problem problem, int row_blocks) {
+  using T = typename Math::T;
+  const Phase& phase = phases[blockIdx.y];
+  const int words = (problem.channels + Math::CHANNELS - 1) / Math::CHANNELS;
+  const int chunks = (words + phase.chunk - 1) / phase.chunk;
+  const Index i = Index(blockIdx.x) * THREADS + threadIdx.x, whole_step = i / Math::STEP_ITEMS;
+  const int step = whole_step % phase.steps, chunk = whole_step / phase.steps % chunks;
+  const Index block = whole_step / phase.steps / chunks;
+  const Index group = block / row_blocks;
+  if (group >= problem.groups) return;
+  w += group * problem.rows * problem.channels * problem.kernel_taps;
+
+  Math::pack(packed + phase.weights + whole_step * Math::STEP_WEIGHTS, i % Math::STEP_ITEMS,
+             [&](int row_in_block, int word_in_step, int channel_in_word) {
+               const int k = step * Math::STEP_WORDS + word_in_step, tap = k / phase.chunk;
+               const Index row = block % row_blocks * Math::ROWS + row_in_block;
+               const Index channel = (Index(chunk) * phase.chunk + k % phase.chunk) * Math::CHANNELS + channel_in_word;
+               if (tap >= phase.taps || row >= problem.rows || channel >= problem.channels) return T(0.f);
+               return w[row * problem.row_step + channel * problem.channel_step + taps[phase.first_tap + tap].kernel];
+             });
+}
 
 template <typename Math>
 __global__ void __launch_bounds__(THREADS, Math::BLOCKS)
