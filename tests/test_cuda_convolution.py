@@ -1,4 +1,4 @@
-"""The convolution families of the CUDA backend: every kind of products on the edges of its tiles. On the emulator.
+"""The convolution families of the CUDA backend: every kind of products on the edges of its tiles.
 
 test_convolution.py has the whole table under precision("highest"); here are the tensor cores, the 16-bit dtypes, what
 chooses a family, and the launch arithmetic.
@@ -22,7 +22,7 @@ from fastconv.backends.cuda import convolution, correlation, depthwise, implicit
 from fastconv.backends.cuda.direct import Direct, DirectWeightGrad
 from fastconv.geometry import ConvGeometry
 
-pytestmark = pytest.mark.skipif(bool(emulator.why_missing()), reason=emulator.why_missing())
+on_gpu = pytest.mark.usefixtures("gpu")
 
 # dtype, precision, name of the products
 KINDS = [
@@ -82,12 +82,6 @@ problems = pytest.mark.parametrize("problem", GEMM_PROBLEMS + NARROW_PROBLEMS, i
 kinds = pytest.mark.parametrize("dtype, precision, name", KINDS, ids=lambda value: value)
 
 
-@pytest.fixture(autouse=True)
-def _emulated():
-    with emulator.in_use():
-        yield
-
-
 def on_device(arrays, dtype):
     return [to_device(a.astype(dtype), "cuda") for a in (arrays.x, arrays.w, arrays.b, arrays.gy)]
 
@@ -110,6 +104,7 @@ def dtype_named(name):
     return np.dtype(name if name != "bfloat16" else pytest.importorskip("ml_dtypes").bfloat16)
 
 
+@on_gpu
 @kinds
 @problems
 def test_integers_are_exact(problem, dtype, precision, name):
@@ -122,18 +117,21 @@ def test_integers_are_exact(problem, dtype, precision, name):
             assert np.array_equal(actual, expected)
 
 
+@pytest.mark.skipif(bool(emulator.why_missing()), reason=emulator.why_missing())
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("problem", GEMM_PROBLEMS[::3] + NARROW_PROBLEMS[::5], ids=str)
 def test_old_architectures_multiply_16_bit_numbers_by_fma(problem, dtype):
     dtype = dtype_named(dtype)
-    platform.use(replace(emulated(), capability=lambda: 75))
-    operands = on_device(problem.integers(), dtype)
-    for actual, expected in zip(all_directions(problem, *operands), expected_of(exact(problem), dtype)):
-        assert np.array_equal(actual, expected)
-    explained = fc.explain(*operands[:2], **problem.window)
+    with emulator.in_use():
+        platform.use(replace(emulated(), capability=lambda: 75))
+        operands = on_device(problem.integers(), dtype)
+        for actual, expected in zip(all_directions(problem, *operands), expected_of(exact(problem), dtype)):
+            assert np.array_equal(actual, expected)
+        explained = fc.explain(*operands[:2], **problem.window)
     assert all(way in ("implicit-gemm fma", "depthwise", "few-channel") for way in explained[:3])
 
 
+@on_gpu
 @pytest.mark.parametrize(
     "dtype, precision, allowed",
     [
@@ -158,6 +156,7 @@ def test_rounding(line, dtype, precision, allowed):
             assert error <= allowed * np.linalg.norm(expected)
 
 
+@on_gpu
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3.4e38])
 @pytest.mark.parametrize("precision", ["highest", "default", "fast"])
 @pytest.mark.parametrize("line", ["n3 c9 hw5x4 k18 f3 p1", "n1 c70 hw5 k5 f3 p1", "n2 c3 hw9x8 k3 f3 p1 g3"])
@@ -177,6 +176,7 @@ def test_what_is_not_finite_stays_in_its_windows(line, precision, value):
         assert np.array_equal(np.isinf(ours), infinite)
 
 
+@on_gpu
 @pytest.mark.parametrize("precision", ["highest", "default"])
 @pytest.mark.parametrize("line", ["n9 c9 hw5x4 k18 f3 p1", "n7 c3 hw4 k20 f3 s2 p1", "n9 c3 hw6x5 k3 f3 p1 g3"])
 def test_the_place_in_a_batch_changes_no_bit(line, precision):
@@ -197,6 +197,7 @@ def test_the_place_in_a_batch_changes_no_bit(line, precision):
                 assert to_device(a, "cpu")[sample].tobytes() == to_device(b, "cpu").tobytes()
 
 
+@on_gpu
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("problem", (GEMM_PROBLEMS + NARROW_PROBLEMS)[::4], ids=str)
 def test_direct_sums(problem, dtype, monkeypatch):
@@ -217,6 +218,7 @@ def geometry_of(line):
     return ConvGeometry.of("conv", problem.x_shape, problem.w_shape, **problem.window)
 
 
+@on_gpu
 @kinds
 def test_names_of_the_families(dtype, precision, name):
     """What explain_conv says, for layers of well-known networks."""
@@ -240,6 +242,7 @@ def test_names_of_the_families(dtype, precision, name):
                 assert convolution.explain_conv(geometry, dtype, operation) == family, (line, operation)
 
 
+@on_gpu
 def test_taps_without_reach_leave_the_bias():
     with fc.precision("default"):
         x, w = (to_device(np.ones(shape, "float32"), "cuda") for shape in ((1, 2, 1, 1), (3, 2, 2, 2)))
@@ -310,6 +313,7 @@ def test_what_reaches_beyond_32_bits_or_shared_memory_is_summed_directly():
         assert not implicit_gemm.ImplicitGemm(found, "float32", "3xtf32").fits
 
 
+@on_gpu
 def test_sums_of_a_split_are_those_of_the_oracle():
     problem = parse("n2 c60 hw4x3 k10 f3 p1")
     geometry = ConvGeometry.of("conv", problem.x_shape, problem.w_shape, **problem.window)

@@ -1,4 +1,4 @@
-"""precision("highest" | "default" | "fast"): what it lets an algorithm round, and that Winograd and FFT keep to it."""
+"""precision("highest" | "default" | "fast"): what it lets an algorithm round; Winograd and FFT of the CPU keep to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 from problems import parse
 
 import fastconv as fc
-from fastconv.autograd import to_device
 
 # Winograd on whole and ragged tiles, small images over several samples, groups, volumes, odd numbers of channels.
 WINOGRAD_LINES = (
@@ -67,9 +66,9 @@ def relative_error(actual, expected):
 
 
 @fast
-def test_fast_algorithms_stay_within_the_default_precision(algorithm, problem, device):
+def test_fast_algorithms_stay_within_the_default_precision(algorithm, problem):
     arrays = problem.normal("float32")
-    x, w, b, gy = (to_device(a, device) for a in (arrays.x, arrays.w, arrays.b, arrays.gy))
+    x, w, b, gy = arrays.x, arrays.w, arrays.b, arrays.gy
     explained = fc.explain(x, w, **problem.window)
     assert explained.forward.startswith(algorithm)
     assert explained.input_grad.startswith(algorithm)
@@ -84,27 +83,25 @@ def test_fast_algorithms_stay_within_the_default_precision(algorithm, problem, d
 
 
 @fast
-def test_fast_algorithms_fuse_bias_and_relu(algorithm, problem, device):
-    x, w, b = (
-        to_device(a, device)
-        for a in (problem.normal("float32").x, problem.normal("float32").w, problem.normal("float32").b)
-    )
+def test_fast_algorithms_fuse_bias_and_relu(algorithm, problem):
+    arrays = problem.normal("float32")
+    x, w, b = arrays.x, arrays.w, arrays.b
     y = conv(problem, x, w, b)
     assert np.array_equal(conv(problem, x, w, b, activation="relu"), np.maximum(y, 0))
 
 
 @fast
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
-def test_what_is_not_finite_stays_in_its_windows_and_its_sample(algorithm, problem, value, device):
+def test_what_is_not_finite_stays_in_its_windows_and_its_sample(algorithm, problem, value):
     """A tile mixes all its inputs; a NaN, an infinity or an overflow must not show where direct sums have none."""
     arrays = problem.normal("float32")
     x, w = arrays.x.copy(), arrays.w
     x[(-1, 0, *[size // 2 for size in problem.spatial])] = value
-    y = conv(problem, to_device(x, device), to_device(w, device))
+    y = conv(problem, x, w)
     with fc.precision("highest"):
         direct = conv(problem, x, w)
-    assert np.array_equal(np.isfinite(to_device(y, "cpu")), np.isfinite(direct))
-    clean = conv(problem, to_device(arrays.x, device), to_device(w, device))
+    assert np.array_equal(np.isfinite(y), np.isfinite(direct))
+    clean = conv(problem, arrays.x, w)
     assert np.array_equal(y[:-1], clean[:-1])
 
 
