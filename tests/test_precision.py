@@ -1,4 +1,4 @@
-"""precision("highest" | "default" | "fast"): what it lets an algorithm round; Winograd and FFT of the CPU keep to it."""
+"""precision("highest" | "default" | "fast"): what it lets an algorithm round; the algorithms of the CPU keep to it."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu.axes import Axis
+from fastconv.backends.axes import Axis
 from fastconv.backends.cpu.correlate import SLACK, pack, tile, tile_width
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import gather_box
