@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.axes import Axis
-from fastconv.backends.cpu.host import flat
+from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat
 from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import ROWS
@@ -32,6 +32,7 @@ from fastconv.backends.threads import parallel_for
 _SMALL_OUTPUTS = 400
 _PLANES = 4  # of outputs that share the transformed planes of a volume
 _MIN_CHANNELS, _MAX_CHANNELS, _MIN_ROWS = 16, 1024, 24
+_MANY_CHANNELS = 256  # beyond them a transformed box of TILE_COLUMNS takes more than its share of the third level
 _TRANSFORMS = 1.4  # time of everything over the time of the products, for a few dozen channels
 _NS_PER_FLOP = 0.01
 
@@ -49,7 +50,7 @@ class Winograd:
         planes, channels = len(depth.offsets), correlation.channels
         self.together = _together(depth)
         several = _by_planes(depth, self.together)
-        least = TILE_COLUMNS if channels * planes <= 64 else TILE_COLUMNS // 2
+        least = TILE_COLUMNS if channels * planes <= _MANY_CHANNELS else TILE_COLUMNS // 2
         self.phases = [
             Correlation([several, h, w], channels, correlation.rows, correlation.groups, (planes, 6, 6), 4, flat=least)
             for h, w in itertools.product(_tiled(height), _tiled(width))
@@ -118,11 +119,12 @@ class Winograd:
         p = tiles.plan[0]
         _, height, width = (len(range(axis.first, axis.target, axis.stride)) for axis in tiles.axes)
         most = -(-_flat(tiles) // LANES) * LANES
-        shared = (int(p["channels"] * p["planes"]) + ROWS) * most
-        memory = scratch(tiles.box_elements + most + FREQUENCIES * (shared + 2 * STAGGER) + VECTOR_OUTPUTS, x.dtype)
+        several = _several(most)
+        shared = int(p["channels"] * p["planes"]) * most + STAGGER + several * (ROWS * most + STAGGER)
+        memory = scratch(tiles.box_elements + most + FREQUENCIES * shared + VECTOR_OUTPUTS, x.dtype)
         winograd_boxes(
             x, filters, start, y, tiles.plan, tiles.tables, tiles.box_offsets, memory, not_finite, relu, self.depth,
-            self.together, self.outputs_d, height, width, begin, end,
+            self.together, self.outputs_d, height, width, several, begin, end,
         )  # fmt: skip
 
     def _run_tiles(
@@ -131,7 +133,9 @@ class Winograd:
         tiles, samples = self.phases[0], len(not_finite)
         channels = tiles.channels
         total = samples * tiles.outputs
-        elements = FREQUENCIES * (ROWS * (channels + TILE_COLUMNS) + FILTER_PADDING + STAGGER) + VECTOR_OUTPUTS
+        several = _several(TILE_COLUMNS)
+        of_block = FREQUENCIES * (ROWS * (channels + TILE_COLUMNS) + FILTER_PADDING + STAGGER)
+        elements = several * of_block + VECTOR_OUTPUTS
         for first in range(0, total, TILE_COLUMNS):
             columns = -(-min(TILE_COLUMNS, total - first) // LANES) * LANES
             index, masks = np.empty(columns, np.int64), np.empty((columns // LANES, FREQUENCIES), np.int64)
@@ -142,7 +146,7 @@ class Winograd:
                 parallel_for(inputs, channels, 20.0 * channels * columns)
 
                 fixed = (w, transformed, start, y, tiles.plan, self.taps)
-                sizes = (self.height, self.width, samples, first, columns, group, *steps)
+                sizes = (self.height, self.width, samples, first, columns, group, *steps, several)
 
                 def call(begin: int, end: int, fixed: Any = fixed, sizes: Any = sizes) -> None:
                     memory = scratch(elements, x.dtype)
@@ -174,6 +178,11 @@ def _by_planes(depth: Axis, together: int) -> Axis:
     gathered = (*offsets, *range(offsets[-1] + 1, offsets[-1] + together))
     taps, outputs = tuple(range(len(gathered))), -(-depth.outputs // together)
     return Axis(depth.size, outputs, together * depth.step, gathered, taps, depth.first, depth.stride, depth.target)
+
+
+def _several(columns: int) -> int:
+    """Blocks of rows whose products of that many columns take half the second level: they read the tiles together."""
+    return max(1, SECOND_LEVEL_BYTES // 2 // (4 * FREQUENCIES * ROWS * columns))
 
 
 def _flat(tiles: Correlation) -> int:

@@ -79,25 +79,29 @@ def transform_filters(
 
 @routine
 def _products(
-    like: Any, filters: int, tiles: int, off: int, count: int, apart: int, columns: int, zeros: int, products: int
-) -> None:
-    """One block of rows: products[f][row][column] = Σ_k filters[f][k][row] · tiles[f][off[k] + column], f < 36.
+    like: Any, filters: int, tiles: int, off: int, count: int, apart: int, columns: int, zeros: int, products: int,
+    first: int, last: int, here: int,
+) -> None:  # fmt: skip
+    """products[number][f][row][column] = Σ_k filters[block][f][k][row] · tiles[f][off[k] + plane · columns + column].
 
-    The tiles of a frequency lie `apart` elements behind those of the last.
+    Numbers first ≤ number < last stand for (block of rows, plane of `here`); the tiles of a frequency lie `apart`
+    elements behind those of the last. The numbers run innermost: what a vector of columns needs is read once for all.
     """
     size = like.itemsize
     for f in range(FREQUENCIES):
-        a = filters + f * (count * ROWS + FILTER_PADDING) * size
-        b = tiles + f * apart * size
-        c = products + f * (ROWS * columns + STAGGER) * size
         q = 0
         while q < columns:
-            if columns - q >= _WIDE * LANES:
-                outer(like, ROWS, _WIDE, a, b + q * size, off, count, zeros, c + q * size, columns, 0, 0)
-                q += _WIDE * LANES
-            else:
-                outer(like, ROWS, _NARROW, a, b + q * size, off, count, zeros, c + q * size, columns, 0, 0)
-                q += _NARROW * LANES
+            wide = columns - q >= _WIDE * LANES
+            for number in range(first, last):
+                block, plane = divmod(number, here)
+                a = filters + (block * FREQUENCIES + f) * (count * ROWS + FILTER_PADDING) * size
+                b = tiles + (f * apart + plane * columns + q) * size
+                c = products + (((number - first) * FREQUENCIES + f) * (ROWS * columns + STAGGER) + q) * size
+                if wide:
+                    outer(like, ROWS, _WIDE, a, b, off, count, zeros, c, columns, 0, 0)
+                else:
+                    outer(like, ROWS, _NARROW, a, b, off, count, zeros, c, columns, 0, 0)
+            q += (_WIDE if wide else _NARROW) * LANES
 
 
 @routine(fastmath={"reassoc"})  # type: ignore[untyped-decorator]
@@ -120,14 +124,14 @@ def _store(y: Any, to: int, row_step: int, column_step: int, outputs: Any, lane:
 @kernel
 def winograd_boxes(
     x: Any, filters: Any, start: Any, y: Any, plan: Any, tables: Any, off: Any, memory: Any, not_finite: Any, relu: int,
-    depth: int, together: int, outputs_d: int, height: int, width: int, begin: int, end: int,
+    depth: int, together: int, outputs_d: int, height: int, width: int, several: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (sample, group, some planes, box of tile rows, box of tile columns).
 
     The plan is that of the tiles of one phase of the dilation: its outputs are tiles, its taps the 36 elements of a
     patch, its target the outputs; along the depth a step takes some planes of outputs `together`, whose `depth` taps
     share the gathered planes. `outputs_d`, `height` and `width` count the outputs of the phase. Scratch: box,
-    transformed box, products, outputs.
+    transformed box, products of `several` blocks of rows, outputs.
     """
     p = plan[0]
     size = x.itemsize
@@ -138,7 +142,7 @@ def winograd_boxes(
     most = -(-((p.box_h - 1) * p.pitch + p.box_w) // LANES) * LANES
     box_size = p.channels * p.channel + most
     products_at = box_size + FREQUENCIES * (planes * most + STAGGER)
-    outputs = memory[products_at + FREQUENCIES * (ROWS * most + STAGGER) :]
+    outputs = memory[products_at + several * FREQUENCIES * (ROWS * most + STAGGER) :]
     address = pointer(memory)
     zeros, steps = np.zeros(ROWS, x.dtype), np.empty(count, np.int64)
     for task in range(begin, end):
@@ -160,18 +164,22 @@ def winograd_boxes(
             steps[k] = (k // depth * p.planes + k % depth) * columns
         step = ROWS * columns + STAGGER
         here = min(together, outputs_d - d * together)
-        for number in range(p.blocks * here):
-            block, plane_d = divmod(number, here)
-            a = pointer(filters) + (g * p.blocks + block) * FREQUENCIES * (count * ROWS + FILTER_PADDING) * size
-            b, c = address + (box_size + plane_d * columns) * size, address + products_at * size
-            _products(x, a, b, pointer(steps), count, apart, columns, pointer(zeros), c)
-            for m in range(min(ROWS, p.rows - block * ROWS)):
-                row = block * ROWS + m
+        a = pointer(filters) + g * p.blocks * FREQUENCIES * (count * ROWS + FILTER_PADDING) * size
+        b, c = address + box_size * size, address + products_at * size
+        for first in range(0, p.blocks * here, several):
+            last = min(first + several, p.blocks * here)
+            _products(x, a, b, pointer(steps), count, apart, columns, pointer(zeros), c, first, last, here)
+            for m in range((last - first) * ROWS):
+                block, plane_d = divmod(first + m // ROWS, here)
+                row = block * ROWS + m % ROWS
+                if row >= p.rows:
+                    continue
                 base = ((image * p.rows + row) * p.target_d + p.first_d + (d * together + plane_d) * p.stride_d) * plane
                 base += p.first_h * p.target_w + p.first_w
                 bias = pointer(start) + (g * p.blocks * ROWS + row) * size
+                of_row = c + (m // ROWS * FREQUENCIES * step + m % ROWS * columns) * size
                 for q in range(0, columns, LANES):
-                    output_transform(x, c + (m * columns + q) * size, step, bias, relu, pointer(outputs))
+                    output_transform(x, of_row + q * size, step, bias, relu, pointer(outputs))
                     tile = q
                     while tile < min(q + LANES, columns):
                         ty, tx = divmod(tile, p.pitch)
@@ -230,33 +238,36 @@ def transform_tiles(x: Any, tiles: Any, plan: Any, index: Any, masks: Any, group
 def winograd_tiles(
     w: Any, tiles: Any, start: Any, y: Any, plan: Any, taps: Any, memory: Any, not_finite: Any, relu: int,
     height: int, width: int, samples: int, first: int, columns: int, group: int, row_step: int, channel_step: int,
-    begin: int, end: int,
+    several: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Blocks of rows begin ≤ block < end of the group, for the `columns` tiles from number `first` on.
 
-    Scratch: transformed filters of a block, products, outputs.
+    Scratch: transformed filters of `several` blocks, products, outputs.
     """
     p = plan[0]
     size = w.itemsize
     count = p.channels
     per_sample = p.outputs_h * p.outputs_w
-    products_at = FREQUENCIES * (count * ROWS + FILTER_PADDING)
-    outputs = memory[products_at + FREQUENCIES * (ROWS * columns + STAGGER) :]
-    address = pointer(memory)
-    c = address + products_at * size
-    steps = np.arange(count) * columns
+    of_block = FREQUENCIES * (count * ROWS + FILTER_PADDING)
     step = ROWS * columns + STAGGER
+    outputs = memory[several * (of_block + FREQUENCIES * step) :]
+    address = pointer(memory)
+    c = address + several * of_block * size
+    steps = np.arange(count) * columns
+    apart = count * columns + STAGGER
     zeros = np.zeros(ROWS, w.dtype)
-    for block in range(begin, end):
-        number = group * p.blocks + block
-        transform_filters(w, memory, plan, taps, row_step, channel_step, 9, 1, number, number, number + 1)
-        apart = count * columns + STAGGER
-        _products(w, address, pointer(tiles), pointer(steps), count, apart, columns, pointer(zeros), c)
-        for m in range(min(ROWS, p.rows - block * ROWS)):
-            row = group * p.rows + block * ROWS + m
-            bias = pointer(start) + (group * p.blocks * ROWS + block * ROWS + m) * size
+    for low in range(begin, end, several):
+        high, number = min(low + several, end), group * p.blocks + low
+        transform_filters(w, memory, plan, taps, row_step, channel_step, 9, 1, number, number, number + high - low)
+        _products(
+            w, address, pointer(tiles), pointer(steps), count, apart, columns, pointer(zeros), c, 0, high - low, 1
+        )
+        for m in range(min((high - low) * ROWS, p.rows - low * ROWS)):
+            row = group * p.rows + low * ROWS + m
+            bias = pointer(start) + (number * ROWS + m) * size
+            of_row = c + (m // ROWS * FREQUENCIES * step + m % ROWS * columns) * size
             for q in range(0, columns, LANES):
-                output_transform(w, c + (m * columns + q) * size, step, bias, relu, pointer(outputs))
+                output_transform(w, of_row + q * size, step, bias, relu, pointer(outputs))
                 for lane in range(LANES):
                     n, rest = divmod(first + q + lane, per_sample)
                     if n >= samples:
