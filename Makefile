@@ -11,7 +11,7 @@ demo: .venv/.stamp-examples
 	$(BIN)/fastconv train digits $(ARGS)
 
 test: .venv/.stamp-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 bench: .venv/.stamp-bench
 	$(BIN)/python -m bench $(ARGS)

@@ -121,6 +121,30 @@ def _store(y: Any, to: int, row_step: int, column_step: int, outputs: Any, lane:
     return bool(check == 0)
 
 
+@routine
+def _store_vector(
+    y: Any, to: int, p: Any, outputs: Any, first: int, columns: int, tile_rows: int, tile_columns: int,
+    height: int, width: int,
+) -> bool:  # fmt: skip
+    """The outputs of a vector of tiles of a box, from number `first` on, to y; False if one is not finite.
+
+    `to` is where the box begins in y, `height` and `width` are the outputs from there to the end of the plane.
+    """
+    row_step, column_step = p.stride_h * p.target_w, p.stride_w
+    finite, tile = True, first
+    while tile < min(first + LANES, columns):
+        ty, tx = divmod(tile, p.pitch)
+        after = min(first + LANES, (ty + 1) * p.pitch)
+        valid = min(tile_columns, after - ty * p.pitch) - tx
+        if ty < tile_rows and valid > 0:
+            oh, ow = ty * OUTPUTS, tx * OUTPUTS
+            rows, length = min(OUTPUTS, height - oh), min(valid * OUTPUTS, width - ow)
+            at = to + oh * row_step + ow * column_step
+            finite &= _store(y, at, row_step, column_step, outputs, tile - first, rows, length)
+        tile = after
+    return finite
+
+
 @kernel
 def winograd_boxes(
     x: Any, filters: Any, start: Any, y: Any, plan: Any, tables: Any, off: Any, memory: Any, not_finite: Any, relu: int,
@@ -137,7 +161,6 @@ def winograd_boxes(
     size = x.itemsize
     volume = p.depth * p.height * p.width
     plane = p.target_h * p.target_w
-    row_step, column_step = p.stride_h * p.target_w, p.stride_w
     planes, count = p.channels * p.planes, p.channels * depth
     most = -(-((p.box_h - 1) * p.pitch + p.box_w) // LANES) * LANES
     box_size = p.channels * p.channel + most
@@ -164,6 +187,7 @@ def winograd_boxes(
             steps[k] = (k // depth * p.planes + k % depth) * columns
         step = ROWS * columns + STAGGER
         here = min(together, outputs_d - d * together)
+        below, right = height - h0 * OUTPUTS, width - w0 * OUTPUTS
         a = pointer(filters) + g * p.blocks * FREQUENCIES * (count * ROWS + FILTER_PADDING) * size
         b, c = address + box_size * size, address + products_at * size
         for first in range(0, p.blocks * here, several):
@@ -175,23 +199,13 @@ def winograd_boxes(
                 if row >= p.rows:
                     continue
                 base = ((image * p.rows + row) * p.target_d + p.first_d + (d * together + plane_d) * p.stride_d) * plane
-                base += p.first_h * p.target_w + p.first_w
+                base += (p.first_h + h0 * OUTPUTS * p.stride_h) * p.target_w + p.first_w + w0 * OUTPUTS * p.stride_w
                 bias = pointer(start) + (g * p.blocks * ROWS + row) * size
                 of_row = c + (m // ROWS * FREQUENCIES * step + m % ROWS * columns) * size
                 for q in range(0, columns, LANES):
                     output_transform(x, of_row + q * size, step, bias, relu, pointer(outputs))
-                    tile = q
-                    while tile < min(q + LANES, columns):
-                        ty, tx = divmod(tile, p.pitch)
-                        after = min(q + LANES, (ty + 1) * p.pitch)
-                        valid = min(tile_columns, after - ty * p.pitch) - tx
-                        if ty < tile_rows and valid > 0:
-                            oh, ow = (h0 + ty) * OUTPUTS, (w0 + tx) * OUTPUTS
-                            rows, length = min(OUTPUTS, height - oh), min(valid * OUTPUTS, width - ow)
-                            at = base + oh * row_step + ow * column_step
-                            if not _store(y, at, row_step, column_step, outputs, tile - q, rows, length):
-                                not_finite[n] = True
-                        tile = after
+                    if not _store_vector(y, base, p, outputs, q, columns, tile_rows, tile_columns, below, right):
+                        not_finite[n] = True
 
 
 @kernel
