@@ -52,6 +52,8 @@ n1 c6 hw11x12 k9 f3 s2 d3 p3
 n1 c3 hw9 k10 f3 d12 p12
 n1 c4 dhw4x5x6 k10 f2x3x3 s1x2x1 p1
 n1 c2 hw2x70 k9 f1x9 p0x4
+n1 c4 l5000 k4 f700 s300
+n1 c2 dhw19 k9 f7 s4
 """
 GEMM_PROBLEMS = [parse(line) for line in GEMM_LINES.strip().splitlines()]
 
@@ -234,6 +236,8 @@ def test_names_of_the_families(dtype, precision, name):
         ("n1 c32 hw112 k32 f3 s2 p1 g32", "depthwise"),  # MobileNet
         ("n1 c64 l6000 k64 f31 p15 g64", "depthwise"),
         ("n1 c64 dhw32 k64 f3 p1 g64", "depthwise"),
+        ("n1 c8 dhw64 k8 f3 s2 p1 g8", "depthwise"),
+        ("n1 c8 dhw64 k16 f7 s4 p3", f"implicit-gemm {name}"),
         ("n1 c1 hw1024 k2 f3 p1", "few-channel"),
     ):
         geometry = geometry_of(line)
@@ -281,7 +285,7 @@ def test_runs_cover_the_outputs(problem):
             continue
         lines = depthwise.lines(found)
         for axes, apart in zip(found.phases, lines.apart):
-            tile = depthwise.box_of_lines(axes, lines.axis, apart)
+            tile = depthwise.box_of_lines(axes, lines.axis, apart, 1 << 20)
             assert tile.box[lines.axis] % (depthwise.RUN * apart) == 0
             assert all(box * boxes >= axis.outputs for axis, box, boxes in zip(axes, tile.box, tile.boxes))
 
@@ -300,7 +304,7 @@ def test_chunks_fit_into_shared_memory_and_hold_all_channels():
 
 def test_long_sums_of_few_outputs_are_split_whatever_the_batch():
     few, many = (
-        implicit_gemm.ImplicitGemm(correlation.forward(geometry_of(line)), "float32", "3xtf32")
+        implicit_gemm.ImplicitGemm(correlation.forward(geometry_of(line)), "float32", "3xtf32", 90)
         for line in ("n1 c512 hw7 k512 f3 p1", "n1 c256 hw56 k256 f3 p1")
     )
     assert few.splits > 1
@@ -310,14 +314,14 @@ def test_long_sums_of_few_outputs_are_split_whatever_the_batch():
 def test_what_reaches_beyond_32_bits_or_shared_memory_is_summed_directly():
     for line in ("n1 c16 l5000000000 k16 f3 p2000000000 d2000000000", "n1 c4 hw300 k4 f200", "n1 c4 dhw60 k4 f50"):
         found = correlation.forward(geometry_of(line))
-        assert not implicit_gemm.ImplicitGemm(found, "float32", "3xtf32").fits
+        assert not implicit_gemm.ImplicitGemm(found, "float32", "3xtf32", 90).fits
 
 
 @on_gpu
 def test_sums_of_a_split_are_those_of_the_oracle():
     problem = parse("n2 c60 hw4x3 k10 f3 p1")
     geometry = ConvGeometry.of("conv", problem.x_shape, problem.w_shape, **problem.window)
-    assert implicit_gemm.ImplicitGemm(correlation.forward(geometry), "float32", "3xtf32").splits > 1
+    assert implicit_gemm.ImplicitGemm(correlation.forward(geometry), "float32", "3xtf32", 90).splits > 1
     x, w, b, _ = on_device(problem.normal(), "float32")
     y, magnitude = rounded(problem, "float32")
     actual = to_device(fc.conv2d(x, w, b, **problem.window), "cpu")

@@ -77,7 +77,7 @@ def _algorithm(correlation: Correlation, dtype: str, precision: str, capability:
     lines = Depthwise(correlation, dtype)
     if lines.fits:
         return lines
-    gemm = ImplicitGemm(correlation, dtype, kind_of_products(dtype, precision, capability))
+    gemm = ImplicitGemm(correlation, dtype, kind_of_products(dtype, precision, capability), capability)
     return gemm if gemm.fits else Direct(correlation)
 
 

@@ -67,6 +67,11 @@ def lines(correlation: Correlation) -> Lines:
     return Lines(axis, taps, stride, apart)
 
 
+def most_positions(bytes_: int) -> int:
+    """How many positions of so many bytes, and four for where they are, take two thirds of the shared memory."""
+    return SHARED_BYTES * 2 // 3 // (bytes_ + 4)
+
+
 def is_narrow(correlation: Correlation) -> bool:
     """Whether groups have so few channels that a matrix product would mostly multiply zeros."""
     few, more = sorted((correlation.channels, correlation.rows))
@@ -104,8 +109,8 @@ def _steps(axis: Axis) -> tuple[int, int]:
     return axis.step // spacing, (offsets[1] - offsets[0]) // spacing if len(offsets) > 1 else 1
 
 
-def box_of_lines(axes: Axes, axis: int, apart: int) -> Tile:
-    """The box whose runs occupy the threads of a block best and read least."""
+def box_of_lines(axes: Axes, axis: int, apart: int, most: int) -> Tile | None:
+    """The box whose runs occupy the threads of a block best and read least, but no more than `most` positions."""
     sides = [sorted({2**i for i in range(8)} | {-(-one.outputs // parts) for parts in range(1, 9)}) for one in axes]
     sides = [[side for side in of_axis if side < 2 * one.outputs] for of_axis, one in zip(sides, axes)]
     runs = [apart * n for n in range(1, 1 + max(1, THREADS // apart)) if RUN * apart * (n - 1) < axes[axis].outputs]
@@ -116,12 +121,13 @@ def box_of_lines(axes: Axes, axis: int, apart: int) -> Tile:
         if runs_in_box > max(THREADS, apart):
             continue
         found = cut(axes, 1, tuple(side * (RUN if i == axis else 1) for i, side in enumerate(chosen)))
+        if found.positions > most:
+            continue
         boxes = prod(found.boxes)
         threads = THREADS / max(1, THREADS // runs_in_box) if boxes == 1 else max(runs_in_box, THREADS)
         cost = boxes * (RUN * threads + HALO_COST * found.positions)
         if cost < least:
             best, least = found, cost
-    assert best is not None
     return best
 
 
@@ -140,7 +146,12 @@ class Depthwise:
     def _lay_out(self) -> None:
         correlation = self.correlation
         self.lines = found = lines(correlation)
-        tiles = [box_of_lines(axes, found.axis, apart) for axes, apart in zip(correlation.phases, found.apart)]
+        most = most_positions(self._itemsize * correlation.channels)
+        cuts = [box_of_lines(axes, found.axis, apart, most) for axes, apart in zip(correlation.phases, found.apart)]
+        tiles = [tile for tile in cuts if tile is not None]
+        if len(tiles) < len(cuts):
+            self.fits = False
+            return
         phases, taps = line_records(correlation, tiles, found)
         boxes = max(prod(tile.boxes) for tile in tiles)
         runs = max(prod(tile.box) // RUN for tile in tiles)

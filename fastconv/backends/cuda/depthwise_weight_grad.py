@@ -17,6 +17,7 @@ from fastconv.backends.cuda.depthwise import (
     is_narrow,
     line_records,
     lines,
+    most_positions,
     name_of,
 )
 from fastconv.backends.cuda.implicit_gemm import SHARED_BYTES, THREADS, near
@@ -49,7 +50,9 @@ class DepthwiseWeightGrad:
         correlation = self.correlation
         axes = correlation.phases[0]
         self.lines = found = lines(correlation)
-        tile = box_of_lines(axes, found.axis, found.apart[0])
+        tile = box_of_lines(axes, found.axis, found.apart[0], most_positions(self.computed.itemsize))
+        if tile is None:
+            return False
         if prod(tile.boxes) == 1:
             samples = max(1, THREADS * RUN // prod(tile.box))
             tile = dataclasses.replace(tile, samples=samples)

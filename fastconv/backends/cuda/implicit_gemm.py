@@ -28,7 +28,7 @@ SHARED_BYTES = 64 << 10
 SPLIT_BLOCKS, SPLIT_WORDS, MAX_SPLITS = 32, 128, 8
 """The chunks of a sum are split where a sample gives fewer blocks than this, but not into parts shorter than that."""
 
-GRID = np.dtype([(name, np.int32) for name in ("row_blocks", "boxes", "splits")])
+GRID = np.dtype([(name, np.int32) for name in ("row_blocks", "boxes", "splits", "tiles")])
 
 
 def shared_limit(capability: int) -> int:
@@ -100,14 +100,16 @@ class Chunks:
     count: int
 
 
-def chunks(channels: int, taps: int, found: Tile, products: Products) -> Chunks | None:
+def chunks(
+    channels: int, taps: int, found: Tile, products: Products, tiles: int = 2, limit: int = SHARED_BYTES
+) -> Chunks | None:
     """The chunks that cost least in filled-up steps and in barriers and fit into shared memory; None if none does."""
     words = -(-channels // products.channels)
     best, least = None, float("inf")
     for chunk in range(1, min(words, 64) + 1):
         steps = -(-chunk * taps // products.step_words)
         one = Chunks(chunk, steps, -(-words // chunk))
-        if shared_bytes(one, found, products) > SHARED_BYTES:
+        if shared_bytes(one, found, products, tiles) > limit:
             break
         cost = one.count * (steps * products.step_words + 8)
         if cost <= least:
@@ -115,11 +117,12 @@ def chunks(channels: int, taps: int, found: Tile, products: Products) -> Chunks 
     return best
 
 
-def shared_bytes(cut: Chunks, found: Tile, products: Products) -> int:
-    """Shared memory of a block: stages of weights, two tiles, offsets of the steps, positions of the source."""
+def shared_bytes(cut: Chunks, found: Tile, products: Products, tiles: int = 2) -> int:
+    """Shared memory of a block: stages of weights, tiles, offsets of the steps, positions of the source."""
     stages = STAGES * products.stage_steps * products.step_weights
-    tiles = 2 * cut.words * found.pitch
-    return (stages + tiles) * products.word_bytes + 4 * (cut.steps * products.step_words + found.positions)
+    return (stages + tiles * cut.words * found.pitch) * products.word_bytes + 4 * (
+        cut.steps * products.step_words + found.positions
+    )
 
 
 def splits_of(correlation: Correlation, blocks: float, words: int) -> int:
@@ -132,7 +135,7 @@ def splits_of(correlation: Correlation, blocks: float, words: int) -> int:
 class ImplicitGemm:
     """A correlation as a matrix product."""
 
-    def __init__(self, correlation: Correlation, dtype: str, kind: str) -> None:
+    def __init__(self, correlation: Correlation, dtype: str, kind: str, capability: int) -> None:
         self.name = f"implicit-gemm {kind}"
         self.correlation = correlation
         choices = FMA[dtype] if kind == "fma" else TENSOR[kind]
@@ -143,14 +146,25 @@ class ImplicitGemm:
         self.fits = 0 < len(phases) <= MAX_GRID_YZ and 0 not in taps
         if not self.fits:
             return
-        tiles = [tile(axes, PIXELS) for axes in phases]
-        cuts = [chunks(correlation.channels, count, found, self.products) for count, found in zip(taps, tiles)]
-        whole = [cut for cut in cuts if cut is not None]
-        self.fits = len(whole) == len(cuts) and all(near(correlation, *pair) for pair in zip(phases, tiles))
-        if self.fits:
-            self._lay_out(tiles, whole, TYPES[dtype])
+        limit = shared_limit(capability)
+        for pixels, at_a_time, most in (
+            (PIXELS, 2, SHARED_BYTES),
+            (PIXELS, 1, SHARED_BYTES),
+            (PIXELS, 1, limit),
+            *((PIXELS // smaller, 1, limit) for smaller in (2, 4, 8)),  # the other threads are idle
+        ):
+            tiles = [tile(axes, pixels) for axes in phases]
+            cuts = [
+                chunks(correlation.channels, count, found, self.products, at_a_time, most)
+                for count, found in zip(taps, tiles)
+            ]
+            whole = [cut for cut in cuts if cut is not None]
+            self.fits = len(whole) == len(cuts) and all(near(correlation, *pair) for pair in zip(phases, tiles))
+            if self.fits:
+                self._lay_out(tiles, whole, at_a_time, TYPES[dtype])
+                return
 
-    def _lay_out(self, tiles: list[Tile], cuts: list[Chunks], type_: str) -> None:
+    def _lay_out(self, tiles: list[Tile], cuts: list[Chunks], at_a_time: int, type_: str) -> None:
         correlation, products = self.correlation, self.products
         phases, taps = records(correlation, tiles)
         row_blocks = -(-correlation.rows // products.rows)
@@ -161,12 +175,12 @@ class ImplicitGemm:
             self.weights += steps * products.step_weights
             self.items = max(self.items, steps * products.step_items)
         boxes = max(prod(found.boxes) for found in tiles)
-        self.shared = max(shared_bytes(cut, found, products) for cut, found in zip(cuts, tiles))
+        self.shared = max(shared_bytes(cut, found, products, at_a_time) for cut, found in zip(cuts, tiles))
         self.box_samples = min(found.samples for found in tiles)
         blocks = row_blocks * boxes * correlation.groups
         words = cuts[0].count * cuts[0].steps * products.step_words
         self.splits = min(cuts[0].count, splits_of(correlation, blocks / self.box_samples, words))
-        self.grid = np.array((row_blocks, boxes, self.splits), GRID)[()]
+        self.grid = np.array((row_blocks, boxes, self.splits, at_a_time), GRID)[()]
         self.blocks = blocks * self.splits
         self.phases, self.taps, self.count = Table(phases), Table(taps), len(phases)
         self._type = type_

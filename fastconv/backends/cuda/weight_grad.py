@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+import itertools
 from math import prod
 from typing import Any
 
@@ -31,7 +31,7 @@ _INSTANCES = [
 _MULTIPLY = [
     Template("weight_grad.cu", "weight_grad", instances, lowest) for instances, lowest in zip(_INSTANCES, (80, 75))
 ]
-_COMBINE = Template("weight_grad.cu", "combine_weight_grad", product(TYPES.values()))
+_COMBINE = Template("weight_grad.cu", "combine_weight_grad", itertools.product(TYPES.values()))
 
 
 def shared_bytes(products: Products, itemsize: int, channels: int, pitch: int, positions: int) -> int:
@@ -58,14 +58,14 @@ class WeightGrad:
 
     def _lay_out(self, taps: int, capability: int) -> bool:
         correlation, products = self.correlation, self.products
-        found = tile(correlation.phases[0], BOX)
-        phases, table = records(correlation, [found])
-        limit = shared_limit(capability)
-        for width in (COLUMNS, COLUMNS // 2, COLUMNS // 4, COLUMNS // 8):
+        limit, axes = shared_limit(capability), correlation.phases[0]
+        for pixels, width in itertools.product((BOX, BOX // 2, BOX // 4, BOX // 8), (COLUMNS, 64, 32, 16)):
+            found = tile(axes, pixels)  # where it is small, some threads multiply zeros
             channels = min(correlation.channels, (width - 2) // taps + 2)
             self.shared = shared_bytes(products, self._itemsize, channels, found.pitch, found.positions)
             if self.shared <= limit:
                 break
+        phases, table = records(correlation, [found])
         phases["chunk"] = channels
         self.width, self.columns = width, correlation.channels * taps
         self.row_blocks, self.column_blocks = -(-correlation.rows // products.rows), -(-self.columns // width)
@@ -73,7 +73,7 @@ class WeightGrad:
         self.splits = min(64, -(-BLOCKS // self.blocks))
         self.boxes, self.box_samples = prod(found.boxes), found.samples
         self.phases, self.taps = Table(phases), Table(table)
-        return self.shared <= limit and near(correlation, correlation.phases[0], found)
+        return self.shared <= limit and near(correlation, axes, found)
 
     def run(self, gy: Array, x: Array, gw: Array) -> None:
         """The gradient → gw, which holds zeros: taps that reach nothing but padding are passed over."""

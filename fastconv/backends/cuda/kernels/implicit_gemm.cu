@@ -2,7 +2,7 @@
 //   y[row, pixel] = sum over (channel, tap) of w[row, channel, tap] x[channel, pixel, tap].
 //
 // A block of 128 threads computes 128 pixels of up to 64 rows (target channels) of a group. The source comes in chunks
-// of channels, each as a tile with its halo that serves all taps (tile.cuh), two chunks in flight; the weights, packed
+// of channels, each as a tile with its halo that serves all taps (tile.cuh), two at a time if they fit; the weights, packed
 // beforehand in the order in which threads want them (`pack`), in small stages, three in flight. Sums stay in
 // registers. Within a chunk the order of the sum is tap by tap, in each the channels; chunks follow one another, and
 // where the outputs of a sample are few and the sum is long, its chunks are split among blocks, whose partial sums
@@ -65,7 +65,7 @@ implicit_gemm(const typename Math::T* __restrict__ x, const typename Math::Weigh
   extern __shared__ __align__(16) unsigned char memory[];
   auto stages = reinterpret_cast<typename Math::Weight*>(memory);
   auto tiles = reinterpret_cast<Word*>(stages + STAGES * STAGE_WEIGHTS);
-  auto offsets = reinterpret_cast<int*>(tiles + 2 * tile_words);
+  auto offsets = reinterpret_cast<int*>(tiles + grid.tiles * tile_words);
   auto positions = offsets + steps * Math::STEP_WORDS;
 
   for (int k = threadIdx.x; k < steps * Math::STEP_WORDS; k += THREADS) {
@@ -109,14 +109,21 @@ implicit_gemm(const typename Math::T* __restrict__ x, const typename Math::Weigh
   load_ahead();
   load_ahead();
   for (int chunk = first_chunk; chunk < last_chunk; ++chunk) {
-    const Word* tile = tiles + (chunk - first_chunk) % 2 * tile_words;
+    auto load_chunk = [&](int which) {
+      load_tile(tiles + (which - first_chunk) % grid.tiles * tile_words, phase.pitch, source, positions, count,
+                which * chunk_words, chunk_words);
+    };
+    if (grid.tiles == 1 && chunk > first_chunk) {
+      __syncthreads();  // all are done with the last one
+      load_chunk(chunk);
+      cp_async_commit();
+    }
+    const Word* tile = tiles + (chunk - first_chunk) % grid.tiles * tile_words;
     for (int stage = 0; stage < chunk_stages; ++stage) {
       if (stage == 0) cp_async_wait<0>();  // the tile, too
       else cp_async_wait<1>();
       __syncthreads();  // this stage has come for all, and all are done with what is overwritten now
-      if (stage == 0 && chunk + 1 < last_chunk)
-        load_tile(tiles + (chunk + 1 - first_chunk) % 2 * tile_words, phase.pitch, source, positions, count,
-                  (chunk + 1) * chunk_words, chunk_words);
+      if (stage == 0 && chunk + 1 < last_chunk && grid.tiles == 2) load_chunk(chunk + 1);
       load_ahead();
       const int first = stage * Math::STAGE_STEPS, last = min(first + Math::STAGE_STEPS, steps);
       const auto weights = stages + buffer * STAGE_WEIGHTS;
@@ -129,7 +136,7 @@ implicit_gemm(const typename Math::T* __restrict__ x, const typename Math::Weigh
   cp_async_wait<0>();
 
   __syncthreads();
-  int* offsets_in_target = positions;  // at least as many as pixels
+  int* offsets_in_target = positions;  // there is room for all pixels
   find_outputs(place, problem, phase, PIXELS, offsets_in_target);
   __syncthreads();
   const Index channels = Index(problem.groups) * problem.rows, size = problem.samples * channels * problem.target_plane;

@@ -16,6 +16,7 @@ constexpr int THREADS = 128, PIXELS = 128;
 
 struct Grid {  // how the work is numbered: blockIdx.x counts row blocks, then boxes, splits, groups, samples
   int row_blocks, boxes, splits;
+  int tiles;  // at a time: two, or one where two are too large
 };
 
 struct Place {  // what this block computes
@@ -56,7 +57,7 @@ __device__ __forceinline__ bool output_of_pixel(const Place& place, const Proble
     exists = exists && output[axis] < phase.outputs[axis];
   }
   sample = place.sample + pixel;
-  return exists && sample < problem.samples;
+  return exists && pixel < phase.samples && sample < problem.samples;
 }
 
 // Where a pixel of the box finds its lowest tap in the tile.
@@ -67,7 +68,7 @@ __device__ __forceinline__ int pixel_in_tile(const Phase& phase, int pixel) {
     pixel /= phase.box[axis];
     size *= phase.extent[axis];
   }
-  return at + pixel * size;
+  return pixel < phase.samples ? at + pixel * size : at;  // behind the last one, where boxes are small: anywhere
 }
 
 // Fills positions[0 .. count): where each word of a tile's channel lies behind `origin` in that channel of the source,
