@@ -25,7 +25,7 @@ struct Phase {
   int samples;                                  // in a box
   int taps, first_tap;                          // its part of the table of taps
   int pitch;                                    // words of a channel in a tile
-  int chunk, steps;                             // words of a chunk of channels, steps of the sum over it
+  int chunk, steps;                             // words of a chunk of channels (weight_grad.cu: of a tile), steps of it
   int line_taps, unit, apart;                   // of lines along an axis: see depthwise.cu
 };
 
