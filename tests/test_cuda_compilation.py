@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 from emulator import nvrtc
 
@@ -24,23 +21,12 @@ def instances(file, arch):
     return [name for template in templates for name in template.instances.values()]
 
 
-@pytest.fixture(scope="module")
-def compilations(request):
-    """(file, arch) → what becomes of its kernels; all that are asked for are at work at once."""
-    cases = [getattr(item, "callspec", None) for item in request.session.items if item.module is request.module]
-    wanted = [(case.params["file"], case.params["arch"]) for case in cases if case and "arch" in case.params]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {
-            (file, arch): pool.submit(nvrtc.compile_for, arch, source(file), instances(file, arch), OPTIONS)
-            for file, arch in wanted
-        }
-
-
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_every_instance_compiles_without_spilling(file, arch, compilations):
-    kernels = compilations[file, arch].result()
-    assert set(kernels) == set(instances(file, arch))
+def test_every_instance_compiles_without_spilling(file, arch):
+    names = instances(file, arch)
+    kernels = nvrtc.compile_for(arch, source(file), names, OPTIONS) if names else {}
+    assert set(kernels) == set(names)
     for name, needs in sorted(kernels.items()):
         print(f"{arch} {name}: {needs.registers} registers, {needs.shared} bytes shared, {needs.stack} stack")
     assert {name: needs for name, needs in kernels.items() if needs.spill_stores or needs.spill_loads} == {}

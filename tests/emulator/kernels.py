@@ -8,6 +8,7 @@ can show and what it cannot.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import hashlib
 import itertools
@@ -318,8 +319,13 @@ def compile_cached(source, options):
     """The path of what source compiles to. Its key covers all headers, the compiler and the processor."""
     key = hashlib.sha256(repr((source, options, surroundings())).encode()).hexdigest()[:32]
     path = CACHE / f"{key}{'.o' if '-c' in options else '.so'}"
-    if not path.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        return path
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several test processes that want it, one compiles
+        if path.exists():
+            return path
         with tempfile.TemporaryDirectory(dir=CACHE) as directory:
             command = [*COMPILE, "-x", "c++", "-", "-x", "none", "-o", f"{directory}/new", *options]
             result = subprocess.run(command, input=source, capture_output=True, text=True)
