@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import subprocess
 import sys
@@ -50,6 +51,26 @@ def at_once(work):
     assert not any(caller.is_alive() for caller in callers)
     if errors:
         raise errors[0]
+
+
+def test_an_interrupt_waits_for_those_who_help():
+    """Ctrl-C while the caller waits for another thread: the next call must not find that one still at work."""
+    fc.set_num_threads(2)
+    caller, begun, done = threading.get_ident(), threading.Event(), []
+
+    def call(start, stop):
+        if threading.get_ident() == caller:
+            begun.wait(10)
+            return
+        begun.set()
+        time.sleep(0.1)  # by now the caller waits
+        _thread.interrupt_main()
+        time.sleep(0.1)
+        done.append((start, stop))
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.parallel_for(call, 2, 1e9)
+    assert len(done) == 1
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -106,9 +106,13 @@ class _Job:
         """Wait for those who are helping; who was busy elsewhere until now is not needed any more."""
         with self.lock:
             self.closed = True
-        if self.arrived:
-            while not settle(self.busy, _LOOKS):  # the cuts were uneven, or the helper's core busy
-                time.sleep(_NAP_SECONDS)
+        while self.arrived:
+            try:
+                if settle(self.busy, _LOOKS):
+                    break
+                time.sleep(_NAP_SECONDS)  # the cuts were uneven, or the helper's core busy
+            except KeyboardInterrupt as interrupt:  # the next call would find its scratch in use
+                self.error = interrupt
         del self.call  # a job that is still in the queue must not keep arrays alive
 
 
