@@ -79,7 +79,9 @@ def test_fast_algorithms_stay_within_the_default_precision(algorithm, problem):
     assert error < allowed
     assert relative_error(input_grad(problem, w, gy), gx) < allowed
     with fc.precision("highest"):
-        assert relative_error(conv(problem, x, w, b), y) != error
+        assert not fc.explain(x, w, **problem.window).forward.startswith(algorithm)
+        direct = relative_error(conv(problem, x, w, b), y)
+    assert direct < error or algorithm == "fft"  # a long chain of direct sums may round more than the transforms
 
 
 @fast

@@ -33,7 +33,7 @@ def predict(model: Module, inputs: Array, batch_size: int = 256) -> Array:
             raw(model(to_device(inputs[start : start + batch_size], device)))
             for start in range(0, max(len(inputs), 1), batch_size)
         ]
-        return outputs[0] if len(outputs) == 1 else backends.of(outputs[0]).xp.concatenate(outputs)
+        return outputs[0] if len(outputs) == 1 else backends.of(outputs[0]).concatenate(outputs, 0)
 
 
 def evaluate(
