@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -88,18 +89,16 @@ def lifted(values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
     return full[0], full[1], full[2]
 
 
+def _by_axis(geometry: ConvGeometry) -> Iterator[tuple[int, int, int, int, tuple[int, int], int]]:
+    """(size, kernel, stride, dilation, padding, output size) of each spatial axis."""
+    g = geometry
+    return zip(g.spatial, g.kernel, g.stride, g.dilation, g.padding, g.out_spatial, strict=True)
+
+
 def forward_axes(geometry: ConvGeometry) -> list[Axis]:
     """The three axes of the forward convolution."""
     axes = []
-    for size, kernel, stride, dilation, (before, _), out in zip(
-        geometry.spatial,
-        geometry.kernel,
-        geometry.stride,
-        geometry.dilation,
-        geometry.padding,
-        geometry.out_spatial,
-        strict=True,
-    ):
+    for size, kernel, stride, dilation, (before, _), out in _by_axis(geometry):
         offsets = tuple(tap * dilation - before for tap in range(kernel))
         axes.append(Axis(size, out, stride, offsets, tuple(range(kernel)), 0, 1, out))
     return _lift(axes)
@@ -108,15 +107,7 @@ def forward_axes(geometry: ConvGeometry) -> list[Axis]:
 def input_grad_axes(geometry: ConvGeometry) -> list[list[Axis]]:
     """The three axes of the input gradient, one triple for each phase of the strides that a tap reaches."""
     per_axis = []
-    for size, kernel, stride, dilation, (before, _), out in zip(
-        geometry.spatial,
-        geometry.kernel,
-        geometry.stride,
-        geometry.dilation,
-        geometry.padding,
-        geometry.out_spatial,
-        strict=True,
-    ):
+    for size, kernel, stride, dilation, (before, _), out in _by_axis(geometry):
         phases = []
         for phase in sorted({(tap * dilation - before) % stride for tap in range(kernel)}):
             if phase >= size:

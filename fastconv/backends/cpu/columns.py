@@ -19,7 +19,7 @@ import numpy as np
 
 from fastconv.backends.cpu.correlate import TILE_ELEMENTS, pack, plan_of, tile, tile_width
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.gather import copy_strided, gather_columns
+from fastconv.backends.cpu.gather import copy_strided, gather_columns, row_after
 from fastconv.backends.cpu.host import embedded, kernel, pointer, routine
 from fastconv.backends.cpu.plan import PANEL_STEP, PLAN, TILE_VECTORS
 from fastconv.backends.cpu.simd import ROWS, prefetch
@@ -54,13 +54,7 @@ def _segments(plan: Any, group: int, first: int, count: int) -> Any:
             number += 1
         column += n
         w = 0
-        h += 1
-        if h == p.outputs_h:
-            h = 0
-            d += 1
-            if d == p.outputs_d:
-                d = 0
-                sample += 1
+        sample, d, h = row_after(p, sample, d, h)
     return segments[:number]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.gather import copy_strided, gather_box
+from fastconv.backends.cpu.gather import copy_strided, gather_box, place_of_box
 from fastconv.backends.cpu.host import embedded, kernel, pointer, routine
 from fastconv.backends.cpu.plan import PLAN
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, copy_rows, interleave, outer
@@ -273,11 +273,8 @@ def correlate_boxes(
     source_at, offsets = origin, pointer(off)
     for task in range(begin, end):
         box, chunk = divmod(task, chunks)
-        rest, bw = divmod(box, p.boxes_w)
-        rest, bh = divmod(rest, p.boxes_h)
-        image, d = divmod(rest, p.outputs_d)
+        image, d, h0, w0 = place_of_box(p, box)
         g = image % p.groups
-        h0, w0 = bh * p.box_h, bw * p.box_w
         rows, columns = min(p.box_h, p.outputs_h - h0), min(p.box_w, p.outputs_w - w0)
         if box != gathered:
             gathered = box

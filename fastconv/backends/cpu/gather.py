@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather_simd import split_rows
-from fastconv.backends.cpu.host import embedded, pointer, routine
+from fastconv.backends.cpu.host import embedded, inlined, pointer, routine
 from fastconv.backends.cpu.simd import prefetch, take_columns, take_every, take_every_between
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
@@ -93,6 +93,15 @@ def copy_strided(target: Any, to: int, source: Any, start: int, step: int, count
     else:
         for j in range(np.uintp(count)):
             target[np.uintp(to) + j] = source[np.uintp(start) + j * np.uintp(step)]
+
+
+@inlined
+def place_of_box(p: Any, box: int) -> tuple[int, int, int, int]:
+    """(image, plane, first row, first column) of the outputs of box number `box`; the columns run fastest."""
+    rest, column = divmod(box, p.boxes_w)
+    rest, row = divmod(rest, p.boxes_h)
+    image, plane = divmod(rest, p.outputs_d)
+    return image, plane, row * p.box_h, column * p.box_w
 
 
 @routine
@@ -224,6 +233,19 @@ def _take_strided(
                 panel[at + j] = x[first + j * step] if before <= j < after else x.dtype.type(0)
 
 
+@inlined
+def row_after(p: Any, sample: int, d: int, h: int) -> tuple[int, int, int]:
+    """The row of outputs behind row h of plane d."""
+    h += 1
+    if h == p.outputs_h:
+        h = 0
+        d += 1
+        if d == p.outputs_d:
+            d = 0
+            sample += 1
+    return sample, d, h
+
+
 @routine
 def _runs(
     plan: Any, group: int, c0: int, first: int, count: int, lanes: int, width: int, tile_step: int, positions: Any, t0:
@@ -262,11 +284,5 @@ def _runs(
         w += n
         if w == p.outputs_w and done < count:
             w = 0
-            h += 1
-            if h == p.outputs_h:
-                h = 0
-                d += 1
-                if d == p.outputs_d:
-                    d = 0
-                    sample += 1
+            sample, d, h = row_after(p, sample, d, h)
     return runs, place[:number]

@@ -8,7 +8,6 @@ element for plain SGD in float32, 20 with momentum, 28 for Adam.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from fastconv.backends.cpu.elementary import fma, like
 from fastconv.backends.cpu.host import flat, kernel
+from fastconv.backends.steps import adam_numbers
 from fastconv.backends.threads import parallel_for
 
 Array = npt.NDArray[Any]
@@ -59,11 +59,7 @@ def adam_step(
     decoupled: bool,
 ) -> None:
     """See contract.Backend.adam_step."""
-    first, second = betas
-    shrink = 1.0 - lr * weight_decay if decoupled else 1.0
-    decay = 0.0 if decoupled else float(weight_decay)
-    rate, root = lr / (1.0 - first**step), 1.0 / math.sqrt(1.0 - second**step)
-    numbers = (rate, float(first), float(second), root, float(eps), decay, shrink)
+    numbers = adam_numbers(step, lr, betas, eps, weight_decay, decoupled)
     _update(_adam, 7, numbers, gradient, x, mean, square)
 
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from fastconv.backends.axes import Axis
 from fastconv.backends.cpu.correlate import SLACK, pack, tile, tile_width
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.gather import gather_box
+from fastconv.backends.cpu.gather import gather_box, place_of_box
 from fastconv.backends.cpu.host import flat, kernel, pointer, routine
 from fastconv.backends.cpu.patches import OVERRUN, put_together
 from fastconv.backends.cpu.plan import COLUMN_GATHER_ROWS, Correlation
@@ -183,11 +183,8 @@ def _correlate_phases(
     gathered = -1
     for task in range(begin, end):
         box, chunk = divmod(task, chunks)
-        rest, bw = divmod(box, p.boxes_w)
-        rest, bh = divmod(rest, p.boxes_h)
-        image, d = divmod(rest, p.outputs_d)
+        image, d, h0, w0 = place_of_box(p, box)
         g = image % p.groups
-        h0, w0 = bh * p.box_h, bw * p.box_w
         if box != gathered:
             gathered = box
             gather_box(x, image * p.channels * volume, memory, box_at, plan, tables, d, h0, w0)

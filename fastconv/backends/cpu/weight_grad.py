@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns, zero_bytes
+from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns, place_of_box, zero_bytes
 from fastconv.backends.cpu.host import flat, kernel, pointer, routine
 from fastconv.backends.cpu.plan import PLAN, Correlation, even_part, weight_grad_plan
 from fastconv.backends.cpu.scratch import call_scratch, scratch
@@ -138,10 +138,7 @@ def weight_grad_boxes(
         padded = 1 if p.rows == 1 else -(-(m1 - m0) // _ROWS) * _ROWS
         to = ((s * p.groups + g) * blocks + m0 // _ROWS) * row_tiles * tile
         for unit in range(units * s // slices, units * (s + 1) // slices):
-            rest, bw = divmod(unit, p.boxes_w)
-            rest, bh = divmod(rest, p.boxes_h)
-            n, d = divmod(rest, p.outputs_d)
-            h0, w0 = bh * p.box_h, bw * p.box_w
+            n, d, h0, w0 = place_of_box(p, unit)
             rows, columns = min(p.box_h, p.outputs_h - h0), min(p.box_w, p.outputs_w - w0)
             image = n * p.groups + g
             gather_box(x, image * p.channels * volume, scratch, 0, plan, tables, d, h0, w0)

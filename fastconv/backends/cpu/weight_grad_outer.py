@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.gather import copy_bytes, gather_box, zero_bytes
+from fastconv.backends.cpu.gather import copy_bytes, gather_box, place_of_box, zero_bytes
 from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat, kernel, pointer, routine
 from fastconv.backends.cpu.plan import UNIT_OUTPUTS, Correlation, weight_grad_outer_plan
 from fastconv.backends.cpu.scratch import call_scratch, scratch
@@ -65,10 +65,7 @@ def _transposed_boxes(
     address = pointer(memory)
     count = 0
     for box in range(first, last):
-        rest, bw = divmod(box, p.boxes_w)
-        rest, bh = divmod(rest, p.boxes_h)
-        n, d = divmod(rest, p.outputs_d)
-        h0, w0 = bh * p.box_h, bw * p.box_w
+        n, d, h0, w0 = place_of_box(p, box)
         start = (n * p.groups + group) * p.channels * volume
         # A 1×1 convolution is transposed from where it lies, if no vector reaches beyond the array.
         in_place = p.direct and p.channels % lanes == 0 and start + (p.channels - 1) * volume + w0 + positions <= x.size
@@ -114,10 +111,7 @@ def _packed_rows(
     address = pointer(memory)
     count = 0
     for box in range(first, last):
-        rest, bw = divmod(box, p.boxes_w)
-        rest, bh = divmod(rest, p.boxes_h)
-        n, d = divmod(rest, p.outputs_d)
-        h0, w0 = bh * p.box_h, bw * p.box_w
+        n, d, h0, w0 = place_of_box(p, box)
         columns = min(p.box_w, p.outputs_w - w0)
         vectors = -(-columns // lanes)
         at = ((n * p.groups + group) * p.rows + m0) * outputs + (d * p.outputs_h + h0) * p.outputs_w + w0

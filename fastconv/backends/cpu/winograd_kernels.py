@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.gather import copy_bytes, gather_box
+from fastconv.backends.cpu.gather import copy_bytes, gather_box, place_of_box
 from fastconv.backends.cpu.host import kernel, pointer, routine
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, outer
 from fastconv.backends.cpu.winograd_simd import (
@@ -169,11 +169,8 @@ def winograd_boxes(
     address = pointer(memory)
     zeros, steps = np.zeros(ROWS, x.dtype), np.empty(count, np.int64)
     for task in range(begin, end):
-        rest, bw = divmod(task, p.boxes_w)
-        rest, bh = divmod(rest, p.boxes_h)
-        image, d = divmod(rest, p.outputs_d)
+        image, d, h0, w0 = place_of_box(p, task)
         n, g = divmod(image, p.groups)
-        h0, w0 = bh * p.box_h, bw * p.box_w
         tile_rows, tile_columns = min(p.box_h, p.outputs_h - h0), min(p.box_w, p.outputs_w - w0)
         gather_box(x, image * p.channels * volume, memory, 0, plan, tables, d, h0, w0)
         columns = -(-((tile_rows - 1) * p.pitch + tile_columns) // LANES) * LANES

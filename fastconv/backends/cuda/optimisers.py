@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import product
 from typing import Any
 
@@ -12,6 +11,7 @@ from fastconv.backends.cuda import platform
 from fastconv.backends.cuda.device import primitive
 from fastconv.backends.cuda.launch import THREADS, blocks_for, packs
 from fastconv.backends.cuda.module import TYPES, Kernel, Template, size
+from fastconv.backends.steps import adam_numbers
 
 Array = Any
 
@@ -56,11 +56,7 @@ def adam_step(
     decoupled: bool,
 ) -> None:
     """See contract.Backend.adam_step."""
-    first, second = betas
-    shrink = 1.0 - lr * weight_decay if decoupled else 1.0
-    decay = 0.0 if decoupled else weight_decay
-    rate, root = lr / (1.0 - first**step), 1.0 / math.sqrt(1.0 - second**step)
-    numbers = np.array((rate, first, second, root, eps, decay, shrink), _ADAM_NUMBERS)
+    numbers = np.array(adam_numbers(step, lr, betas, eps, weight_decay, decoupled), _ADAM_NUMBERS)
     _update(_ADAM(TYPES[x.dtype.name]), numbers, gradient, x, mean, square)
 
 

@@ -43,13 +43,10 @@ depthwise_weight_grad(const T* __restrict__ gy, const T* __restrict__ x, Compute
   const A* line_in_tile = tile + (works ? taps[line].tile + first_tap * phase.unit : 0);
   A sum[TAPS] = {};
 
-  const int boxes = phase.boxes[0] * phase.boxes[1] * phase.boxes[2];
   Place place;
   place.sample = 0;
   for (int box = split;; box += grid.splits) {
-    while (box >= boxes && place.sample < problem.samples) box -= boxes, place.sample += phase.samples;
-    if (place.sample >= problem.samples) break;
-    first_of_box(phase, box, place.output);
+    if (!find_box(problem, phase, box, place)) break;
     Source<T> cotangent, source;
     cotangent.plane = problem.target_plane, source.plane = problem.source_plane;
     cotangent.channels = source.channels = 1;

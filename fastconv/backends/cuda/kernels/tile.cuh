@@ -34,6 +34,16 @@ __device__ __forceinline__ bool first_of_box(const Phase& phase, int box, Index 
   return box > 0;
 }
 
+// The place of a box that is counted from the first box of place.sample on, through the samples behind it; `box` becomes
+// its number in its own samples. False behind the last one.
+__device__ __forceinline__ bool find_box(const Problem& problem, const Phase& phase, int& box, Place& place) {
+  const int boxes = phase.boxes[0] * phase.boxes[1] * phase.boxes[2];
+  while (box >= boxes && place.sample < problem.samples) box -= boxes, place.sample += phase.samples;
+  if (place.sample >= problem.samples) return false;
+  first_of_box(phase, box, place.output);
+  return true;
+}
+
 __device__ __forceinline__ Place place_of_block(const Grid& grid, const Problem& problem, const Phase& phase) {
   Place place;
   unsigned i = blockIdx.x;

@@ -45,13 +45,10 @@ weight_grad(const typename Math::T* __restrict__ gy, const typename Math::T* __r
     return (column / phase.taps - first_channel) * phase.pitch + taps[column % phase.taps].tile;
   });
 
-  const int boxes = phase.boxes[0] * phase.boxes[1] * phase.boxes[2];
   Place place;
   place.sample = 0;
   for (int box = split;; box += grid.splits) {
-    while (box >= boxes && place.sample < problem.samples) box -= boxes, place.sample += phase.samples;
-    if (place.sample >= problem.samples) break;
-    first_of_box(phase, box, place.output);
+    if (!find_box(problem, phase, box, place)) break;
     Source<T> cotangent, source;
     cotangent.plane = problem.target_plane, source.plane = problem.source_plane;
     cotangent.channels = problem.rows - first_row, source.channels = problem.channels - first_channel;
