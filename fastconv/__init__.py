@@ -29,6 +29,9 @@ from fastconv.ops.losses import l1_loss as l1_loss
 from fastconv.ops.losses import mse_loss as mse_loss
 from fastconv.ops.losses import nll_loss as nll_loss
 from fastconv.ops.normalisation import batch_norm as batch_norm
+from fastconv.ops.normalisation import group_norm as group_norm
+from fastconv.ops.normalisation import instance_norm as instance_norm
+from fastconv.ops.normalisation import layer_norm as layer_norm
 from fastconv.ops.pointwise import dropout as dropout
 from fastconv.ops.pointwise import elu as elu
 from fastconv.ops.pointwise import gelu as gelu

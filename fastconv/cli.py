@@ -79,10 +79,10 @@ def _parser() -> argparse.ArgumentParser:
         "warmup",
         help="compile the kernels of usual networks ahead",
         description="Compile the kernels of usual networks ahead: convolution by each algorithm, pooling, activations, "
-        "batch norm, linear layers and cross entropy, forward and backward, in float32 and float64. They stay in the "
-        "kernel cache that `fastconv info` names, for every later process of this machine, until fastconv, Numba or "
-        "the processor changes; NUMBA_CACHE_DIR moves the cache. Without it each process compiles what it lacks when "
-        "it is first called, some seconds for each algorithm.",
+        "normalisation, linear layers and cross entropy, forward and backward, in float32 and float64. They stay in "
+        "the kernel cache that `fastconv info` names, for every later process of this machine, until fastconv, Numba "
+        "or the processor changes; NUMBA_CACHE_DIR moves the cache. Without it each process compiles what it lacks "
+        "when it is first called, some seconds for each algorithm.",
     )
     ahead.set_defaults(run=_warmup)
 

@@ -37,6 +37,8 @@ _PATCHES = (4, 16, 8, 4)  # channels, size, filters, and kernel and stride
 _POOLS = (pooling.max_pool2d, pooling.avg_pool2d, pooling.adaptive_max_pool2d, pooling.adaptive_avg_pool2d)
 _POOL_SIZES = (6, 16, 512)  # planes that are pooled through tables, by vectors of windows, and row by row
 
+_GROUP_NORMS = (((2, 8, 4, 4), 2), ((1, 2, 256, 256), 1))  # rows that stay in the cache, and long ones
+
 
 class Step(NamedTuple):
     """One call that was made: what it was, for which dtype, how many kernels it compiled and how long it took."""
@@ -75,6 +77,9 @@ def _calls(dtype: str) -> Iterator[tuple[str, Callable[[], None]]]:
         yield name, partial(_backward, partial(pointwise.apply, name), x)
     yield "linear", partial(_backward, linear, x, _tensor(dtype, 3, 8), _tensor(dtype, 3))
     yield "cross entropy", partial(_backward, losses.cross_entropy, x, np.zeros(4, np.int64))
+    for shape, groups in _GROUP_NORMS:
+        yield f"group norm, {shape}", partial(_backward, partial(_group_norm, groups), *_normed(dtype, shape))
+    yield "layer norm", partial(_backward, _layer_norm, *_normed(dtype, (4, 8)))
     yield "batch norm", partial(_backward, partial(_batch_norm, dtype), _tensor(dtype, 2, 8, 4, 4))
 
 
@@ -90,6 +95,19 @@ def _backward(operation: Callable[..., Any], *operands: Any) -> None:
 def _pool(pool: Callable[..., Any], x: Tensor) -> None:
     pool(x.data, 2)  # without a gradient no places are kept, by another kernel
     _backward(pool, x, 2)
+
+
+def _normed(dtype: str, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """An input, and a weight and a bias for its second axis."""
+    return _tensor(dtype, *shape), _tensor(dtype, shape[1]), _tensor(dtype, shape[1])
+
+
+def _group_norm(groups: int, x: Tensor, weight: Tensor, bias: Tensor) -> Any:
+    return normalisation.group_norm(x, groups, weight, bias)
+
+
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Any:
+    return normalisation.layer_norm(x, x.shape[1], weight, bias)
 
 
 def _batch_norm(dtype: str, x: Tensor) -> Any:

@@ -1,6 +1,6 @@
-"""The oracle: convolution and its gradients as plain loops in float64. Shares no code with the package.
+"""The oracle: operations and their gradients as plain loops in float64. Shares no code with the package.
 
-Every function walks the same pairs (output o, tap t): along each axis the tap reads input position i = o·s + t·d − p,
+Every convolution walks the same pairs (output o, tap t): along each axis the tap reads input position i = o·s + t·d − p
 and does nothing where i lies outside the input. A pair contributes x[i]·w[t] to y[o], and by the chain rule gy[o]·w[t]
 to the gradient of x[i] and gy[o]·x[i] to that of w[t]. Numba only compiles the loops; `loop.py_func` is the same code
 run by Python, and a test compares the two.
@@ -10,6 +10,8 @@ hold one int, `padding` one (before, after) pair per axis.
 """
 
 from __future__ import annotations
+
+import math
 
 import numba
 import numpy as np
@@ -174,6 +176,31 @@ def source(position, size, mode):
     if mode == "reflect":
         return -position if position < 0 else 2 * (size - 1) - position
     raise ValueError(mode)
+
+
+def row_norm(x, weight, bias, gy, eps):
+    """Rows x (R, L), each by its own mean and variance, and the gradients of ⟨result, gy⟩ in x, weight and bias.
+
+    Value i of row r has the weight and the bias [r % G, i // (L / K)] of (G, K).
+    """
+    y, gx = np.zeros(x.shape), np.zeros(x.shape)
+    gw, gb = np.zeros(weight.shape), np.zeros(bias.shape)
+    groups, inner = len(weight), x.shape[1] // weight.shape[1]
+    for r, row in enumerate(x.astype(np.float64)):
+        mean = math.fsum(row) / len(row)
+        variance = math.fsum((value - mean) ** 2 for value in row) / len(row)
+        std = math.sqrt(variance + eps)
+        normalised = [(value - mean) / std for value in row]
+        own = [weight[r % groups, i // inner] * float(gy[r, i]) for i in range(len(row))]
+        along = math.fsum(a * b for a, b in zip(own, normalised)) / len(row)
+        level = math.fsum(own) / len(row)
+        for i, value in enumerate(normalised):
+            place = r % groups, i // inner
+            y[r, i] = value * weight[place] + bias[place]
+            gx[r, i] = (own[i] - level - value * along) / std
+            gw[place] += value * gy[r, i]
+            gb[place] += gy[r, i]
+    return y, gx, gw, gb
 
 
 def _run(loop, x, w, y, stride, padding, dilation, groups):

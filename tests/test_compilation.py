@@ -74,8 +74,9 @@ for dtype in warmup.DTYPES:
     x = fc.Tensor(np.ones((2, 3, 31, 30), dtype))
     net = fc.nn.Sequential(
         fc.nn.Conv2d(3, 24, 5, stride=2, padding=2), fc.nn.BatchNorm2d(24), fc.nn.ReLU(), fc.nn.MaxPool2d(2),
-        fc.nn.Conv2d(24, 64, 3, padding=1), fc.nn.SiLU(), fc.nn.Conv2d(64, 64, 3, groups=64), fc.nn.Conv2d(64, 8, 1),
-        fc.nn.AvgPool2d(2), fc.nn.Flatten(), fc.nn.Linear(48, 10),
+        fc.nn.Conv2d(24, 64, 3, padding=1), fc.nn.SiLU(), fc.nn.GroupNorm(8, 64),
+        fc.nn.Conv2d(64, 64, 3, groups=64), fc.nn.InstanceNorm2d(64), fc.nn.Conv2d(64, 8, 1),
+        fc.nn.AvgPool2d(2), fc.nn.Flatten(), fc.nn.LayerNorm(48), fc.nn.Linear(48, 10),
     ).to(dtype=dtype)
     fc.cross_entropy(net(x), np.zeros(2, np.int64)).backward()
 compiled = {

@@ -62,6 +62,9 @@ def test_pooling(dtype):
 @dtypes
 def test_normalisation_and_losses(dtype):
     check(lambda x, w, b: fc.batch_norm(x, None, None, w, b, True), dtype, (3, 4, 5), (4,), (4,), roundings=4)
+    check(lambda x, w, b: fc.layer_norm(x, 5, w, b), dtype, (3, 4, 5), (5,), (5,), roundings=4)
+    check(lambda x, w, b: fc.group_norm(x, 2, w, b), dtype, (3, 4, 5), (4,), (4,), roundings=4)
+    check(lambda x: fc.instance_norm(x), dtype, (3, 4, 5), roundings=4)
     check(lambda x: fc.softmax(x, 1), dtype, (3, 4, 5))
     check(lambda x: fc.log_softmax(x, 1), dtype, (3, 6), roundings=2)
     classes = np.array([0, 3, 1])

@@ -571,6 +571,85 @@ ROWS = [
         ),
     ),
     (
+        lambda: fc.instance_norm(f(2, 4, 1, 1)),
+        ValueError,
+        (
+            "instance_norm: needs more than one value per channel of a sample, got input shape (2, 4, 1, 1); "
+            "use_input_stats=False normalises by running statistics"
+        ),
+    ),
+    (
+        lambda: fc.instance_norm(X, use_input_stats=False),
+        ValueError,
+        "instance_norm: evaluation needs running_mean and running_var; use_input_stats=True normalises by the input",
+    ),
+    (
+        lambda: fc.instance_norm(X, weight=f(3)),
+        ValueError,
+        (
+            "instance_norm: weight must have shape (4,), one number per channel of the input (input shape "
+            "(2, 4, 32, 32)), but has shape (3,)"
+        ),
+    ),
+    (
+        lambda: fc.group_norm(X, 3),
+        ValueError,
+        (
+            "group_norm: num_groups=3 does not divide the 4 channels of the input (input shape (2, 4, 32, 32)); "
+            "num_groups=2 would fit"
+        ),
+    ),
+    (lambda: fc.group_norm(X, 0), ValueError, "group_norm: num_groups must be at least 1, got 0"),
+    (lambda: fc.group_norm(X, 2.0), TypeError, "group_norm: num_groups must be an int, got 2.0"),
+    (
+        lambda: fc.group_norm(f(4), 2),
+        ValueError,
+        (
+            "group_norm: input must be (N, C, *spatial) with sizes of at least 1, or 0 for the batch, got "
+            "input shape (4,)"
+        ),
+    ),
+    (
+        lambda: fc.group_norm(X, 2, f(4).astype("float64")),
+        TypeError,
+        'group_norm: weight is float64 but input is float32; convert one, e.g. weight.astype("float32")',
+    ),
+    (
+        lambda: fc.layer_norm(X, 4),
+        ValueError,
+        (
+            "layer_norm: normalized_shape (4,) must be the last axes of the input, which has shape "
+            "(2, 4, 32, 32); normalized_shape=(32,) would fit"
+        ),
+    ),
+    (
+        lambda: fc.layer_norm(f(3), (2, 3)),
+        ValueError,
+        "layer_norm: normalized_shape (2, 3) must be the last axes of the input, which has shape (3,)",
+    ),
+    (
+        lambda: fc.layer_norm(X, (32, 32), f(32)),
+        ValueError,
+        "layer_norm: weight must have shape (32, 32), that of normalized_shape, but has shape (32,)",
+    ),
+    (
+        lambda: fc.layer_norm(X, ()),
+        TypeError,
+        "layer_norm: normalized_shape must be an int or a tuple of one or more ints, got ()",
+    ),
+    (
+        lambda: fc.layer_norm(X, 32.0),
+        TypeError,
+        "layer_norm: normalized_shape must be an int or a tuple of one or more ints, got 32.0",
+    ),
+    (lambda: fc.layer_norm(X, (32, 0)), ValueError, "layer_norm: normalized_shape must be at least 1, got (32, 0)"),
+    (lambda: fc.nn.GroupNorm(3, 4), ValueError, "GroupNorm: num_groups=3 does not divide num_channels=4"),
+    (
+        lambda: fc.nn.InstanceNorm2d(4)(f(4, 32)),
+        ValueError,
+        "InstanceNorm2d: input must be (C, H, W) or (N, C, H, W), got input shape (4, 32)",
+    ),
+    (
         lambda: fc.softmax(X, dim=4),
         ValueError,
         "softmax: dim must lie between -4 and 3 for input shape (2, 4, 32, 32), got 4",

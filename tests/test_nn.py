@@ -33,6 +33,18 @@ LAYERS = [
     ("BatchNorm2d(3, momentum=0.3, eps=1e-3)", (2, 3, 4, 5)),
     ("BatchNorm2d(3, momentum=None)", (2, 3, 4, 5)),
     ("BatchNorm3d(3, track_running_stats=False)", (2, 3, 2, 4, 5)),
+    ("InstanceNorm1d(3)", (2, 3, 5)),
+    ("InstanceNorm1d(3, affine=True)", (3, 5)),
+    ("InstanceNorm2d(3, affine=True, track_running_stats=True)", (2, 3, 4, 5)),
+    ("InstanceNorm2d(3, momentum=None, track_running_stats=True)", (3, 4, 5)),
+    ("InstanceNorm3d(2, eps=1e-3, momentum=0.3, track_running_stats=True)", (3, 2, 2, 3, 4)),
+    ("GroupNorm(2, 6)", (2, 6, 4, 5)),
+    ("GroupNorm(3, 6, eps=1e-3, affine=False)", (4, 6)),
+    ("GroupNorm(1, 4)", (2, 4, 2, 3, 4)),
+    ("LayerNorm(5)", (2, 3, 5)),
+    ("LayerNorm((3, 5), eps=1e-3)", (4, 3, 5)),
+    ("LayerNorm((5,), elementwise_affine=False)", (4, 5)),
+    ("LayerNorm(5, bias=False)", (5,)),
     ("MaxPool1d(2)", (2, 3, 9)),
     ("MaxPool2d(3, stride=2, padding=1)", (2, 3, 9, 7)),
     ("MaxPool2d((2, 3), dilation=2, ceil_mode=True)", (2, 3, 9, 8)),
@@ -147,7 +159,8 @@ def test_weights_of_a_loss_as_torch():
         assert_close(np.asarray(loss(x, goal)), reference(torch.tensor(x), torch.tensor(goal)).numpy(), name)
 
 
-SHOWN = [row[0] for row in LAYERS if not row[0].startswith(("Dropout", "AvgPool1d", "BatchNorm"))] + [
+NOT_AS_TORCH = "Dropout", "AvgPool1d", "BatchNorm", "InstanceNorm", "GroupNorm"
+SHOWN = [row[0] for row in LAYERS if not row[0].startswith(NOT_AS_TORCH)] + [
     "Conv2d(4, 8, (3, 5), stride=2, padding=(1, 2), groups=2, bias=False, padding_mode='reflect')",
     "ConvTranspose1d(3, 4, 2, stride=2, output_padding=1)",
     "Sequential(Conv2d(1, 2, 3), Sequential(ReLU(), Flatten()), Linear(4, 2))",
@@ -168,6 +181,9 @@ def test_repr_as_torch(expression):
 def test_repr_of_sizes_given_in_pairs():
     assert "padding=((1, 0), (2, 2))" in repr(nn.Conv2d(1, 1, 3, padding=((1, 0), (2, 2))))
     assert repr(nn.BatchNorm2d(3)) == "BatchNorm2d(3, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)"
+    shown = "InstanceNorm1d(3, eps=1e-05, momentum=0.1, affine=False, track_running_stats=False)"
+    assert repr(nn.InstanceNorm1d(3)) == shown
+    assert repr(nn.GroupNorm(2, 6)) == "GroupNorm(2, 6, eps=1e-05, affine=True)"
     assert repr(nn.SumPool2d(2)) == "SumPool2d(kernel_size=2, stride=2, padding=0)"
     assert repr(nn.Dropout(0.3)) == "Dropout(p=0.3)"
 

@@ -152,6 +152,24 @@ class Backend(Protocol):
         """
         ...
 
+    def row_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Array, Array]:
+        """(x − mean) / √(variance + eps) · weight + bias, row by row → y, and float64 mean and biased variance (R,).
+
+        x (R, L); weight and bias (G, K), G a divisor of R and K of L. Value i of row r has number i // (L / K) of row
+        r % G of weight and bias: layer norm is (1, L), group norm (G, C / G), instance norm (C, 1). A row with a NaN or
+        an infinity reaches no other row.
+        """
+        ...
+
+    def row_norm_backward(
+        self, gy: Array, x: Array, weight: Array, mean: Array, variance: Array, eps: float, weights_too: bool
+    ) -> tuple[Array, Array | None, Array | None]:
+        """Gradient of `row_norm`, given its mean and variance → gx (R, L), gradients of weight and of bias (G, K).
+
+        Without `weights_too` the last two are not wanted, and may be None.
+        """
+        ...
+
     def sgd_step(
         self,
         x: Array,

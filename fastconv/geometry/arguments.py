@@ -63,6 +63,16 @@ def shape(op: str, name: str, value: Any) -> tuple[int, ...]:
     return sizes
 
 
+def sizes(op: str, name: str, value: Any) -> tuple[int, ...]:
+    """One int, or a tuple (list) of one or more, each at least 1 → a tuple."""
+    given = value if isinstance(value, (tuple, list)) else (value,)
+    numbers = tuple(number for number in map(_index, given) if number is not None)
+    if len(numbers) != len(given) or not given:
+        raise TypeError(f"{op}: {name} must be an int or a tuple of one or more ints, got {value!r}")
+    _check_range(op, name, 1, min(numbers), max(numbers), value)
+    return numbers
+
+
 def per_axis(op: str, name: str, value: Any, rank: int, minimum: int) -> tuple[int, ...]:
     """One int for all axes or a tuple (list) of `rank` ints, each at least `minimum` → a tuple of `rank` ints."""
     number = _index(value)

@@ -174,11 +174,15 @@ class _Memory:
         self._owner = array
 
 
-def flat(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The elements of a contiguous array in one axis, as kernels take them.
+def writeable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An array as kernels take it.
 
     A read-only array is another type to Numba, and a kernel would be compiled once more for it; kernels do not write to
     their inputs, so they get the same memory as an ordinary array.
     """
-    line = array.ravel()
-    return line if line.flags.writeable else np.asarray(_Memory(line))
+    return array if array.flags.writeable else np.asarray(_Memory(array))
+
+
+def flat(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The elements of a contiguous array in one axis, as kernels take them."""
+    return writeable(array.ravel())

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import normalisation_kernels as kernels
+from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.memory import empty
 from fastconv.backends.threads import parallel_for
 
@@ -22,7 +23,7 @@ _NS_PER_TASK = 5.0
 
 def channel_sum(x: Array) -> Array:
     """See contract.Backend.channel_sum."""
-    partial = _partial(x, 1, kernels.run_sums, kernels.rows_sums, x.reshape(-1))
+    partial = partial_sums(x, 1, kernels.run_sums, kernels.rows_sums, flat(x))
     result = np.empty(x.shape[1], x.dtype)
     kernels.combine_sums(partial[0], result)
     return result
@@ -30,14 +31,13 @@ def channel_sum(x: Array) -> Array:
 
 def batch_norm_statistics(x: Array) -> tuple[Array, Array]:
     """See contract.Backend.batch_norm_statistics."""
-    partial = _partial(x, 2, kernels.run_moments, kernels.rows_moments, x.reshape(-1))
+    partial = partial_sums(x, 2, kernels.run_moments, kernels.rows_moments, flat(x))
     if _has_space(x):
-        plane = math.prod(x.shape[2:])
-        sizes = np.minimum(plane - np.arange(0, plane, kernels.RUN), kernels.RUN)[None].repeat(len(x), 0)
+        sizes = part_sizes(math.prod(x.shape[2:]), kernels.RUN)[None].repeat(len(x), 0)
     else:
-        sizes = np.minimum(len(x) - np.arange(0, len(x), kernels.ROWS), kernels.ROWS)[:, None]
+        sizes = part_sizes(len(x), kernels.ROWS)[:, None]
     mean, variance = np.empty(x.shape[1]), np.empty(x.shape[1])
-    kernels.combine_moments(partial[0], partial[1], np.ascontiguousarray(sizes), mean, variance)
+    kernels.combine_moments(partial[0], partial[1], sizes, mean, variance)
     return mean, variance
 
 
@@ -45,7 +45,7 @@ def batch_norm_apply(x: Array, scale: Array, shift: Array) -> Array:
     """See contract.Backend.batch_norm_apply."""
     y = empty(x.shape, x.dtype)
     numbers = scale.astype(x.dtype), shift.astype(x.dtype)
-    _elementwise(x, 2, kernels.run_apply, kernels.rows_apply, x.reshape(-1), *numbers, y.reshape(-1))
+    elementwise(x, 2, kernels.run_apply, kernels.rows_apply, flat(x), *numbers, y.reshape(-1))
     return y
 
 
@@ -54,17 +54,22 @@ def batch_norm_backward(
 ) -> tuple[Array, Array, Array]:
     """See contract.Backend.batch_norm_backward."""
     gx = empty(x.shape, x.dtype)
-    flat_gy, flat_x, flat_gx = gy.reshape(-1), x.reshape(-1), gx.reshape(-1)
+    flat_gy, flat_x, flat_gx = flat(gy), flat(x), gx.reshape(-1)
     mean, inverse_std, scale = (a.astype(np.float64, copy=False) for a in (mean, inverse_std, scale))
     arrays = flat_gy, flat_x, mean, scale.astype(x.dtype), None if of_batch else flat_gx
-    totals, products = _partial(x, 2, kernels.run_products, kernels.rows_products, *arrays)
+    totals, products = partial_sums(x, 2, kernels.run_products, kernels.rows_products, *arrays)
     gw, gb = np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
     numbers = np.empty((4, x.shape[1]), x.dtype)
     count = max(x.size // max(x.shape[1], 1), 1)
     kernels.combine_products(totals, products, mean, inverse_std, scale, count, numbers, gw, gb)
     if of_batch:
-        _elementwise(x, 3, kernels.run_backward, kernels.rows_backward, flat_gy, flat_x, numbers, flat_gx)
+        elementwise(x, 3, kernels.run_backward, kernels.rows_backward, flat_gy, flat_x, numbers, flat_gx)
     return gx, gw, gb
+
+
+def part_sizes(size: int, most: int) -> Array:
+    """Of the parts of at most `most` into which so many are cut."""
+    return np.minimum(size - np.arange(0, size, most), most)
 
 
 def _has_space(x: Array) -> bool:
@@ -72,7 +77,7 @@ def _has_space(x: Array) -> bool:
     return math.prod(x.shape[2:]) > 1
 
 
-def _partial(x: Array, sums: int, over_runs: Loop, over_rows: Loop, *arrays: Any) -> Array:
+def partial_sums(x: Array, sums: int, over_runs: Loop, over_rows: Loop, *arrays: Any) -> Array:
     """`sums` float64 numbers for each part and channel: (sums, N, C, runs of a plane) or (sums, blocks of N, C, 1)."""
     samples, channels, plane = *x.shape[:2], math.prod(x.shape[2:])
     if _has_space(x):
@@ -87,7 +92,8 @@ def _partial(x: Array, sums: int, over_runs: Loop, over_rows: Loop, *arrays: Any
     return partial.reshape(sums, blocks, channels, 1)
 
 
-def _elementwise(x: Array, streams: int, over_runs: Loop, over_rows: Loop, *arrays: Array) -> None:
+def elementwise(x: Array, streams: int, over_runs: Loop, over_rows: Loop, *arrays: Array) -> None:
+    """`over_runs` or `over_rows` of the whole of x, which reads and writes `streams` arrays of its size."""
     samples, channels, plane = *x.shape[:2], math.prod(x.shape[2:])
     if _has_space(x):
         tasks = samples * channels * -(-plane // kernels.RUN)

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastconv.backends.cpu import sums
 from fastconv.backends.cpu.elementary import fma
-from fastconv.backends.cpu.host import inlined, kernel
+from fastconv.backends.cpu.host import embedded, inlined, kernel
 
 RUN = 8192
 
@@ -23,7 +23,7 @@ ROWS = 64
 
 
 @inlined
-def _bounds(task: int, channels: int, plane: int) -> tuple[int, int, int]:
+def bounds(task: int, channels: int, plane: int) -> tuple[int, int, int]:
     """Channel, first and last element (exclusive) of a run."""
     if plane <= RUN:
         return task % channels, task * plane, (task + 1) * plane
@@ -37,7 +37,7 @@ def _bounds(task: int, channels: int, plane: int) -> tuple[int, int, int]:
 def run_sums(x: Any, partial: Any, channels: int, plane: int, start: int, stop: int) -> None:
     """Of the runs [start, stop)."""
     for task in range(start, stop):
-        _, begin, end = _bounds(task, channels, plane)
+        _, begin, end = bounds(task, channels, plane)
         partial[0, task] = sums.total(x[begin:end])
 
 
@@ -45,7 +45,7 @@ def run_sums(x: Any, partial: Any, channels: int, plane: int, start: int, stop: 
 def run_moments(x: Any, partial: Any, channels: int, plane: int, start: int, stop: int) -> None:
     """Mean, and squares about it, of the runs [start, stop)."""
     for task in range(start, stop):
-        _, begin, end = _bounds(task, channels, plane)
+        _, begin, end = bounds(task, channels, plane)
         mean = sums.total(x[begin:end]) / (end - begin)
         partial[0, task] = mean
         partial[1, task] = sums.squares_about(x[begin:end], mean)
@@ -57,7 +57,7 @@ def run_products(
 ) -> None:
     """Σ gy and Σ gy · (x - mean) of the runs [start, stop); gx = gy · scale, unless gx is None."""
     for task in range(start, stop):
-        channel, begin, end = _bounds(task, channels, plane)
+        channel, begin, end = bounds(task, channels, plane)
         partial[0, task] = sums.total(gy[begin:end])
         partial[1, task] = sums.dot_about(gy[begin:end], x[begin:end], mean[channel])
         if gx is not None:
@@ -70,7 +70,7 @@ def run_products(
 def run_apply(x: Any, scale: Any, shift: Any, y: Any, channels: int, plane: int, start: int, stop: int) -> None:
     """Runs [start, stop) of y = x · scale + shift."""
     for task in range(start, stop):
-        channel, begin, end = _bounds(task, channels, plane)
+        channel, begin, end = bounds(task, channels, plane)
         source, target = x[begin:end], y[begin:end]
         a, b = scale[channel], shift[channel]
         for i in range(source.size):
@@ -81,12 +81,16 @@ def run_apply(x: Any, scale: Any, shift: Any, y: Any, channels: int, plane: int,
 def run_backward(gy: Any, x: Any, numbers: Any, gx: Any, channels: int, plane: int, start: int, stop: int) -> None:
     """Runs [start, stop) of gx = scale · gy - slope · (x - mean) - constant, which are the rows of `numbers`."""
     for task in range(start, stop):
-        channel, begin, end = _bounds(task, channels, plane)
-        cotangent, source, target = gy[begin:end], x[begin:end], gx[begin:end]
-        scale, mean = numbers[0, channel], numbers[1, channel]
-        slope, constant = numbers[2, channel], numbers[3, channel]
-        for i in range(source.size):
-            target[i] = fma(scale, cotangent[i], fma(-slope, source[i] - mean, -constant))
+        channel, begin, end = bounds(task, channels, plane)
+        gradient(gy[begin:end], x[begin:end], numbers, channel, gx[begin:end])
+
+
+@embedded
+def gradient(gy: Any, x: Any, numbers: Any, column: int, gx: Any) -> None:
+    """A run of gx, given the column of `numbers` that is for it."""
+    scale, mean, slope, constant = numbers[0, column], numbers[1, column], numbers[2, column], numbers[3, column]
+    for i in range(x.size):
+        gx[i] = fma(scale, gy[i], fma(-slope, x[i] - mean, -constant))
 
 
 @kernel
@@ -210,6 +214,12 @@ def combine_products(
                 total += totals[n, c, r]
                 product += products[n, c, r]
         gw[c], gb[c] = product * inverse_std[c], total
-        numbers[0, c], numbers[1, c] = scale[c], mean[c]
-        numbers[2, c] = scale[c] * (inverse_std[c] * inverse_std[c]) * product / count
-        numbers[3, c] = scale[c] * total / count
+        slope = scale[c] * (inverse_std[c] * inverse_std[c]) * product / count
+        set_numbers(numbers, c, scale[c], mean[c], slope, scale[c] * total / count)
+
+
+@embedded
+def set_numbers(numbers: Any, column: int, scale: float, mean: float, slope: float, constant: float) -> None:
+    """Those of `gradient`; what its mean loses by rounding goes into the constant."""
+    numbers[0, column], numbers[1, column], numbers[2, column] = scale, mean, slope
+    numbers[3, column] = constant + slope * (numbers[1, column] - mean)

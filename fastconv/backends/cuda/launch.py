@@ -40,10 +40,21 @@ def columns_for(plane: int) -> int:
     return min(THREADS, 1 << max(plane - 1, 0).bit_length())
 
 
+def channels_across(plane: int) -> int:
+    """Threads of a block along the channels, of which each has so many elements in a row: where those are single."""
+    return 32 if plane == 1 else 1
+
+
 def channel_parts(rows: int, plane: int) -> int:
     """Into how many parts the rows of a channel are cut for a sum: from the shape alone, as the bits depend on it."""
-    rows_of_block = THREADS // columns_for(plane)
-    return max(1, min(-(-rows // rows_of_block), rows * plane // ELEMENTS_PER_PART, MAX_PARTS))
+    across = channels_across(plane)
+    rows_of_block = THREADS // across // columns_for(plane)
+    return max(1, min(-(-rows // rows_of_block), rows * plane * across // ELEMENTS_PER_PART, MAX_PARTS))
+
+
+def row_parts(length: int) -> int:
+    """Into how many parts a row is cut, likewise."""
+    return max(1, min(length // ELEMENTS_PER_PART, MAX_PARTS))
 
 
 def planes_grid(planes: int, plane: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastconv.backends.cuda import platform
 from fastconv.backends.cuda.device import primitive
-from fastconv.backends.cuda.launch import THREADS, blocks_for, channel_parts, columns_for, planes_grid
+from fastconv.backends.cuda.launch import THREADS, blocks_for, channel_parts, channels_across, columns_for, planes_grid
 from fastconv.backends.cuda.module import TYPES, Template
 
 Array = Any
@@ -25,9 +25,12 @@ _MERGE_PRODUCTS = Template(_FILE, "merge_products", _BY_TYPE)
 _APPLY = Template(_FILE, "apply", _BY_TYPE)
 _APPLY_GRAD = Template(_FILE, "apply_grad", _BY_TYPE)
 
-_SHAPE = np.dtype([("rows", "i8"), ("channels", "i4"), ("plane", "i8"), ("columns", "i4")], align=True)
+_SHAPE = np.dtype(
+    [("rows", "i8"), ("channels", "i4"), ("plane", "i8"), ("columns", "i4"), ("across", "i4")], align=True
+)
 """`Shape` of the kernels."""
-_MOMENTS, _SUMS = 3, 2  # doubles of a part
+MOMENTS, SUMS = 3, 2
+"""Doubles of a part."""
 
 
 @primitive
@@ -36,7 +39,7 @@ def channel_sum(x: Array) -> Array:
     xp, channels = platform.current().xp, x.shape[1]
     if not x.size:
         return xp.zeros(channels, x.dtype)
-    parts = _parts(_PART_SUMS, _SUMS, x)
+    parts = channel_sums(_PART_SUMS, SUMS, x)
     y = xp.empty(channels, x.dtype)
     _MERGE_SUMS(TYPES[x.dtype.name])(blocks_for(channels), (THREADS,), parts, y, channels, parts.shape[1])
     return y
@@ -45,11 +48,7 @@ def channel_sum(x: Array) -> Array:
 @primitive
 def batch_norm_statistics(x: Array) -> tuple[Array, Array]:
     """See contract.Backend.batch_norm_statistics."""
-    xp, channels = platform.current().xp, x.shape[1]
-    parts = _parts(_PART_MOMENTS, _MOMENTS, x)
-    mean, variance = xp.empty(channels, np.float64), xp.empty(channels, np.float64)
-    _MERGE_MOMENTS()(blocks_for(channels), (THREADS,), parts, mean, variance, channels, parts.shape[1])
-    return mean, variance
+    return merged_moments(channel_sums(_PART_MOMENTS, MOMENTS, x))
 
 
 @primitive
@@ -69,7 +68,7 @@ def batch_norm_backward(
     xp, channels, dtype = platform.current().xp, x.shape[1], TYPES[x.dtype.name]
     if not x.size:
         return xp.empty(x.shape, x.dtype), xp.zeros(channels, x.dtype), xp.zeros(channels, x.dtype)
-    parts = _parts(_PART_PRODUCTS, _SUMS, gy, x, mean)
+    parts = channel_sums(_PART_PRODUCTS, SUMS, gy, x, mean)
     numbers = xp.empty((3, channels), np.float64)
     gw, gb = xp.empty(channels, x.dtype), xp.empty(channels, x.dtype)
     elements = np.float64(x.size // channels)
@@ -85,19 +84,27 @@ def batch_norm_backward(
     return gx, gw, gb
 
 
-def _parts(template: Template, doubles: int, first: Array, *others: Array) -> Array:
-    """What each part of each channel came to: (C, parts, doubles), float64."""
+def merged_moments(parts: Array) -> tuple[Array, Array]:
+    """Mean and variance from the parts (C, parts, MOMENTS) of each channel."""
+    xp, (channels, count, _) = platform.current().xp, parts.shape
+    mean, variance = xp.empty(channels, np.float64), xp.empty(channels, np.float64)
+    _MERGE_MOMENTS()(blocks_for(channels), (THREADS,), parts, mean, variance, channels, count)
+    return mean, variance
+
+
+def channel_sums(template: Template, doubles: int, first: Array, *others: Array) -> Array:
+    """What each part of each channel of `first` came to: (C, parts, doubles), float64."""
     rows, channels, plane = first.shape[0], first.shape[1], prod(first.shape[2:])
     count = channel_parts(rows, plane)
     parts = platform.current().xp.empty((channels, count, doubles), np.float64)
     kernel = template(TYPES[first.dtype.name])
-    kernel((channels, count), (THREADS,), first, *others, parts, _shape(first))
+    kernel((-(-channels // channels_across(plane)), count), (THREADS,), first, *others, parts, _shape(first))
     return parts
 
 
 def _shape(x: Array) -> Any:
     plane = prod(x.shape[2:])
-    return np.array((x.shape[0], x.shape[1], plane, columns_for(plane)), _SHAPE)
+    return np.array((x.shape[0], x.shape[1], plane, columns_for(plane), channels_across(plane)), _SHAPE)
 
 
 def _planes(x: Array) -> tuple[int, int]:

@@ -19,15 +19,16 @@ __device__ __forceinline__ T sum_over_lanes(T value) {
   return over_lanes<LANES>(value, [](T a, T b) { return a + b; });
 }
 
-// The merged states of all threads of a block of THREADS, in thread 0. A state has `merge(const State&)`.
+// The merged states of all threads of a block of THREADS, in each of them; of those threads whose numbers agree modulo
+// `across`, a power of two, where that is given, in the first `across` threads. A state has `merge(const State&)`.
 template <int THREADS, typename State>
-__device__ __forceinline__ State over_block(State state) {
+__device__ __forceinline__ State over_block(State state, int across = 1) {
   __shared__ State states[THREADS];
   states[threadIdx.x] = state;
   __syncthreads();
-  for (int half = THREADS / 2; half > 0; half /= 2) {
+  for (int half = THREADS / 2; half >= across; half /= 2) {
     if (threadIdx.x < half) states[threadIdx.x].merge(states[threadIdx.x + half]);
     __syncthreads();
   }
-  return states[0];
+  return states[threadIdx.x % across];
 }

@@ -1,81 +1,14 @@
 // Sums over batch and space, channel by channel, and what batch normalisation makes of them.
 //
-// An array (N, C, S) is N rows of S neighbours for each channel. A block has threads in `columns` along S and the rest
-// along N; a thread gathers its share in float64, the block merges the shares along a fixed tree, and a second kernel
-// merges the parts of a channel in their order. How many parts there are follows from the shape alone.
+// How sums are gathered: channel_sums.cuh.
 // Floor: the arrays read once (statistics, sums) or read once and written once (what is elementwise).
-#include "lanes.cuh"
-
-constexpr int THREADS = 256;
-
-// Number, mean and squares about the mean, put together as Chan et al. (1979) do: nothing cancels.
-struct Moments {
-  double count = 0, mean = 0, squares = 0;
-  __device__ void merge(const Moments& other) {
-    if (other.count == 0) return;
-    const double total = count + other.count, away = other.mean - mean;
-    mean += away * (other.count / total);
-    squares += other.squares + away * away * (count * other.count / total);
-    count = total;
-  }
-};
-
-// The moments of one thread's values: sums about the first of them, so that a large mean does no harm.
-struct Gathering {
-  double count = 0, first = 0, sum = 0, squares = 0;
-  __device__ void add(double value) {
-    if (count == 0) first = value;
-    const double away = value - first;
-    count += 1, sum += away, squares += away * away;
-  }
-  __device__ Moments moments() const {
-    if (count == 0) return {};
-    const double mean = sum / count;
-    return {count, first + mean, fmax(squares - sum * mean, 0.)};
-  }
-};
-
-struct Sums {
-  double first = 0, second = 0;
-  __device__ void merge(const Sums& other) { first += other.first, second += other.second; }
-};
-
-struct Shape {
-  Index rows;    // N
-  int channels;  // C
-  Index plane;   // S
-  int columns;   // threads along S, a power of two
-};
-
-// Calls visit(offset) for this thread's share of channel blockIdx.x, part blockIdx.y of gridDim.y.
-template <typename F>
-__device__ __forceinline__ void each_of_channel(const Shape& shape, F visit) {
-  const int column = threadIdx.x % shape.columns, row = threadIdx.x / shape.columns, rows = THREADS / shape.columns;
-  const Index start = Index(blockIdx.y) * rows + row, step = Index(gridDim.y) * rows;
-  for (Index n = start; n < shape.rows; n += step) {
-    const Index first = (n * shape.channels + blockIdx.x) * shape.plane;
-    for (Index s = column; s < shape.plane; s += shape.columns) visit(first + s);
-  }
-}
-
-template <typename State>
-__device__ __forceinline__ void keep(State state, State* parts) {
-  const State merged = over_block<THREADS>(state);
-  if (threadIdx.x == 0) parts[Index(blockIdx.x) * gridDim.y + blockIdx.y] = merged;
-}
-
-template <typename State>
-__device__ __forceinline__ State merged(const State* parts, int channel, int count) {
-  State total = parts[Index(channel) * count];
-  for (int i = 1; i < count; ++i) total.merge(parts[Index(channel) * count + i]);
-  return total;
-}
+#include "channel_sums.cuh"
 
 template <typename T>
 __global__ void __launch_bounds__(THREADS) part_moments(const T* x, Moments* parts, const Shape shape) {
   Gathering values;
-  each_of_channel(shape, [&](Index i) { values.add(double(Compute<T>(x[i]))); });
-  keep(values.moments(), parts);
+  each_of_channel(shape, [&](Index i, Index) { values.add(double(Compute<T>(x[i]))); });
+  keep(values.moments(), parts, shape);
 }
 
 __global__ void merge_moments(const Moments* parts, double* mean, double* variance, int channels, int count) {
@@ -89,8 +22,8 @@ __global__ void merge_moments(const Moments* parts, double* mean, double* varian
 template <typename T>
 __global__ void __launch_bounds__(THREADS) part_sums(const T* x, Sums* parts, const Shape shape) {
   Sums sums;
-  each_of_channel(shape, [&](Index i) { sums.first += double(Compute<T>(x[i])); });
-  keep(sums, parts);
+  each_of_channel(shape, [&](Index i, Index) { sums.first += double(Compute<T>(x[i])); });
+  keep(sums, parts, shape);
 }
 
 template <typename T>
@@ -103,14 +36,14 @@ __global__ void merge_sums(const Sums* parts, T* y, int channels, int count) {
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
 part_products(const T* gy, const T* x, const double* mean, Sums* parts, const Shape shape) {
-  const double centre = mean[blockIdx.x];
+  const double centre = mean[min(own_channel(shape), shape.channels - 1)];
   Sums sums;
-  each_of_channel(shape, [&](Index i) {
+  each_of_channel(shape, [&](Index i, Index) {
     const double g = double(Compute<T>(gy[i]));
     sums.first += g;
     sums.second += g * (double(Compute<T>(x[i])) - centre);
   });
-  keep(sums, parts);
+  keep(sums, parts, shape);
 }
 
 // gx = scale (gy - sum(gy) / n - (x - mean) inverse_std^2 sum(gy (x - mean)) / n) = a gy + b x + c; also gw and gb.
