@@ -59,6 +59,7 @@ from fastconv.ops.pooling import max_pool3d as max_pool3d
 from fastconv.ops.pooling import sum_pool1d as sum_pool1d
 from fastconv.ops.pooling import sum_pool2d as sum_pool2d
 from fastconv.ops.pooling import sum_pool3d as sum_pool3d
+from fastconv.ops.resampling import interpolate as interpolate
 from fastconv.ops.residual import add_relu as add_relu
 from fastconv.precision import get_precision as get_precision
 from fastconv.precision import precision as precision

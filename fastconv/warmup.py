@@ -15,7 +15,7 @@ import numpy as np
 
 from fastconv.autograd import Tensor
 from fastconv.backends.cpu import host
-from fastconv.ops import convolution, losses, normalisation, pointwise, pooling
+from fastconv.ops import convolution, losses, normalisation, pointwise, pooling, resampling
 from fastconv.ops.dense import linear
 
 DTYPES = ("float32", "float64")
@@ -72,6 +72,7 @@ def _calls(dtype: str) -> Iterator[tuple[str, Callable[[], None]]]:
         x = _tensor(dtype, 1, 2, size, size)
         for pool in _POOLS:
             yield f"{pool.__name__}, {size}×{size}", partial(_pool, pool, x)
+    yield "interpolate", partial(_backward, partial(resampling.interpolate, scale_factor=2), _tensor(dtype, 1, 2, 9, 9))
     x = _tensor(dtype, 4, 8)
     for name in pointwise.ACTIVATIONS:
         yield name, partial(_backward, partial(pointwise.apply, name), x)

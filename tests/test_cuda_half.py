@@ -60,6 +60,20 @@ def test_pooling(dtype):
 
 
 @dtypes
+@pytest.mark.parametrize(
+    ("mode", "shape", "factor"),
+    [
+        ("nearest", (2, 2, 9), 1.7),
+        ("bilinear", (1, 2, 5, 7), 2),
+        ("bicubic", (1, 1, 6, 5), 0.6),
+        ("area", (1, 2, 9, 5), 0.5),
+    ],
+)
+def test_resampling(mode, shape, factor, dtype):
+    check(lambda x: fc.interpolate(x, scale_factor=factor, mode=mode), dtype, shape)
+
+
+@dtypes
 def test_normalisation_and_losses(dtype):
     check(lambda x, w, b: fc.batch_norm(x, None, None, w, b, True), dtype, (3, 4, 5), (4,), (4,), roundings=4)
     check(lambda x, w, b: fc.layer_norm(x, 5, w, b), dtype, (3, 4, 5), (5,), (5,), roundings=4)

@@ -463,6 +463,93 @@ ROWS = [
         "adaptive_max_pool2d: output_size must be an int, None or 2 of them, got 3: (2, 2, 2)",
     ),
     (
+        lambda: fc.interpolate(X),
+        ValueError,
+        "interpolate: either size or scale_factor must be given, got neither; e.g. scale_factor=2",
+    ),
+    (
+        lambda: fc.interpolate(X, 16, 0.5),
+        ValueError,
+        "interpolate: size=16 and scale_factor=0.5 exclude each other; give one of them",
+    ),
+    (
+        lambda: fc.interpolate(X, scale_factor=2, mode="cubic"),
+        ValueError,
+        'interpolate: mode must be "nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear" or "area", '
+        "got 'cubic'",
+    ),
+    (
+        lambda: fc.interpolate(X, scale_factor=2, mode="linear"),
+        ValueError,
+        'interpolate: mode "linear" needs an input with 3 axes (N, C, length) but it has 4 (input shape '
+        '(2, 4, 32, 32)); mode "bilinear" takes such an input',
+    ),
+    (
+        lambda: fc.interpolate(f(2, 4), 3),
+        ValueError,
+        "interpolate: input must have 3, 4 or 5 axes (N, C, *spatial) but has 2 (input shape (2, 4))",
+    ),
+    (
+        lambda: fc.interpolate(X, scale_factor=2, align_corners=False),
+        ValueError,
+        'interpolate: align_corners must be None for mode "nearest", got False; it is for linear, bilinear, trilinear '
+        "and bicubic",
+    ),
+    (
+        lambda: fc.interpolate(X, 16, recompute_scale_factor=True),
+        ValueError,
+        "interpolate: recompute_scale_factor=True goes with scale_factor, but size=16 is given; leave it out",
+    ),
+    (lambda: fc.interpolate(X, 0), ValueError, "interpolate: size must be at least 1, got 0"),
+    (lambda: fc.interpolate(X, 16.0), TypeError, "interpolate: size must be an int or a tuple of 2 ints, got 16.0"),
+    (
+        lambda: fc.interpolate(X, (8, 8, 8)),
+        ValueError,
+        "interpolate: size must be an int or a tuple of 2 ints, got 3: (8, 8, 8)",
+    ),
+    (
+        lambda: fc.interpolate(X, scale_factor=(2.0, 2.0, 2.0)),
+        ValueError,
+        "interpolate: scale_factor must be a number or a tuple of 2 numbers, got 3: (2.0, 2.0, 2.0)",
+    ),
+    (
+        lambda: fc.interpolate(X, scale_factor="2"),
+        TypeError,
+        "interpolate: scale_factor must be a number or a tuple of 2 numbers, got '2'",
+    ),
+    (
+        lambda: fc.interpolate(X, scale_factor=(2, True)),
+        TypeError,
+        "interpolate: scale_factor must be a number or a tuple of 2 numbers, got (2, True)",
+    ),
+    (
+        lambda: fc.interpolate(X, scale_factor=-1),
+        ValueError,
+        "interpolate: scale_factor must be positive and finite, got -1",
+    ),
+    (
+        lambda: fc.interpolate(X, scale_factor=(1, 0.01)),
+        ValueError,
+        "interpolate: scale_factor 0.01 leaves nothing of the width 32; 0.03125 leaves 1",
+    ),
+    (
+        lambda: fc.interpolate(X, scale_factor=1e30),
+        ValueError,
+        "interpolate: the output would have shape (2, 4, 1099511627776, 1099511627776), more elements than an array "
+        "can hold",
+    ),
+    (
+        lambda: fc.interpolate(X.astype("int64"), 16),
+        TypeError,
+        'interpolate: integer input (int64) is not supported; convert first, e.g. input.astype("float32")',
+    ),
+    (
+        lambda: fc.nn.Upsample(scale_factor=2, mode="bilinear")(f(2, 4, 32)),
+        ValueError,
+        'interpolate: mode "bilinear" needs an input with 4 axes (N, C, height, width) but it has 3 (input shape '
+        '(2, 4, 32)); mode "linear" takes such an input',
+    ),
+    (
         lambda: fc.cross_entropy(f(4, 10), np.zeros(5, "int64")),
         ValueError,
         (

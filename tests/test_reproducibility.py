@@ -30,6 +30,10 @@ POOLS = [
     ("sum_pool2d", (4, 16, 50, 51), {"kernel_size": 3, "stride": 2}),
     ("adaptive_avg_pool2d", (8, 32, 31, 30), {"output_size": (7, 4)}),
     ("adaptive_avg_pool2d", (64, 48, 17, 19), {"output_size": 1}),
+    ("interpolate", (4, 16, 301), {"scale_factor": 2, "mode": "linear"}),
+    ("interpolate", (4, 16, 20, 21), {"scale_factor": 2, "mode": "nearest"}),
+    ("interpolate", (4, 3, 90, 110), {"size": (61, 130), "mode": "bilinear"}),
+    ("interpolate", (4, 3, 9, 10, 11), {"scale_factor": 1.7, "mode": "trilinear"}),
 ]
 pools = pytest.mark.parametrize("name, shape, arguments", POOLS, ids=lambda value: str(value))
 dtypes = pytest.mark.parametrize("dtype", DTYPES)

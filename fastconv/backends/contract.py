@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from fastconv.geometry import ConvGeometry, PoolGeometry
+from fastconv.geometry import ConvGeometry, PoolGeometry, ResampleGeometry
 
 Array = Any
 """An array of the backend: numpy.ndarray or cupy.ndarray."""
@@ -92,6 +92,13 @@ class Backend(Protocol):
 
     def avg_pool_backward(self, gy: Array, geometry: PoolGeometry) -> Array:
         """Adjoint of `avg_pool_forward`: gy (N, C, *O) → (N, C, *S)."""
+        ...
+
+    def resample(self, x: Array, geometry: ResampleGeometry) -> Array:
+        """x (N, C, *S) → (N, C, *O): each axis by its table, an input without weight not read. Gradients too.
+
+        The adjoint is the same with `geometry.transposed`.
+        """
         ...
 
     def activation_forward(self, x: Array, name: str, alpha: float) -> Array:

@@ -46,6 +46,7 @@ from fastconv.nn.pooling import (
     SumPool2d,
     SumPool3d,
 )
+from fastconv.nn.resampling import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 
 __all__ = [
     "ELU",
@@ -101,6 +102,9 @@ __all__ = [
     "SumPool2d",
     "SumPool3d",
     "Tanh",
+    "Upsample",
+    "UpsamplingBilinear2d",
+    "UpsamplingNearest2d",
     "capture",
     "fuse",
 ]

@@ -28,6 +28,7 @@ from fastconv.backends.cuda.pooling import avg_pool_backward as avg_pool_backwar
 from fastconv.backends.cuda.pooling import avg_pool_forward as avg_pool_forward
 from fastconv.backends.cuda.pooling import max_pool_backward as max_pool_backward
 from fastconv.backends.cuda.pooling import max_pool_forward as max_pool_forward
+from fastconv.backends.cuda.resampling import resample as resample
 from fastconv.backends.cuda.row_norm import row_norm as row_norm
 from fastconv.backends.cuda.row_norm import row_norm_backward as row_norm_backward
 from fastconv.backends.cuda.softmax import cross_entropy as cross_entropy

@@ -1,0 +1,145 @@
+"""The loops of resampling: axis after axis, each output a weighted sum of neighbouring rows.
+
+A task is a block: some planes, or a run of outputs along the first axis of one plane; what it reads is a run as well.
+The axes are resampled one after the other, those that shrink the block most first; what lies between two axes is
+scratch in the second-level cache. Along every axis but the last an output is a row: a weighted sum of rows of the
+source, vector by vector, sums in registers. Along the last axis as many rows as a vector has lanes are turned in
+registers, a piece at a time that stays in the first-level cache, so that an output is again a vector, and turned back.
+Cost: a load and a multiply-add for each tap of a vector, along the last axis three shuffles for each one read or
+written besides. Floor: input and output once through memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv.backends.cpu.gather import copy_bytes, zero_bytes
+from fastconv.backends.cpu.host import VECTOR_BYTES, kernel, pointer, routine
+from fastconv.backends.cpu.resample_simd import weighted_sum
+from fastconv.backends.cpu.simd import transpose
+
+FIRST, TAPS, WEIGHTS = range(3)
+"""Columns of a table: the first tap of an output, how many it has, where their weights begin."""
+
+_VECTORS = 4  # of a row at once
+
+
+@kernel
+def resample(x: Any, y: Any, table: Any, weights: Any, passes: Any, block: Any, start: int, stop: int) -> None:
+    """Blocks [start, stop) of y; the arguments are those of resampling.Plan."""
+    planes, rows, cuts, lead_inputs, lead_outputs, behind_inputs, behind_outputs, kept, columns, span = block
+    lanes = VECTOR_BYTES // x.itemsize
+    scratch, turned = np.empty(kept, x.dtype), np.zeros((columns + span) * lanes, x.dtype)
+    all_planes = y.size // (lead_outputs * behind_outputs)
+    for task in range(start, stop):
+        plane, o0 = task // cuts * planes, task % cuts * rows
+        o1, count = min(o0 + rows, lead_outputs), min(planes, all_planes - plane)
+        s0, s1 = 0, lead_inputs
+        if cuts > 1:
+            s0, s1 = table[o0, FIRST], table[o1 - 1, FIRST] + table[o1 - 1, TAPS]
+        source = pointer(x, (plane * lead_inputs + s0) * behind_inputs)
+        for p in range(len(passes)):
+            begin, inputs, outputs, inner, between, lead_is_done, place, chunk = passes[p]
+            if begin == 0:
+                here, given, shift, images = table[o0:o1], s1 - s0, s0, count
+            else:
+                length = o1 - o0 if lead_is_done else s1 - s0
+                here, given, shift, images = table[begin : begin + outputs], inputs, 0, count * length * between
+            target = pointer(scratch, place)
+            if place < 0:
+                target = pointer(y, (plane * lead_outputs + o0) * behind_outputs)
+            if chunk > 0:
+                _across(x, source, inputs, shift, target, outputs, images, here, weights, turned, chunk, span)
+            else:
+                _along(x, source, given, shift, target, images, inner, here, weights)
+            source = target
+
+
+@routine
+def _along(
+    x: Any, source: int, inputs: int, shift: int, target: int, outer: int, inner: int, table: Any, weights: Any
+) -> None:
+    """Rows of `inner` elements, the inputs from number `shift` on: those of `table` in each of `outer` images."""
+    size = x.itemsize
+    lanes = VECTOR_BYTES // size
+    row = inner * size
+    for image in range(outer):
+        for o in range(len(table)):
+            place = source + (image * inputs + table[o, FIRST] - shift) * row
+            taps, factors = table[o, TAPS], pointer(weights, table[o, WEIGHTS])
+            to = target + (image * len(table) + o) * row
+            if taps == 0:
+                zero_bytes(to, row)
+                continue
+            j = 0
+            while j + _VECTORS * lanes <= inner:
+                weighted_sum(x, 0, _VECTORS, to + j * size, place + j * size, inner, factors, taps)
+                j += _VECTORS * lanes
+            while j + lanes <= inner:
+                weighted_sum(x, 0, 1, to + j * size, place + j * size, inner, factors, taps)
+                j += lanes
+            if j < inner and inner >= lanes:
+                j = inner - lanes
+                weighted_sum(x, 0, 1, to + j * size, place + j * size, inner, factors, taps)
+            elif j < inner:
+                for i in range(inner):
+                    weighted_sum(x, 1, 1, to + i * size, place + i * size, inner, factors, taps)
+
+
+@routine
+def _across(
+    x: Any, source: int, inputs: int, shift: int, target: int, outputs: int, rows: int, table: Any, weights: Any,
+    turned: Any, chunk: int, span: int,
+) -> None:  # fmt: skip
+    """The elements of `table` from rows, `inputs` apart, whose first one is input `shift`, to rows `outputs` apart."""
+    size = x.itemsize
+    lanes = VECTOR_BYTES // size
+    sums = pointer(turned, span * lanes)
+    count = min(lanes, rows)
+    for group in range(0, rows, lanes):
+        r = min(group, rows - count)  # the last rows overlap those before
+        for o in range(0, len(table), chunk):
+            here = table[o : o + chunk]
+            begin, end = here[0, FIRST], here[-1, FIRST] + here[-1, TAPS]
+            _turn(x, source + (r * inputs + begin - shift) * size, inputs, count, end - begin, turned)
+            for i in range(len(here)):
+                place, taps = pointer(turned, (here[i, FIRST] - begin) * lanes), here[i, TAPS]
+                if taps > 0:
+                    weighted_sum(
+                        x, 0, 1, sums + i * VECTOR_BYTES, place, lanes, pointer(weights, here[i, WEIGHTS]), taps
+                    )
+                else:
+                    zero_bytes(sums + i * VECTOR_BYTES, VECTOR_BYTES)
+            _turn_back(x, turned, span * lanes, target + (r * outputs + o) * size, outputs, count, len(here))
+
+
+@routine
+def _turn(x: Any, source: int, pitch: int, rows: int, columns: int, turned: Any) -> None:
+    """turned[k · lanes + m] = source[m · pitch + k] for m < rows ≤ lanes and k < columns."""
+    size = x.itemsize
+    lanes = VECTOR_BYTES // size
+    if rows == lanes and columns >= lanes:
+        transpose(x, source, pitch, columns // lanes, pointer(turned), lanes)
+        last = columns - lanes
+        transpose(x, source + last * size, pitch, 1, pointer(turned, last * lanes), lanes)
+    else:
+        for m in range(rows):
+            for k in range(columns):
+                copy_bytes(pointer(turned, k * lanes + m), source + (m * pitch + k) * size, size)
+
+
+@routine
+def _turn_back(x: Any, turned: Any, at: int, target: int, pitch: int, rows: int, columns: int) -> None:
+    """target[m · pitch + k] = turned[at + k · lanes + m] for m < rows ≤ lanes and k < columns."""
+    size = x.itemsize
+    lanes = VECTOR_BYTES // size
+    if rows == lanes and columns >= lanes:
+        for k in range(0, columns, lanes):
+            first = min(k, columns - lanes)
+            transpose(x, pointer(turned, at + first * lanes), lanes, 1, target + first * size, pitch)
+    else:
+        for m in range(rows):
+            for k in range(columns):
+                copy_bytes(target + (m * pitch + k) * size, pointer(turned, at + k * lanes + m), size)

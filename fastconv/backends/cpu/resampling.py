@@ -1,0 +1,132 @@
+"""Resampling on the CPU: the order of the axes and the blocks, once for each geometry. See contract.py."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv.backends.cpu import resample_passes
+from fastconv.backends.cpu.emitter import lanes_of
+from fastconv.backends.cpu.host import flat
+from fastconv.backends.cpu.memory import empty
+from fastconv.backends.threads import parallel_for
+from fastconv.geometry.resampling import ResampleGeometry, Taps
+
+Array = npt.NDArray[Any]
+
+_BLOCK = 1 << 16
+"""Elements of the largest array of a block, about: all of them stay in the second-level cache."""
+
+_CHUNK = 512
+"""Columns of rows that are turned, read and written, about."""
+
+_NS_PER_ELEMENT = 0.3
+
+
+def resample(x: Array, geometry: ResampleGeometry) -> Array:
+    """See contract.Backend.resample."""
+    plan = _plan(geometry, x.dtype)
+    if not len(plan.passes):  # nothing but copies
+        return x.copy()
+    y = empty(x.shape[:2] + geometry.out_spatial, x.dtype)
+    arguments = flat(x), y.reshape(-1), plan.table, plan.weights, plan.passes, plan.block
+    parallel_for(
+        lambda start, stop: resample_passes.resample(*arguments, start, stop),
+        -(-x.shape[0] * x.shape[1] // plan.block[0]) * plan.block[2],
+        (x.size + y.size) * _NS_PER_ELEMENT,
+    )
+    return y
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A geometry as the kernel takes it: its axes without those of size 1. The first of them, the lead, may be cut."""
+
+    table: Array
+    """int64 (outputs of all axes, 3): first tap, taps, first weight."""
+    weights: Array
+    passes: Array
+    """int64 (axes to resample, 8), in their order: where an axis begins in `table` (0: it is the lead), its inputs and
+    outputs, elements behind it, images between the lead and it, whether the lead has been resampled, where in scratch
+    the result lies (-1: it is y), and columns that are turned together (0: none).
+    """
+    block: tuple[int, ...]
+    """Planes of a block, its outputs along the lead, blocks along the lead; inputs and outputs of the lead, elements
+    behind it in x and in y; scratch between the axes; columns that are turned together and those that they read.
+    """
+
+
+@lru_cache(maxsize=64)
+def _plan(geometry: ResampleGeometry, dtype: np.dtype[Any]) -> Plan:
+    axes = [axis for axis in geometry.axes if (axis.inputs, axis.outputs) != (1, 1)] or list(geometry.axes[:1])
+    order, lead = _order(axes), axes[0]
+    stages = [_sizes(axes, order[:done]) for done in range(len(order) + 1)]
+    planes, rows = _block(stages, lead.outputs, lanes_of(dtype.itemsize))
+    longest = _longest_run(lead, rows) if rows < lead.outputs else lead.inputs
+    begins = np.cumsum([0, *(axis.outputs for axis in axes)])
+    passes, kept, chunks, spans = [], 0, [0], [0]
+    for i, before, after in zip(order, stages, stages[1:]):
+        inner, lead_is_done = math.prod(before[i + 1 :]), 0 in order[: order.index(i)]
+        chunks.append(_chunk(axes[i]) if inner == 1 else 0)
+        spans.append(_longest_run(axes[i], chunks[-1]) if inner == 1 else 0)
+        sizes = int(begins[i]), axes[i].inputs, axes[i].outputs, inner, math.prod(before[1:i])
+        passes.append((*sizes, lead_is_done, kept if i != order[-1] else -1, chunks[-1]))
+        if i != order[-1]:
+            kept += planes * (rows if lead_is_done or i == 0 else longest) * math.prod(after[1:])
+    behind = math.prod(stages[0][1:]), math.prod(stages[-1][1:])
+    cuts = -(-lead.outputs // rows)
+    block = planes, rows, cuts, lead.inputs, lead.outputs, *behind, kept, max(chunks), max(spans)
+    weights = np.concatenate([axis.weights for axis in axes]).astype(dtype)
+    return Plan(_table(axes), weights, np.array(passes, np.int64), block)
+
+
+def _table(axes: list[Taps]) -> Array:
+    before = np.cumsum([0, *(len(axis.weights) for axis in axes)])
+    parts = [(axis.first, np.diff(axis.offsets), axis.offsets[:-1] + begin) for axis, begin in zip(axes, before)]
+    return np.concatenate([np.stack(columns, 1) for columns in parts])
+
+
+def _order(axes: list[Taps]) -> list[int]:
+    """Those that shrink the most first; of equal ones the last axis where they grow, since its passes cost the most."""
+
+    def growth(i: int) -> tuple[float, int]:
+        grows = axes[i].outputs / axes[i].inputs
+        return grows, i if grows < 1 else -i
+
+    return sorted((i for i, axis in enumerate(axes) if not axis.is_identity), key=growth)
+
+
+def _sizes(axes: list[Taps], done: list[int]) -> list[int]:
+    """Of all axes when those in `done` have been resampled."""
+    return [axis.outputs if i in done else axis.inputs for i, axis in enumerate(axes)]
+
+
+def _block(stages: list[list[int]], outputs: int, lanes: int) -> tuple[int, int]:
+    """Planes of a block and its outputs along the lead: several whole planes, or a part of one.
+
+    Rows are best turned in full groups of `lanes`: of as many planes if these are rows, else of one plane.
+    """
+    largest = max(map(math.prod, stages))
+    together = lanes if len(stages[0]) == 1 else 1
+    if largest * together <= _BLOCK:
+        return _BLOCK // largest // together * together, outputs
+    least = 1
+    if len(stages[0]) == 2:
+        least = 2 * lanes * max(1, -(-outputs // stages[0][0]))
+    return together, min(outputs, max(least, _BLOCK * outputs // (largest * together)))
+
+
+def _chunk(axis: Taps) -> int:
+    """Outputs of rows that are computed together."""
+    return min(axis.outputs, max(1, _CHUNK * axis.outputs // (axis.inputs + axis.outputs)))
+
+
+def _longest_run(axis: Taps, outputs: int) -> int:
+    """The most inputs that so many neighbouring outputs weigh."""
+    last = np.minimum(np.arange(axis.outputs) + outputs, axis.outputs) - 1
+    return int((axis.ends[last] - axis.first).max())
