@@ -1,4 +1,4 @@
-"""The rest of a training step: transposed convolution, pooling, normalisation, activation, loss, optimisers.
+"""The rest of a training step, from transposed convolution, pooling and resampling to losses and optimisers.
 
 A layer is a function that `fastconv` and `torch.nn.functional` have under one name and with the same arguments. Sizes
 are beyond the caches where real networks have them there: the first stage of a ResNet, the last of a U-Net.
@@ -69,6 +69,8 @@ class Layer(Case):
         if "transpose" in self.function:  # kernel = stride: the outputs of the inputs stand side by side
             weight = self._shapes[1]
             return (shape[0], weight[1], *(size * kernel for size, kernel in zip(shape[2:], weight[2:])))
+        if self.function == "interpolate":
+            return (*shape[:2], *(size * self.arguments["scale_factor"] for size in shape[2:]))
         return shape
 
     @property
@@ -136,6 +138,9 @@ def load() -> list[Case]:
         _layer("max_pool_2x2s2", "max_pool2d", early, keeps_input=False, kernel_size=2),
         _layer("max_pool_3x3s2", "max_pool2d", early, keeps_input=False, kernel_size=3, stride=2, padding=1),
         _layer("avg_pool_3d_2s2", "avg_pool3d", volume, keeps_input=False, kernel_size=2),
+        _interpolation("nearest_2x", "nearest", (8, 64, 56, 56)),
+        _interpolation("bilinear_2x", "bilinear", (8, 64, 56, 56)),
+        _interpolation("trilinear_2x", "trilinear", (1, 32, 32, 32, 32)),
         _layer("batch_norm_train", "batch_norm", early, None, None, (64,), (64,), passes=2, training=True),
         _layer("relu", "relu", early),
         _layer("cross_entropy_1000", "cross_entropy", (256, 1000), Labels((256,), 1000)),
@@ -143,6 +148,10 @@ def load() -> list[Case]:
         Optimizer("sgd_momentum", "layers", ("step",), "SGD", {"lr": 1e-3, "momentum": 0.9}, arrays=5),
         Optimizer("adamw", "layers", ("step",), "AdamW", {"lr": 1e-3}, arrays=7),
     ]
+
+
+def _interpolation(name: str, mode: str, shape: Shape) -> Layer:
+    return _layer(name, "interpolate", shape, keeps_input=False, scale_factor=2, mode=mode)
 
 
 def _layer(

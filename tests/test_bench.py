@@ -66,6 +66,7 @@ def test_costs_of_a_convolution_by_hand():
         ("relu", "backward", 3 * 8 * 64 * 112**2),
         ("max_pool_2x2s2", "forward", 8 * 64 * (112**2 + 56**2)),
         ("max_pool_3x3s2", "backward", 8 * 64 * (112**2 + 56**2)),
+        ("bilinear_2x", "backward", 8 * 64 * (112**2 + 56**2)),
         ("batch_norm_train", "forward", 3 * 8 * 64 * 112**2 + 128),
         ("batch_norm_train", "backward", 5 * 8 * 64 * 112**2 + 256),
         ("sgd_momentum", "step", 5 * 11_689_512),

@@ -108,6 +108,9 @@ class Jax(Competitor):
             if case.function.startswith("max"):
                 return lambda x: lax.reduce_window(x, -jnp.inf, lax.max, *window)
             return lambda x: lax.reduce_window(x, 0.0, lax.add, *window) / np.prod(kernel).astype("float32")
+        if case.function == "interpolate":
+            method = "nearest" if case.arguments["mode"] == "nearest" else "linear"
+            return lambda x: self.jax.image.resize(x, case.output_shape, method, antialias=False)
         if case.function == "batch_norm":
             return lambda x, weight, bias: _batch_norm(jnp, lax, x, weight, bias)
         if case.function == "cross_entropy":

@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from fastconv.geometry.arguments import AXES, LARGEST, per_axis
 from fastconv.geometry.checks import check_volume, pool_rank
-from fastconv.geometry.pooling import PoolGeometry
 
 RANK_OF_MODE = {"linear": 1, "bilinear": 2, "bicubic": 2, "trilinear": 3}
 """The modes for inputs of one rank; the others take any."""
@@ -99,11 +98,11 @@ def interpolation(
     mode: Any,
     align_corners: bool | None = None,
     recompute_scale_factor: bool | None = None,
-) -> ResampleGeometry | PoolGeometry:
-    """The geometry of `op` on input (N, C, *S), after all checks; "area" is an adaptive pooling.
+) -> ResampleGeometry:
+    """The geometry of `op` on input (N, C, *S), after all checks.
 
-    An axis follows the ratio of its sizes, or its `scale_factor` where that differs, it is not recomputed and the size
-    changes. (PyTorch knows no scale for an axis that keeps its size either; for "bicubic" it does.)
+    An axis follows its `scale_factor` unless that is recomputed, "area" is wanted or the axis keeps its size, as in
+    PyTorch (where "bicubic" follows it then, too); else the ratio of its sizes.
 
     Raises TypeError for arguments of a wrong kind, ValueError for wrong numbers, unknown modes and arguments that
     exclude each other.
@@ -129,7 +128,7 @@ def _interpolation(
     mode: Any,
     align_corners: bool | None,
     recompute_scale_factor: bool | None,
-) -> ResampleGeometry | PoolGeometry:
+) -> ResampleGeometry:
     rank = pool_rank(op, input_shape)
     _check_mode(op, input_shape, mode, align_corners)
     spatial = input_shape[2:]
@@ -145,14 +144,12 @@ def _interpolation(
     elif scale_factor is not None:
         factors = _factors(op, scale_factor, rank)
         sizes = _scaled(op, spatial, factors)
-        if not recompute_scale_factor:
+        if not recompute_scale_factor and mode != "area":
             axes = zip(factors, spatial, sizes)
             scales = tuple(f if _counts(f, length, outputs, mode) else None for f, length, outputs in axes)
     else:
         raise ValueError(f"{op}: either size or scale_factor must be given, got neither; e.g. scale_factor=2")
     check_volume(op, (*input_shape[:2], *sizes))
-    if mode == "area":
-        return PoolGeometry.adaptive(op, input_shape, sizes)
     return _of(spatial, sizes, scales, mode, bool(align_corners))
 
 
@@ -222,6 +219,8 @@ def _of(
 
 def _taps(size: int, outputs: int, scale: float | None, mode: str, align_corners: bool) -> Taps:
     """The table of an axis. Outside the input its first or its last element goes on."""
+    if mode == "area":
+        return _windows(size, outputs)
     whole, part, rest = _positions(size, outputs, scale, mode, align_corners)
     places, weights = whole[:, None], np.ones((outputs, 1))
     if mode == "bicubic" and part.any():  # single outputs without neighbours would let the first tap go back
@@ -237,6 +236,14 @@ def _taps(size: int, outputs: int, scale: float | None, mode: str, align_corners
         sums[o, place - first] += weight
     used = np.arange(sums.shape[1]) < counts[:, None]
     return Taps(size, first, np.concatenate([[0], np.cumsum(counts)]), sums[used])
+
+
+def _windows(size: int, outputs: int) -> Taps:
+    """The mean of [floor(o·S/O), ceil((o + 1)·S/O)), as an adaptive average pooling has it."""
+    o = np.arange(outputs, dtype=np.int64)
+    first, ends = o * size // outputs, -(-(o + 1) * size // outputs)
+    counts = ends - first
+    return Taps(size, first, np.concatenate([[0], np.cumsum(counts)]), np.repeat(1 / counts, counts))
 
 
 def _positions(

@@ -7,10 +7,8 @@ from typing import Any
 
 from fastconv import backends
 from fastconv.autograd import record
-from fastconv.geometry import PoolGeometry, interpolation
+from fastconv.geometry import interpolation
 from fastconv.ops._arguments import floating
-
-Array = Any
 
 
 def interpolate(
@@ -27,11 +25,11 @@ def interpolate(
     O = size or floor(S · scale_factor). Each axis is resampled for itself. With s = O/S, output o lies among the inputs
     0 ... S − 1 at
 
-        "nearest"                                  floor(o / s)
-        "nearest-exact"                            floor((o + ½) / s)
-        "linear", "bilinear", "trilinear"          (o + ½) / s − ½, between its two neighbours in proportion
-        "bicubic"                                  the same, by cubic convolution of four neighbours, a = −0.75
-        "area"                                     the mean of [floor(o·S/O), ceil((o + 1)·S/O)), `adaptive_avg_pool`
+        "nearest"                            floor(o / s)
+        "nearest-exact"                      floor((o + ½) / s)
+        "linear", "bilinear", "trilinear"    (o + ½) / s − ½, between its two neighbours in proportion
+        "bicubic"                            the same, by cubic convolution of four neighbours, a = −0.75
+        "area"                               the mean of [floor(o·S/O), ceil((o + 1)·S/O)), as `adaptive_avg_pool2d`
 
     "linear" is for one axis, "bilinear" and "bicubic" for two, "trilinear" for three, the others for any. Outside the
     input its border goes on. With `align_corners` (for the linear modes and "bicubic") the first and last outputs lie
@@ -49,8 +47,4 @@ def interpolate(
     x = floating("interpolate", input=input)
     geometry = interpolation("interpolate", x.shape, size, scale_factor, mode, align_corners, recompute_scale_factor)
     backend = backends.of(x)
-    if isinstance(geometry, PoolGeometry):
-        return record(
-            backend.avg_pool_forward(x, geometry), (input,), lambda gy: (backend.avg_pool_backward(gy, geometry),)
-        )
     return record(backend.resample(x, geometry), (input,), lambda gy: (backend.resample(gy, geometry.transposed),))

@@ -42,37 +42,44 @@ def resample(x: Any, y: Any, table: Any, weights: Any, passes: Any, block: Any, 
         source = pointer(x, (plane * lead_inputs + s0) * behind_inputs)
         for p in range(len(passes)):
             begin, inputs, outputs, inner, between, lead_is_done, place, chunk = passes[p]
-            if begin == 0:
-                here, given, shift, images = table[o0:o1], s1 - s0, s0, count
-            else:
+            here, shift, images = table[o0:o1], s0, count
+            if begin > 0:
                 length = o1 - o0 if lead_is_done else s1 - s0
-                here, given, shift, images = table[begin : begin + outputs], inputs, 0, count * length * between
+                here, shift, images = table[begin : begin + outputs], 0, count * length * between
             target = pointer(scratch, place)
             if place < 0:
                 target = pointer(y, (plane * lead_outputs + o0) * behind_outputs)
-            if chunk > 0:
+            if chunk > 0 and images >= lanes:
                 _across(x, source, inputs, shift, target, outputs, images, here, weights, turned, chunk, span)
             else:
-                _along(x, source, given, shift, target, images, inner, here, weights)
+                _along(x, source, inputs, shift, target, outputs, images, inner, here, weights)
             source = target
 
 
 @routine
 def _along(
-    x: Any, source: int, inputs: int, shift: int, target: int, outer: int, inner: int, table: Any, weights: Any
-) -> None:
-    """Rows of `inner` elements, the inputs from number `shift` on: those of `table` in each of `outer` images."""
+    x: Any, source: int, inputs: int, shift: int, target: int, outputs: int, images: int, inner: int, table: Any,
+    weights: Any,
+) -> None:  # fmt: skip
+    """The rows of `table`, of `inner` elements, in images of `outputs` rows from those of `inputs` rows.
+
+    `source` is input `shift`; where there are several images it is 0.
+    """
     size = x.itemsize
     lanes = VECTOR_BYTES // size
     row = inner * size
-    for image in range(outer):
-        for o in range(len(table)):
+    for image in range(images):
+        o = 0
+        while o < len(table):
+            to, empty = target + (image * outputs + o) * row, o
+            while o < len(table) and table[o, TAPS] == 0:
+                o += 1
+            if o > empty:
+                zero_bytes(to, (o - empty) * row)
+                continue
             place = source + (image * inputs + table[o, FIRST] - shift) * row
             taps, factors = table[o, TAPS], pointer(weights, table[o, WEIGHTS])
-            to = target + (image * len(table) + o) * row
-            if taps == 0:
-                zero_bytes(to, row)
-                continue
+            o += 1
             j = 0
             while j + _VECTORS * lanes <= inner:
                 weighted_sum(x, 0, _VECTORS, to + j * size, place + j * size, inner, factors, taps)
@@ -93,17 +100,16 @@ def _across(
     x: Any, source: int, inputs: int, shift: int, target: int, outputs: int, rows: int, table: Any, weights: Any,
     turned: Any, chunk: int, span: int,
 ) -> None:  # fmt: skip
-    """The elements of `table` from rows, `inputs` apart, whose first one is input `shift`, to rows `outputs` apart."""
+    """The same for rows of single elements, of which there are enough for a vector."""
     size = x.itemsize
     lanes = VECTOR_BYTES // size
     sums = pointer(turned, span * lanes)
-    count = min(lanes, rows)
     for group in range(0, rows, lanes):
-        r = min(group, rows - count)  # the last rows overlap those before
+        r = min(group, rows - lanes)  # the last rows overlap those before
         for o in range(0, len(table), chunk):
             here = table[o : o + chunk]
             begin, end = here[0, FIRST], here[-1, FIRST] + here[-1, TAPS]
-            _turn(x, source + (r * inputs + begin - shift) * size, inputs, count, end - begin, turned)
+            _turn(x, source + (r * inputs + begin - shift) * size, inputs, end - begin, turned)
             for i in range(len(here)):
                 place, taps = pointer(turned, (here[i, FIRST] - begin) * lanes), here[i, TAPS]
                 if taps > 0:
@@ -112,34 +118,34 @@ def _across(
                     )
                 else:
                     zero_bytes(sums + i * VECTOR_BYTES, VECTOR_BYTES)
-            _turn_back(x, turned, span * lanes, target + (r * outputs + o) * size, outputs, count, len(here))
+            _turn_back(x, turned, span * lanes, target + (r * outputs + o) * size, outputs, len(here))
 
 
 @routine
-def _turn(x: Any, source: int, pitch: int, rows: int, columns: int, turned: Any) -> None:
-    """turned[k · lanes + m] = source[m · pitch + k] for m < rows ≤ lanes and k < columns."""
+def _turn(x: Any, source: int, pitch: int, columns: int, turned: Any) -> None:
+    """turned[k · lanes + m] = source[m · pitch + k] for m < lanes and k < columns."""
     size = x.itemsize
     lanes = VECTOR_BYTES // size
-    if rows == lanes and columns >= lanes:
+    if columns >= lanes:
         transpose(x, source, pitch, columns // lanes, pointer(turned), lanes)
         last = columns - lanes
         transpose(x, source + last * size, pitch, 1, pointer(turned, last * lanes), lanes)
     else:
-        for m in range(rows):
+        for m in range(lanes):
             for k in range(columns):
                 copy_bytes(pointer(turned, k * lanes + m), source + (m * pitch + k) * size, size)
 
 
 @routine
-def _turn_back(x: Any, turned: Any, at: int, target: int, pitch: int, rows: int, columns: int) -> None:
-    """target[m · pitch + k] = turned[at + k · lanes + m] for m < rows ≤ lanes and k < columns."""
+def _turn_back(x: Any, turned: Any, at: int, target: int, pitch: int, columns: int) -> None:
+    """target[m · pitch + k] = turned[at + k · lanes + m] for m < lanes and k < columns."""
     size = x.itemsize
     lanes = VECTOR_BYTES // size
-    if rows == lanes and columns >= lanes:
+    if columns >= lanes:
         for k in range(0, columns, lanes):
             first = min(k, columns - lanes)
             transpose(x, pointer(turned, at + first * lanes), lanes, 1, target + first * size, pitch)
     else:
-        for m in range(rows):
+        for m in range(lanes):
             for k in range(columns):
                 copy_bytes(target + (m * pitch + k) * size, pointer(turned, at + k * lanes + m), size)

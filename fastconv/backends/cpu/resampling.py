@@ -25,6 +25,9 @@ _BLOCK = 1 << 16
 _CHUNK = 512
 """Columns of rows that are turned, read and written, about."""
 
+_SPARSE = 16
+"""From so many inputs for each tap on, rows are not turned."""
+
 _NS_PER_ELEMENT = 0.3
 
 
@@ -73,7 +76,7 @@ def _plan(geometry: ResampleGeometry, dtype: np.dtype[Any]) -> Plan:
     for i, before, after in zip(order, stages, stages[1:]):
         inner, lead_is_done = math.prod(before[i + 1 :]), 0 in order[: order.index(i)]
         chunks.append(_chunk(axes[i]) if inner == 1 else 0)
-        spans.append(_longest_run(axes[i], chunks[-1]) if inner == 1 else 0)
+        spans.append(_longest_run(axes[i], chunks[-1]) if chunks[-1] else 0)
         sizes = int(begins[i]), axes[i].inputs, axes[i].outputs, inner, math.prod(before[1:i])
         passes.append((*sizes, lead_is_done, kept if i != order[-1] else -1, chunks[-1]))
         if i != order[-1]:
@@ -122,7 +125,9 @@ def _block(stages: list[list[int]], outputs: int, lanes: int) -> tuple[int, int]
 
 
 def _chunk(axis: Taps) -> int:
-    """Outputs of rows that are computed together."""
+    """Outputs of rows that are computed together; 0 where they weigh so few inputs that turning all would not pay."""
+    if axis.inputs > _SPARSE * len(axis.weights):
+        return 0
     return min(axis.outputs, max(1, _CHUNK * axis.outputs // (axis.inputs + axis.outputs)))
 
 
