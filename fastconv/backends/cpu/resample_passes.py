@@ -80,6 +80,9 @@ def _along(
             place = source + (image * inputs + table[o, FIRST] - shift) * row
             taps, factors = table[o, TAPS], pointer(weights, table[o, WEIGHTS])
             o += 1
+            if inner == 1:  # where the tests of the loops below cost more than the sum
+                weighted_sum(x, 1, 1, to, place, 1, factors, taps)
+                continue
             j = 0
             while j + _VECTORS * lanes <= inner:
                 weighted_sum(x, 0, _VECTORS, to + j * size, place + j * size, inner, factors, taps)
