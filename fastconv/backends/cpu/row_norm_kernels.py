@@ -3,9 +3,9 @@
 A row of weights is spread over a row of values: a weight for each value (layer norm), or for each plane of neighbours.
 A row of up to `LONG` values is one task, which reads it from memory once: for the mean, for the squares about it, and
 for the result. Longer rows are cut into runs, which are tasks twice, for the sums (put together as those of batch
-normalisation, normalisation_kernels.py) and for the results. Sums are float64; those of gradients of weights are taken
-over blocks of rows, and the blocks put together in their order. Cost: forward x read once and y written once, backward
-gy and x read once and gx written once; long rows are read twice.
+normalisation, normalisation_kernels.py) and for the results. Sums are float64, those over rows for the weights likewise
+but for a `FEW` rows at a time; they are taken over blocks of rows, which are put together in their order. Cost: forward
+x read once and y written once, backward gy and x read once and gx written once; long rows are read twice.
 
 A mean is kept as the number of the dtype next to it and the rest, so that x - mean loses nothing.
 """
@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.elementary import fma, like
-from fastconv.backends.cpu.host import embedded, kernel
+from fastconv.backends.cpu.host import embedded, kernel, pointer
 from fastconv.backends.cpu.normalisation_kernels import bounds, gradient, set_numbers
+from fastconv.backends.cpu.simd import prefetch
 
 LONG = 1 << 15
 """Rows of up to so many values, of two arrays, stay in the second-level cache while they are read twice."""
@@ -27,6 +28,13 @@ LONG = 1 << 15
 COLUMNS = 1024
 """Of long rows with a weight for each value: the two sums for each of them stay in the first-level cache."""
 
+FEW = 8
+"""So many rows of gradients are added up in their dtype, before the sums are added in float64."""
+
+BLOCK = 256
+"""Values of a row between which the next row is asked for: rows of planes are too long for the processor to do it."""
+
+_LINE = 64  # bytes of a cache line
 _SUMS = {"reassoc"}
 
 
@@ -48,7 +56,7 @@ def plane_rows(
     """The same with a weight for each plane: `planes`, which are x again, and y (rows, channels, inner)."""
     for row in range(start, stop):
         group = row % len(weight)
-        mean[row], variance[row] = _moments(x[row])
+        mean[row], variance[row] = _moments_and_ahead(x[row], y[row, 0])
         for channel in range(weight.shape[1]):
             factor, summand = weight[group, channel], bias[group, channel]
             _normalise_plane(planes[row, channel], factor, summand, mean[row], variance[row] + eps, y[row, channel])
@@ -82,13 +90,32 @@ def plane_runs(
 @embedded
 def _moments(x: Any) -> tuple[float, float]:
     """Mean and variance."""
-    total = 0.0
-    for i in range(x.size):
-        total += x[i]
-    mean, squares = total / x.size, 0.0
+    mean, squares = _mean(x), 0.0
     for i in range(x.size):
         squares += (x[i] - mean) * (x[i] - mean)
     return mean, squares / x.size
+
+
+@embedded
+def _moments_and_ahead(x: Any, y: Any) -> tuple[float, float]:
+    """The same, while the row behind x and the place of the result come into the cache."""
+    mean, squares = _mean(x), 0.0
+    for begin in range(0, x.size, BLOCK):
+        part = x[begin : min(begin + BLOCK, x.size)]
+        for i in range(part.size):
+            squares += (part[i] - mean) * (part[i] - mean)
+        for address in range(begin * x.itemsize, (begin + part.size) * x.itemsize, _LINE):
+            prefetch(x, pointer(x, x.size) + address)
+            prefetch(y, pointer(y) + address)
+    return mean, squares / x.size
+
+
+@embedded
+def _mean(x: Any) -> Any:
+    total = 0.0
+    for i in range(x.size):
+        total += x[i]
+    return total / x.size
 
 
 @embedded
@@ -189,17 +216,24 @@ def value_rows_grad(
     (2, blocks, *shape of weight).
     """
     groups, length = weight.shape
+    few, share = np.zeros((2, groups, length), x.dtype), 1.0 / length
     for number in range(start, stop):
+        last = min((number + 1) * block * groups, len(x))
         for group in range(groups):
             for i in range(length):
                 partial[0, number, group, i] = partial[1, number, group, i] = 0.0
-        for row in range(number * block * groups, min((number + 1) * block * groups, len(x))):
+        for row in range(number * block * groups, last):
             group = row % groups
             total, product = _weighted_products(gy[row], x[row], weight[group], mean[row])
             _value_gradient(
-                gy[row], x[row], weight[group], mean[row], variance[row] + eps, total / length, product / length,
-                gx[row], partial[0, number, group], partial[1, number, group],
+                gy[row], x[row], weight[group], mean[row], variance[row] + eps, total * share, product * share,
+                gx[row], few[0, group], few[1, group],
             )  # fmt: skip
+            if (row // groups + 1) % FEW == 0 or row + groups >= last:
+                for i in range(length):
+                    partial[0, number, group, i] += few[0, group, i]
+                    partial[1, number, group, i] += few[1, group, i]
+                    few[0, group, i] = few[1, group, i] = 0
 
 
 @kernel(fastmath=_SUMS)  # type: ignore[untyped-decorator]
@@ -219,7 +253,7 @@ def _weighted_products(gy: Any, x: Any, weight: Any, mean: float) -> tuple[float
     """Σ weight · gy and Σ weight · gy · (x - mean)."""
     total, product = 0.0, 0.0
     for i in range(gy.size):
-        weighted = np.float64(weight[i]) * np.float64(gy[i])
+        weighted = np.float64(weight[i] * gy[i])
         total += weighted
         product += weighted * (x[i] - mean)
     return total, product
@@ -265,5 +299,5 @@ def _value_gradient(
     for i in range(x.size):
         normalised = fma(x[i] - centre, scale, shift)
         gx[i] = scale * (weight[i] * gy[i] - fma(slope, normalised, constant))
-        gw[i] += np.float64(gy[i]) * np.float64(normalised)
+        gw[i] += gy[i] * normalised
         gb[i] += gy[i]
