@@ -6,8 +6,9 @@ are beyond the caches where real networks have them there: the first stage of a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any, ClassVar, NamedTuple
 
@@ -30,6 +31,7 @@ class Labels(NamedTuple):
 class Layer(Case):
     """`function(*operands, **arguments)`, and the gradients in all floating operands.
 
+    `second` is an argument that stands behind the first operand: of layer and group norm, what is normalised together.
     `passes`: how often forward must read its input, and backward its own two, when they do not fit into a cache.
     `keeps_input`: whether backward must read the input (or the output) besides the gradient.
     """
@@ -39,6 +41,7 @@ class Layer(Case):
     arguments: Mapping[str, Any]
     passes: int
     keeps_input: bool
+    second: Any = None
 
     family: ClassVar[str] = "layers"
 
@@ -77,6 +80,12 @@ class Layer(Case):
     def _shapes(self) -> list[Shape]:
         """Shapes of the floating operands, the input first."""
         return [tuple(shape) for shape in self.operands if shape is not None and not isinstance(shape, Labels)]
+
+    def of_operands(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` with everything but the operands."""
+        if self.second is None:
+            return partial(function, **self.arguments)
+        return lambda x, *others: function(x, self.second, *others, **self.arguments)
 
     def flops(self, direction: str) -> int:
         if "transpose" not in self.function:
@@ -142,6 +151,9 @@ def load() -> list[Case]:
         _interpolation("bilinear_2x", "bilinear", (8, 64, 56, 56)),
         _interpolation("trilinear_2x", "trilinear", (1, 32, 32, 32, 32)),
         _layer("batch_norm_train", "batch_norm", early, None, None, (64,), (64,), passes=2, training=True),
+        _layer("layer_norm_768", "layer_norm", (64, 197, 768), (768,), (768,), second=(768,)),
+        _layer("group_norm_volume", "group_norm", volume, (32,), (32,), second=8),
+        _layer("instance_norm", "instance_norm", (8, 64, 128, 128), None, None, (64,), (64,)),
         _layer("relu", "relu", early),
         _layer("cross_entropy_1000", "cross_entropy", (256, 1000), Labels((256,), 1000)),
         _layer("cross_entropy_voxels", "cross_entropy", (1, 4, 64, 64, 64), Labels((1, 64, 64, 64), 4)),
@@ -160,6 +172,7 @@ def _layer(
     *operands: Shape | Labels | None,
     passes: int = 1,
     keeps_input: bool = True,
+    second: Any = None,
     **arguments: Any,
 ) -> Layer:
-    return Layer(name, "layers", ("forward", "backward"), function, operands, arguments, passes, keeps_input)
+    return Layer(name, "layers", ("forward", "backward"), function, operands, arguments, passes, keeps_input, second)

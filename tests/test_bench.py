@@ -69,6 +69,8 @@ def test_costs_of_a_convolution_by_hand():
         ("bilinear_2x", "backward", 8 * 64 * (112**2 + 56**2)),
         ("batch_norm_train", "forward", 3 * 8 * 64 * 112**2 + 128),
         ("batch_norm_train", "backward", 5 * 8 * 64 * 112**2 + 256),
+        ("group_norm_volume", "forward", 2 * 32 * 64**3 + 64),
+        ("group_norm_volume", "backward", 3 * 32 * 64**3 + 128),
         ("sgd_momentum", "step", 5 * 11_689_512),
     ],
 )

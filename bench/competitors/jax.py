@@ -113,6 +113,8 @@ class Jax(Competitor):
             return lambda x: self.jax.image.resize(x, case.output_shape, method, antialias=False)
         if case.function == "batch_norm":
             return lambda x, weight, bias: _batch_norm(jnp, lax, x, weight, bias)
+        if case.function.endswith("_norm"):
+            return lambda x, weight, bias: _row_norm(case.function, case.second, lax, x, weight, bias)
         if case.function == "cross_entropy":
             return lambda x, target: -jnp.take_along_axis(nn.log_softmax(x, 1), jnp.expand_dims(target, 1), 1).mean()
         return getattr(nn, case.function)
@@ -141,6 +143,15 @@ def _batch_norm(jnp: Any, lax: Any, x: Any, weight: Any, bias: Any) -> Any:
     mean, variance = x.mean(axes), x.var(axes)
     scale = weight * lax.rsqrt(variance + 1e-5)
     return x * scale.reshape(each) + (bias - mean * scale).reshape(each)
+
+
+def _row_norm(function: str, second: Any, lax: Any, x: Any, weight: Any, bias: Any) -> Any:
+    """Layer norm over the last axis, group norm, or instance norm, which has a group for each channel."""
+    groups = second if function == "group_norm" else x.shape[1]
+    rows = x if function == "layer_norm" else x.reshape(x.shape[0], groups, -1)
+    normalised = (rows - rows.mean(-1, keepdims=True)) * lax.rsqrt(rows.var(-1, keepdims=True) + 1e-5)
+    each = (-1,) if function == "layer_norm" else (-1, *(1,) * (x.ndim - 2))
+    return normalised.reshape(x.shape) * weight.reshape(each) + bias.reshape(each)
 
 
 def _sgd(jnp: Any, state: list[Any], gradient: Any, step: Any, numbers: Any) -> list[Any]:

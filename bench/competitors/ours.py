@@ -43,11 +43,11 @@ class Fastconv(Competitor):
     def layer(
         self, case: Layer, direction: str, operands: Sequence[np.ndarray | None], grad_output: np.ndarray
     ) -> Call:
-        function, arguments = getattr(fc, case.function), case.arguments
+        function = case.of_operands(getattr(fc, case.function))
         if direction == "forward":
-            return lambda: function(*operands, **arguments)
+            return lambda: function(*operands)
         recorded = [fc.Tensor(a, True) if a is not None and a.dtype.kind == "f" else a for a in operands]
-        node = function(*recorded, **arguments)._node  # its rule alone: a walk over the tape would free it
+        node = function(*recorded)._node  # its rule alone: a walk over the tape would free it
         return lambda: [gradient for gradient in node.backward(grad_output) if gradient is not None]
 
     def optimizer(self, case: Optimizer, parameters: list[np.ndarray], gradients: list[np.ndarray]) -> Call:

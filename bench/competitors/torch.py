@@ -52,12 +52,12 @@ class Torch(Competitor):
     def layer(
         self, case: Layer, direction: str, operands: Sequence[np.ndarray | None], grad_output: np.ndarray
     ) -> Call:
-        function, arguments = getattr(self.torch.nn.functional, case.function), case.arguments
+        function = case.of_operands(getattr(self.torch.nn.functional, case.function))
         tensors = [None if array is None else self.tensor(array, case.rank) for array in operands]
         if direction == "forward":
-            return lambda: function(*tensors, **arguments)
+            return lambda: function(*tensors)
         inputs = [t.requires_grad_() for t in tensors if t is not None and t.is_floating_point()]
-        output, grad = function(*tensors, **arguments), self.tensor(grad_output, case.rank)
+        output, grad = function(*tensors), self.tensor(grad_output, case.rank)
         return lambda: self.torch.autograd.grad(output, inputs, grad, retain_graph=True)
 
     def optimizer(self, case: Optimizer, parameters: list[np.ndarray], gradients: list[np.ndarray]) -> Call:
