@@ -17,19 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.backends.cpu.correlate import TILE_ELEMENTS, pack, plan_of, tile, tile_width
+from fastconv.backends.cpu.correlate import TILE_ELEMENTS, pack_blocks, plan_of, tile, tile_width
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_columns, row_after
-from fastconv.backends.cpu.host import embedded, kernel, pointer, routine
-from fastconv.backends.cpu.plan import PANEL_STEP, PLAN, TILE_VECTORS
+from fastconv.backends.cpu.host import inlined, kernel, pointer, routine
+from fastconv.backends.cpu.plan import PANEL_STEP, PLAN_NUMBERS, TILE_VECTORS, plan_at
 from fastconv.backends.cpu.simd import ROWS, prefetch
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 _LINE_BYTES = 64
-_PLAN_NUMBERS = len(PLAN.names or ())
 
 
-@routine
+@routine(allocates=True)  # type: ignore[untyped-decorator]
 def _segments(plan: Any, group: int, first: int, count: int) -> Any:
     """The columns from number `first` on as (column, number of columns, where the first is stored in row 0).
 
@@ -79,7 +78,7 @@ def _store_columns(
                         y[target + m * row_step + j * step] = results[source + m * pitch + j]
 
 
-@embedded
+@inlined
 def _block_of_panel(
     y: Any, zero: Any, p: Any, a: int, start: int, panel: int, off: int, k: int, results: Any, at: int, segments: Any,
     count: int, mr: int, valid: int, row: int, relu: int, add: int, last: bool,
@@ -125,7 +124,7 @@ def _ask_for(x: Any, plan: Any, group: int, first: int, c0: int, c1: int) -> Non
             prefetch(x, row + line)
 
 
-@routine
+@routine(allocates=True)  # type: ignore[untyped-decorator]
 def _panel(
     x: Any, packed: Any, y: Any, scratch: Any, part: Any, positions: Any, steps: Any, off: Any, packed_count: int,
     group: int, first: int, count: int, b0: int, b1: int, relu: int,
@@ -177,13 +176,13 @@ def correlate_columns(
     plan, taps, rest = plan_of(numbers)
     p = plan[0]
     start, scratch = packed[p.groups * p.packed * p.count :], memory[at:]
-    pack(w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], True, pack_begin, pack_end)
+    pack_blocks(w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], True, pack_begin, pack_end)
     off, rest = rest[1 : 1 + rest[0]], rest[1 + rest[0] :]
     samples = x.size // (p.groups * p.channels * p.depth * p.height * p.width)
     before = 0  # tasks of the parts before
     while len(rest) and before < end:
         used, count = rest[0], rest[1]
-        part, rest = rest[2 : 2 + _PLAN_NUMBERS].view(PLAN), rest[2 + _PLAN_NUMBERS :]
+        part, rest = plan_at(rest, 2), rest[2 + PLAN_NUMBERS :]
         positions, rest = rest[: 3 * used].reshape(used, 3), rest[3 * used :]
         steps, rest = rest[: 5 * count].reshape(count, 5), rest[5 * count :]
         total, width = samples * part[0].outputs_d * part[0].outputs_h * part[0].outputs_w, part[0].panel

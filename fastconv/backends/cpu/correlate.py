@@ -21,14 +21,13 @@ import numpy as np
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, place_of_box
-from fastconv.backends.cpu.host import embedded, kernel, pointer, routine
-from fastconv.backends.cpu.plan import PLAN
+from fastconv.backends.cpu.host import inlined, kernel, pointer, routine
+from fastconv.backends.cpu.plan import PLAN_NUMBERS, plan_at
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, copy_rows, interleave, outer
 
 _WIDE, _W4, _W3, _W2, _W1 = (WIDE[rows] for rows in (ROWS, 4, 3, 2, 1))
 _NARROW, _N4, _N3, _N2, _N1 = (NARROW[rows] for rows in (ROWS, 4, 3, 2, 1))
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
-_PLAN_NUMBERS = len(PLAN.names or ())
 
 _TOGETHER = 16  # channels whose taps are transposed before any is picked
 
@@ -39,8 +38,8 @@ SLACK = 16 * _LANES4
 """Scratch behind a box that the last tile may read beyond it."""
 
 
-@kernel
-def pack(
+@routine(allocates=True)  # type: ignore[untyped-decorator]
+def pack_blocks(
     w: Any, b: Any, packed: Any, start: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size:
     int, tap_major: bool, begin: int, end: int,
 ) -> None:  # fmt: skip
@@ -84,6 +83,10 @@ def pack(
                 interleave(w, ROWS, pointer(w) + from_ * size, row_step, run, pointer(packed) + target * size)
                 first = at + (run * lanes if joined else p.taps)
         _pack_block(w, packed, to, source, row_step, channel_step, taps, tap_to, channel_to, first, p.count, mr, valid)
+
+
+pack = kernel(pack_blocks.py_func)
+"""`pack_blocks` for callers in Python."""
 
 
 @routine
@@ -142,13 +145,12 @@ def _pack_block(
             c += 1
 
 
-@routine
+@routine(allocates=True)  # type: ignore[untyped-decorator]
 def plan_of(numbers: Any) -> Any:
-    """Plan, taps and what follows them; in front of all these stand the two steps and the kernel size of `pack`."""
-    numbers = numbers[3:]
-    plan = numbers[:_PLAN_NUMBERS].view(PLAN)
-    end = _PLAN_NUMBERS + plan[0].taps
-    return plan, numbers[_PLAN_NUMBERS:end], numbers[end:]
+    """Plan, taps and what follows them; in front of all these stand the steps and the kernel size of `pack_blocks`."""
+    plan, begin = plan_at(numbers, 3), 3 + PLAN_NUMBERS
+    end = begin + plan[0].taps
+    return plan, numbers[begin:end], numbers[end:]
 
 
 @routine
@@ -219,7 +221,7 @@ def _store_rows(
             column = 0
 
 
-@embedded
+@inlined
 def _box_tiles(
     like: Any, y: Any, scratch: Any, p: Any, mr: int, valid: int, a: int, start: int, source: int, offsets: int, to:
     int, rows: int, columns: int, relu: int,
@@ -253,7 +255,7 @@ def correlate_boxes(
     x: Any, w: Any, b: Any, y: Any, numbers: Any, packed: Any, memory: Any, at: int, chunks: int, relu: int,
     pack_begin: int, pack_end: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Pack blocks pack_begin ≤ block < pack_end of the weights into `packed`, as `pack` does; then compute.
+    """Pack blocks pack_begin ≤ block < pack_end of the weights into `packed`, as `pack_blocks` does; then compute.
 
     Tasks begin ≤ task < end of (sample, group, plane, box row, box column, chunk of row blocks), the last fastest.
     `numbers` holds what `plan_of` says, then the tables of `gather_box`, count offsets into the gathered box, and
@@ -262,7 +264,7 @@ def correlate_boxes(
     plan, taps, rest = plan_of(numbers)
     p = plan[0]
     start, scratch = packed[p.groups * p.packed * p.count :], memory[at:]
-    pack(w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], False, pack_begin, pack_end)
+    pack_blocks(w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], False, pack_begin, pack_end)
     entries = p.planes + p.phases_h + p.phases_w
     tables, off = rest[:entries], rest[entries:]
     size = x.itemsize

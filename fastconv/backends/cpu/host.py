@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from numba.core import types
 from numba.core.caching import FunctionCache
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 from numba.core.types.misc import Omitted, unliteral
 from numba.extending import intrinsic
 
@@ -92,23 +94,72 @@ def kernel(function: Function | None = None, *, fastmath: bool | set[str] = Fals
     """
     if function is None:
         return lambda f: kernel(f, fastmath=fastmath)
-    dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)
+    dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath, no_cfunc_wrapper=True)(function)
     dispatcher._cache = _HostCache(function)
     _kernels.append(dispatcher)
     return dispatcher
 
 
-def routine(function: Function | None = None, *, fastmath: bool | set[str] = False) -> Any:
+class _RoutineLibrary(JITCodeLibrary):  # type: ignore[misc]
+    """The code of a routine as it was written down: LLVM sees it first with the kernel that it becomes a part of.
+
+    Numba would optimise and translate each routine by itself too, for a call that never comes.
+    """
+
+    def _optimize_functions(self, module: Any) -> None:
+        pass
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalized = True
+
+
+class _RoutineCompiler(Compiler):  # type: ignore[misc]
+    """Numba's compiler up to LLVM."""
+
+    def compile_extra(self, function: Any) -> Any:
+        state = self.state
+        state.library = _RoutineLibrary(state.targetctx.codegen(), function.__qualname__)
+        state.flags.no_compile = True
+        result = super().compile_extra(function)
+        returned = state.targetctx.data_model_manager[result.signature.return_type]
+        if returned.contains_nrt_meminfo() and not state.flags.nrt:
+            raise TypeError(f"{function.__name__} hands back an array: it must be a @routine(allocates=True)")
+        entry: Any = [].append  # never entered: Numba knows a compiled function by a builtin that is its own
+        state.targetctx.insert_user_function(entry, result.fndesc, [result.library])
+        return result._replace(entry_point=entry)
+
+
+def routine(
+    function: Function | None = None,
+    *,
+    fastmath: bool | set[str] = False,
+    allocates: bool = False,
+    forceinline: bool = False,
+) -> Any:
     """Compile a part of kernels: called by kernels alone, compiled when one of them is, and kept with it.
 
-    Without Python's way in and without a cache of its own it costs a third less to compile. A constant argument is a
-    number like any other: Numba would compile the routine once more for each. Called from Python it would crash; so
-    nothing but `@kernel` functions may have callers in plain Python (tests/test_project.py sees to that).
+    It is typed and written down once, however many kernels call it. A constant argument is a number like any other:
+    Numba would compile the routine once more for each. There is nothing that Python could call; so nothing but
+    `@kernel` functions may have callers in plain Python (tests/test_project.py sees to that).
+
+    Numba counts the references of a function's arrays by two locked instructions for each, which short work in
+    innermost loops cannot afford. A routine's caller holds them anyway; only one that makes arrays, or hands them back,
+    has to count: it `allocates`.
     """
     if function is None:
-        return lambda f: routine(f, fastmath=fastmath)
+        return lambda f: routine(f, fastmath=fastmath, allocates=allocates, forceinline=forceinline)
     dispatcher = numba.njit(
-        nogil=True, error_model="numpy", fastmath=fastmath, no_cpython_wrapper=True, no_cfunc_wrapper=True
+        nogil=True,
+        error_model="numpy",
+        fastmath=fastmath,
+        forceinline=forceinline,
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+        pipeline_class=_RoutineCompiler,
+        _nrt=allocates,
     )(function)
     typed = dispatcher.get_call_template
     dispatcher.get_call_template = lambda args, kws: typed(tuple(map(unliteral, args)), kws)
@@ -129,15 +180,14 @@ def compilations() -> int:
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """A scalar piece of a kernel. Division follows IEEE; Python's check for zero would keep loops from vectorising."""
-    return numba.njit(forceinline=True, error_model="numpy")(function)
+    """A routine for innermost loops: LLVM puts its code in place of every call."""
+    return routine(function, forceinline=True)
 
 
 def embedded(function: Callable[..., Any]) -> Any:
-    """A piece of a kernel that becomes part of every caller before anything is compiled.
+    """A piece of a kernel that becomes part of every caller before anything is compiled, with the caller's `fastmath`.
 
-    A kernel that calls another counts the references of its arrays, by two locked instructions for each array; short
-    work in the innermost loops cannot afford that.
+    Every caller compiles it anew: where neither that nor a constant matters, `inlined` costs less.
     """
     return numba.njit(inline="always", error_model="numpy")(function)
 

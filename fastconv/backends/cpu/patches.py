@@ -22,7 +22,7 @@ from fastconv.backends.axes import lifted
 from fastconv.backends.cpu.correlate import pack, tile, tile_width
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_columns
-from fastconv.backends.cpu.host import embedded, flat, kernel, pointer, routine
+from fastconv.backends.cpu.host import flat, inlined, kernel, pointer, routine
 from fastconv.backends.cpu.plan import TILE_VECTORS, input_grad_plans
 from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import ROWS, WIDE, interleave
@@ -91,7 +91,7 @@ def _sizes(geometry: ConvGeometry) -> tuple[int, ...]:
     return tuple(size for values in triples for size in lifted(values, 1))
 
 
-@routine
+@routine(allocates=True)  # type: ignore[untyped-decorator]
 def _stretches(first: int, count: int, group: int, groups: int, channels: int, sizes: Any) -> Any:
     """Columns first ≤ column < first + count cut where an output row ends: (where in x, first column, length)."""
     depth, height, width, kd, kh, kw, od, oh, ow = sizes
@@ -109,7 +109,7 @@ def _stretches(first: int, count: int, group: int, groups: int, channels: int, s
     return stretches[:number]
 
 
-@embedded
+@inlined
 def put_together(rows: Any, source: int, pitch: int, kw: int, x: Any, to: int, count: int) -> None:
     """x[to + w · kw + k] = rows[source + k · pitch + w] for k < kw, w < count."""
     size = x.itemsize

@@ -8,9 +8,13 @@ from __future__ import annotations
 import itertools
 import math
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import from_dtype, types
+from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 from fastconv.backends.axes import Axis, forward_axes, input_grad_axes, lifted, parts
 from fastconv.backends.cpu import simd
@@ -70,6 +74,24 @@ _FIELDS = (
 
 PLAN = np.dtype([(name, np.int64) for name in _FIELDS])
 """What the kernels read of a correlation; see `Correlation.plan` for the meaning of each field."""
+
+PLAN_NUMBERS = len(_FIELDS)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def plan_at(typing: Any, numbers: Any, index: Any) -> Any:
+    """The array of one PLAN whose numbers begin at numbers[index]; `numbers.view(PLAN)` compiles for half a second."""
+    plans = types.Array(from_dtype(PLAN), 1, "C")
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        data = context.make_array(numbers)(context, builder, values[0]).data
+        view = context.make_array(plans)(context, builder)
+        size, one = (context.get_constant(types.intp, number) for number in (PLAN.itemsize, 1))
+        place = builder.bitcast(builder.gep(data, [values[1]]), view.data.type)
+        populate_array(view, place, [one], [size], size, None)
+        return view._getvalue()
+
+    return plans(numbers, types.intp), codegen
 
 
 class Correlation:

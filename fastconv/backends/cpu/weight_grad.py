@@ -25,7 +25,7 @@ import numpy.typing as npt
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns, place_of_box, zero_bytes
 from fastconv.backends.cpu.host import flat, kernel, pointer, routine
-from fastconv.backends.cpu.plan import PLAN, Correlation, even_part, weight_grad_plan
+from fastconv.backends.cpu.plan import Correlation, even_part, plan_at, weight_grad_plan
 from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import INNER_TILE, INNER_TILE_ONE_ROW, inner, inner_tile_size
 from fastconv.backends.threads import get_num_threads, parallel_for
@@ -165,7 +165,7 @@ def weight_grad_columns(
     span: int, chunk_channels: int, slices: int, tile: int, row_tiles: int, chunks: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (slice of units, group, chunk of channels); a unit is a panel of exact columns."""
-    plan, gy_plan = numbers.view(PLAN), gy_numbers.view(PLAN)  # a structured array would cost more to hand over
+    plan, gy_plan = plan_at(numbers, 0), plan_at(gy_numbers, 0)  # a structured array would cost more to hand over
     p = plan[0]
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
