@@ -24,6 +24,18 @@ WINOGRAD_LINES = (
     "n1 c32 hw40x44 k24 f3 p2 d2",
     "n2 c24 hw60 k24 f3 p3x1 d3x1",
     "n1 c24 dhw4x33x64 k24 f2x3x3 p1 d2x1x2",
+    "n2 c24 hw50x43 k24 f5 p2",
+    "n1 c48 hw27 k96 f5 p2 g2",
+    "n5 c64 hw9x7 k60 f5 p2",
+    "n1 c512 hw12 k512 f5 p0:4x4:0",
+    "n1 c24 dhw4x20x32 k24 f3x5x5 p1x2x2",
+    "n2 c24 l1501 k25 f3 p1",
+    "n2 c32 l602 k28 f5 p2",
+    "n2 c64 l599 k64 f7 p0:6",
+    "n1 c1024 l300 k1024 f7 p3",
+    "n1 c64 hw17x40 k96 f1x7 p0x3",
+    "n2 c32 hw41x17 k32 f7x1 p3x0 g1",
+    "n1 c24 dhw3x9x64 k24 f3x1x5 p1x0x2",
 )
 
 # Tiles on one, two and three axes, whole and ragged; kernels as long as the input, longer, even; uneven padding;

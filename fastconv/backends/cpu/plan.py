@@ -258,12 +258,17 @@ class Correlation:
         if plan["rowwise"]:
             vectors = height.outputs * plan["boxes_w"] * _row_cost(plan["box_w"] // lanes)
         else:
-            box_h, pitch, box_w = (int(plan[name]) for name in ("box_h", "pitch", "box_w"))
-            vectors = plan["boxes_w"] * _box_vectors(height.outputs, box_h, pitch, box_w, lanes)
+            vectors = self.box_vectors()
         boxes = vectors * lanes / (height.outputs * width.outputs)
         if plan["channels"] * plan["channel"] * self.itemsize > SECOND_LEVEL_BYTES:
             boxes *= _THIRD_LEVEL
         return float(boxes)
+
+    def box_vectors(self) -> int:
+        """Vectors computed for a plane of outputs, the waste between the rows of its boxes included."""
+        plan = self.plan[0]
+        box_h, pitch, box_w, boxes_w = (int(plan[name]) for name in ("box_h", "pitch", "box_w", "boxes_w"))
+        return boxes_w * _box_vectors(self.axes[1].outputs, box_h, pitch, box_w, lanes_of(self.itemsize))
 
     def _box_offsets(self) -> Ints:
         """Where in the gathered box tap k = (channel, d, h, w) finds the source of output 0."""

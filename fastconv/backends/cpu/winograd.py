@@ -1,8 +1,9 @@
-"""When and how Winograd's F(4×4, 3×3) replaces a correlation; the kernels and the idea are in winograd_kernels.py."""
+"""When and how Winograd's tiles replace a correlation; the kernels and the idea are in winograd_kernels.py."""
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,19 +20,18 @@ from fastconv.backends.cpu.winograd_kernels import (
     LANES,
     STAGGER,
     TILE_COLUMNS,
-    VECTOR_OUTPUTS,
     tile_tables,
     transform_filters,
     transform_tiles,
     winograd_boxes,
     winograd_tiles,
 )
-from fastconv.backends.cpu.winograd_simd import FREQUENCIES, OUTPUTS
+from fastconv.backends.cpu.winograd_matrices import MAX_CHANNELS, OUTPUTS, outputs, patch
 from fastconv.backends.threads import parallel_for
 
 _SMALL_OUTPUTS = 400
 _PLANES = 4  # of outputs that share the transformed planes of a volume
-_MIN_CHANNELS, _MAX_CHANNELS, _MIN_ROWS = 16, 1024, 24
+_MIN_CHANNELS, _MIN_ROWS = 16, 24
 _MANY_CHANNELS = 256  # beyond them a transformed box of TILE_COLUMNS takes more than its share of the third level
 _TRANSFORMS = 1.4  # time of everything over the time of the products, for a few dozen channels
 _NS_PER_FLOP = 0.01
@@ -51,21 +51,26 @@ class Winograd:
         self.together = _together(depth)
         several = _by_planes(depth, self.together)
         least = TILE_COLUMNS if channels * planes <= _MANY_CHANNELS else TILE_COLUMNS // 2
+        taps = len(height.offsets), len(width.offsets)
+        self.form = tuple((0,) * count for count in taps)
+        kernel = planes, patch(taps[0]), patch(taps[1])
+        self.frequencies = kernel[1] * kernel[2]
+        self.vector_outputs = outputs(taps[0]) * outputs(taps[1]) * LANES
         self.phases = [
-            Correlation([several, h, w], channels, correlation.rows, correlation.groups, (planes, 6, 6), 4, flat=least)
+            Correlation([several, h, w], channels, correlation.rows, correlation.groups, kernel, 4, flat=least)
             for h, w in itertools.product(_tiled(height), _tiled(width))
         ]
         by_offset = [np.argsort(axis.offsets) for axis in correlation.axes]
-        order = np.arange(planes * 9).reshape(planes, 3, 3)[np.ix_(*by_offset)]
+        order = np.arange(planes * taps[0] * taps[1]).reshape(planes, *taps)[np.ix_(*by_offset)]
         self.taps = correlation.kernel_taps[order.reshape(-1)]
         self.kernel_size = correlation.kernel_size
-        small = planes == depth.outputs == 1 and height.outputs * width.outputs <= _SMALL_OUTPUTS
+        small = 1 not in taps and planes == depth.outputs == 1 and height.outputs * width.outputs <= _SMALL_OUTPUTS
         self.small = small and len(self.phases) == 1
         self.depth, self.outputs_d = planes, depth.outputs
         self.height, self.width = height.outputs, width.outputs
-        vectors = sum(-(-_flat(tiles) // LANES) * tiles.boxes for tiles in self.phases)
-        direct = -(-correlation.outputs // LANES) * 9
-        self.pays = self.small or _TRANSFORMS * FREQUENCIES * vectors < direct
+        vectors = depth.outputs * sum(tiles.box_vectors() for tiles in self.phases)
+        direct = -(-correlation.outputs // LANES) * taps[0] * taps[1]
+        self.pays = self.small or _TRANSFORMS * self.frequencies * vectors < direct
 
     def run(
         self, source: Array, w: Array, steps: tuple[int, int], b: Array | None, target: Array, relu: bool
@@ -85,10 +90,13 @@ class Winograd:
     ) -> None:
         tiles, p = self.phases[0], self.phases[0].plan[0]
         count = int(p["channels"]) * self.depth
-        filters = call_scratch(tiles.groups * tiles.blocks * FREQUENCIES * (count * ROWS + FILTER_PADDING), x.dtype)
+        of_block = self.frequencies * (count * ROWS + FILTER_PADDING)
+        filters = call_scratch(tiles.groups * tiles.blocks * of_block, x.dtype)
 
         def transform(begin: int, end: int) -> None:
-            transform_filters(w, filters, tiles.plan, self.taps, *steps, self.kernel_size, self.depth, 0, begin, end)
+            transform_filters(
+                self.form, w, filters, tiles.plan, self.taps, *steps, self.kernel_size, self.depth, 0, begin, end
+            )
 
         parallel_for(transform, tiles.groups * tiles.blocks, filters.size)
         samples = len(not_finite)
@@ -119,13 +127,17 @@ class Winograd:
         p = tiles.plan[0]
         _, height, width = (len(range(axis.first, axis.target, axis.stride)) for axis in tiles.axes)
         most = -(-_flat(tiles) // LANES) * LANES
-        several = _several(most)
+        several = self._several(most)
         shared = int(p["channels"] * p["planes"]) * most + STAGGER + several * (ROWS * most + STAGGER)
-        memory = scratch(tiles.box_elements + most + FREQUENCIES * shared + VECTOR_OUTPUTS, x.dtype)
+        memory = scratch(tiles.box_elements + most + self.frequencies * shared + LANES + self.vector_outputs, x.dtype)
         winograd_boxes(
-            x, filters, start, y, tiles.plan, tiles.tables, tiles.box_offsets, memory, not_finite, relu, self.depth,
-            self.together, self.outputs_d, height, width, several, begin, end,
+            self.form, x, filters, start, y, tiles.plan, tiles.tables, tiles.box_offsets, memory, not_finite, relu,
+            self.depth, self.together, self.outputs_d, height, width, several, begin, end,
         )  # fmt: skip
+
+    def _several(self, columns: int) -> int:
+        """Blocks of rows whose products of so many columns take half the second level: they read the tiles together."""
+        return max(1, SECOND_LEVEL_BYTES // 2 // (4 * self.frequencies * ROWS * columns))
 
     def _run_tiles(
         self, x: Array, w: Array, steps: tuple[int, int], start: Array, y: Array, relu: bool, not_finite: Array
@@ -133,36 +145,40 @@ class Winograd:
         tiles, samples = self.phases[0], len(not_finite)
         channels = tiles.channels
         total = samples * tiles.outputs
-        several = _several(TILE_COLUMNS)
-        of_block = FREQUENCIES * (ROWS * (channels + TILE_COLUMNS) + FILTER_PADDING + STAGGER)
-        elements = several * of_block + VECTOR_OUTPUTS
+        several = self._several(TILE_COLUMNS)
+        of_block = self.frequencies * (ROWS * (channels + TILE_COLUMNS) + FILTER_PADDING + STAGGER)
+        elements = several * of_block + TILE_COLUMNS + self.vector_outputs
         for first in range(0, total, TILE_COLUMNS):
             columns = -(-min(TILE_COLUMNS, total - first) // LANES) * LANES
-            index, masks = np.empty(columns, np.int64), np.empty((columns // LANES, FREQUENCIES), np.int64)
-            tile_tables(tiles.plan, samples, first, index, masks)
-            transformed = call_scratch(FREQUENCIES * (channels * columns + STAGGER), x.dtype)
+            index, masks = np.empty(columns, np.int64), np.empty((columns // LANES, self.frequencies), np.int64)
+            tile_tables(*map(len, self.form), tiles.plan, samples, first, index, masks)
+            transformed = call_scratch(self.frequencies * (channels * columns + STAGGER), x.dtype)
             for group in range(tiles.groups):
-                inputs = partial(transform_tiles, x, transformed, tiles.plan, index, masks, group)
+                inputs = partial(transform_tiles, self.form, x, transformed, tiles.plan, index, masks, group)
                 parallel_for(inputs, channels, 20.0 * channels * columns)
 
-                fixed = (w, transformed, start, y, tiles.plan, self.taps)
-                sizes = (self.height, self.width, samples, first, columns, group, *steps, several)
+                fixed = (self.form, w, transformed, start, y, tiles.plan, self.taps)
+                sizes = (self.height, self.width, samples, first, columns, group, *steps, self.kernel_size, several)
 
                 def call(begin: int, end: int, fixed: Any = fixed, sizes: Any = sizes) -> None:
                     memory = scratch(elements, x.dtype)
                     winograd_tiles(*fixed, memory, not_finite, relu, *sizes, begin, end)
 
-                parallel_for(call, tiles.blocks, 2 * FREQUENCIES * channels * tiles.rows * columns * _NS_PER_FLOP)
+                flops = 2 * self.frequencies * channels * tiles.rows * columns
+                parallel_for(call, tiles.blocks, flops * _NS_PER_FLOP)
 
 
 def _tiled(axis: Axis) -> list[Axis]:
-    """The axes of the tiles, one for each phase of the dilation: a tile reads six positions and moves on by four."""
+    """The axes of the tiles, one for each phase of the dilation: a tile reads a patch and moves on by its outputs."""
+    if len(axis.offsets) == 1:
+        return [replace(axis, taps=(0,))]
     apart = _spacing(axis)
+    positions = range(patch(len(axis.offsets)))
     axes = []
     for phase in range(min(apart, axis.outputs)):
         tiles = -(-len(range(phase, axis.outputs, apart)) // OUTPUTS)
-        offsets = tuple(axis.low + phase + i * apart for i in range(6))
-        axes.append(Axis(axis.size, tiles, OUTPUTS * apart, offsets, tuple(range(6)), phase, apart, axis.target))
+        offsets = tuple(axis.low + phase + i * apart for i in positions)
+        axes.append(Axis(axis.size, tiles, OUTPUTS * apart, offsets, tuple(positions), phase, apart, axis.target))
     return axes
 
 
@@ -180,11 +196,6 @@ def _by_planes(depth: Axis, together: int) -> Axis:
     return Axis(depth.size, outputs, together * depth.step, gathered, taps, depth.first, depth.stride, depth.target)
 
 
-def _several(columns: int) -> int:
-    """Blocks of rows whose products of that many columns take half the second level: they read the tiles together."""
-    return max(1, SECOND_LEVEL_BYTES // 2 // (4 * FREQUENCIES * ROWS * columns))
-
-
 def _flat(tiles: Correlation) -> int:
     """Tiles computed for a full box, waste between its rows included."""
     p = tiles.plan[0]
@@ -192,19 +203,21 @@ def _flat(tiles: Correlation) -> int:
 
 
 def _spacing(axis: Axis) -> int:
-    """How far apart the three taps of an axis lie, 0 if they are not three at equal distances."""
-    offsets = sorted(axis.offsets)
-    if len(offsets) != 3 or offsets[1] - offsets[0] != offsets[2] - offsets[1]:
-        return 0
-    return offsets[1] - offsets[0]
+    """How far apart the taps of an axis lie, 0 if not at equal distances."""
+    distances = {b - a for a, b in itertools.pairwise(sorted(axis.offsets))}
+    return distances.pop() if len(distances) == 1 else 0
 
 
 def suits(correlation: Correlation) -> bool:
-    """Three equidistant taps on the last two axes at step 1, and channels enough to pay for the transforms.
+    """Taps of one of the forms on the last two axes at step 1, and channels enough to pay for the transforms.
 
-    The upper bound on channels keeps the rounding error below the 1e-5 of the default precision.
+    Dilated taps of one axis do not pay: to take their phases apart, and to store them, costs more than is saved.
     """
     depth, height, width = correlation.axes
-    three = all(axis.step == axis.stride == 1 and _spacing(axis) for axis in (height, width))
+    at_step_one = all(axis.step == axis.stride == 1 for axis in (height, width))
+    tapped = [axis for axis in (height, width) if len(axis.offsets) > 1]
+    apart = all(map(_spacing, tapped)) if len(tapped) == 2 else [_spacing(axis) for axis in tapped] == [1]
+    form = tuple(len(axis.offsets) for axis in tapped)
     channels = correlation.channels * len(depth.offsets)
-    return three and _MIN_CHANNELS <= channels <= _MAX_CHANNELS and correlation.rows >= _MIN_ROWS
+    enough = _MIN_CHANNELS <= channels <= MAX_CHANNELS.get(form, 0) and correlation.rows >= _MIN_ROWS
+    return at_step_one and apart and enough

@@ -1,18 +1,20 @@
-"""Winograd F(4×4, 3×3): a quarter of the multiplications of a 3×3 convolution with stride 1 (see winograd_simd.py).
+"""Winograd's minimal filtering: a fraction of the multiplications of a convolution with stride 1 (winograd_simd.py).
 
-Idea: tiles of 4×4 outputs are the columns of 36 small matrix products, one for each frequency, on the micro-kernel
-`simd.outer`. Channels and depth taps together are the sum of the products, so that 3×3 planes of a 3-D kernel do as
-well.
+Idea: tiles of 4×4 outputs (4 where only one axis has taps) are the columns of small matrix products, one for each
+frequency, on the micro-kernel `simd.outer`. Channels and depth taps together are the sum of the products, so that 3×3
+planes of a 3-D kernel do as well. The `form` of a tile is what winograd_simd.py says.
 
-- Large images ("boxes"): a task gathers a box of tile rows in the 16 phases of step 4 (gather.py), so that an element
+- Large images ("boxes"): a task gathers a box of tile rows in the phases of step 4 (gather.py), so that an element
   of neighbouring tiles lies contiguous; it transforms the box and runs over all blocks of output rows. Filters are
-  transformed once, before. The transformed box (36 · channels · tiles) and the products of one block live in the
-  second and third level; the floor is the FMA rate at 36/144 of the direct products.
+  transformed once, before. The transformed box (frequencies · channels · tiles) and the products of one block live in
+  the second and third level; the floor is the FMA rate at the products of the frequencies, for each output of 3×3 taps
+  36/144 of the direct ones, of 5×5 64/400, of 3, 5 and 7 taps 6/12, 8/20 and 10/28.
 - Small images ("tiles"): a few vectors of tiles from all samples together, gathered lane by lane; each task takes a
   block of output rows and transforms its own filters, so that these never leave its cache.
 
-Rounding: relative L2 error about 3e-6 for 256 channels of unit variance, ten times that of direct sums. An overflow,
-an infinity or a NaN would spread over its tile: samples with a result that is not finite are computed again directly.
+Rounding: relative L2 error about 2e-6 (3×3), 6e-6 (5×5) and 1, 1.5, 4e-6 (3, 5, 7 taps of one axis) for 256 channels
+of unit variance; direct sums have 0.5e-6. An overflow, an infinity or a NaN would spread over its tile: samples with a
+result that is not finite are computed again directly.
 """
 
 from __future__ import annotations
@@ -22,12 +24,11 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.gather import copy_bytes, gather_box, place_of_box
-from fastconv.backends.cpu.host import kernel, pointer, routine
+from fastconv.backends.cpu.gather import copy_bytes, gather_box, place_of_box, zero_bytes
+from fastconv.backends.cpu.host import inlined, kernel, pointer, routine
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, outer
+from fastconv.backends.cpu.winograd_matrices import outputs, patch
 from fastconv.backends.cpu.winograd_simd import (
-    FREQUENCIES,
-    OUTPUTS,
     filter_transform,
     input_transform,
     input_transform_gathered,
@@ -36,27 +37,34 @@ from fastconv.backends.cpu.winograd_simd import (
 
 LANES = lanes_of(4)
 _WIDE, _NARROW = WIDE[ROWS], NARROW[ROWS]
-STAGGER = LANES  # elements between frequencies, lest all 36 fall into one set of the first-level cache
-VECTOR_OUTPUTS = OUTPUTS * OUTPUTS * LANES  # elements of the outputs of one vector of tiles
+STAGGER = LANES  # elements between frequencies, lest all of them fall into one set of the first-level cache
 FILTER_PADDING = 16  # elements behind the filters of a frequency: a vector reaches into them, and they stagger the sets
 TILE_COLUMNS = 96 // (_WIDE * LANES) * _WIDE * LANES
+
+_patch, _outputs = inlined(patch), inlined(outputs)
+
+
+@inlined
+def _frequencies(form: Any) -> Any:
+    return _patch(len(form[0])) * _patch(len(form[1]))
 
 
 @kernel
 def transform_filters(
-    w: Any, frequencies: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size: int, depth: int,
-    first: int, begin: int, end: int,
+    form: Any, w: Any, filters: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size: int, depth:
+    int, first: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """w to [group][block of rows][frequency][channel, depth tap][row of block], zeros at the end.
 
-    `taps` are the 9 · depth taps in the order of their offsets. A frequency is followed by FILTER_PADDING elements.
-    Tasks begin ≤ task < end of (group, block); task `first` is the one stored at the beginning of `frequencies`.
+    `taps` are those of the form for each of `depth`, in the order of their offsets. A frequency is followed by
+    FILTER_PADDING elements. Tasks begin ≤ task < end of (group, block); task `first` is stored first in `filters`.
     """
     p = plan[0]
     size = w.itemsize
     count = p.channels * depth
     step = count * ROWS + FILTER_PADDING
-    padded = np.zeros(9 * ROWS, w.dtype)
+    plane, frequencies = len(form[0]) * len(form[1]), _frequencies(form)
+    padded = np.zeros(plane * ROWS, w.dtype)
     for task in range(begin, end):
         g, block = divmod(task, p.blocks)
         r0 = block * ROWS
@@ -65,22 +73,23 @@ def transform_filters(
         for c in range(p.channels):
             for d in range(depth):
                 at = source + c * channel_step
-                place = (task - first) * FREQUENCIES * step + (c * depth + d) * ROWS
-                target = pointer(frequencies) + place * size
-                if valid == ROWS and taps[9 * d + 8] - taps[9 * d] == 8:  # nine neighbours: read where they are
-                    filter_transform(w, pointer(w) + (at + taps[9 * d]) * size, row_step, target, step)
+                place = (task - first) * frequencies * step + (c * depth + d) * ROWS
+                target = pointer(filters) + place * size
+                here = plane * d
+                if valid == ROWS and taps[here + plane - 1] - taps[here] == plane - 1:  # neighbours: read in place
+                    filter_transform(w, form, pointer(w) + (at + taps[here]) * size, row_step, target, step)
                     continue
                 for m in range(np.uintp(valid)):
-                    for t in range(np.uintp(9)):
-                        tap = np.uintp(at + taps[np.uintp(9 * d) + t])
-                        padded[m * np.uintp(9) + t] = w[tap + m * np.uintp(row_step)]
-                filter_transform(w, pointer(padded), 9, target, step)
+                    for t in range(np.uintp(plane)):
+                        tap = np.uintp(at + taps[np.uintp(here) + t])
+                        padded[m * np.uintp(plane) + t] = w[tap + m * np.uintp(row_step)]
+                filter_transform(w, form, pointer(padded), plane, target, step)
 
 
 @routine
 def _products(
-    like: Any, filters: int, tiles: int, off: int, count: int, apart: int, columns: int, zeros: int, products: int,
-    first: int, last: int, here: int,
+    like: Any, frequencies: int, filters: int, tiles: int, off: int, count: int, apart: int, columns: int, zeros: int,
+    products: int, first: int, last: int, here: int,
 ) -> None:  # fmt: skip
     """products[number][f][row][column] = Σ_k filters[block][f][k][row] · tiles[f][off[k] + plane · columns + column].
 
@@ -88,15 +97,15 @@ def _products(
     elements behind those of the last. The numbers run innermost: what a vector of columns needs is read once for all.
     """
     size = like.itemsize
-    for f in range(FREQUENCIES):
+    for f in range(frequencies):
         q = 0
         while q < columns:
             wide = columns - q >= _WIDE * LANES
             for number in range(first, last):
                 block, plane = divmod(number, here)
-                a = filters + (block * FREQUENCIES + f) * (count * ROWS + FILTER_PADDING) * size
+                a = filters + (block * frequencies + f) * (count * ROWS + FILTER_PADDING) * size
                 b = tiles + (f * apart + plane * columns + q) * size
-                c = products + (((number - first) * FREQUENCIES + f) * (ROWS * columns + STAGGER) + q) * size
+                c = products + (((number - first) * frequencies + f) * (ROWS * columns + STAGGER) + q) * size
                 if wide:
                     outer(like, ROWS, _WIDE, a, b, off, count, zeros, c, columns, 0, 0)
                 else:
@@ -104,58 +113,66 @@ def _products(
             q += (_WIDE if wide else _NARROW) * LANES
 
 
-@routine(fastmath={"reassoc"})  # type: ignore[untyped-decorator]
-def _store(y: Any, to: int, row_step: int, column_step: int, outputs: Any, lane: int, rows: int, columns: int) -> bool:
-    """rows × columns outputs of neighbouring tiles from `lane` on to y; False if one is not finite."""
+@routine
+def _store(
+    y: Any, to: int, row_step: int, column_step: int, results: Any, lane: int, across: int, rows: int, columns: int
+) -> None:
+    """rows × columns outputs of neighbouring tiles, `across` wide, from `lane` on to y."""
     size = y.itemsize
-    check = y.dtype.type(0)
     for i in range(rows):
-        at, target = (i * LANES + lane) * OUTPUTS, to + i * row_step
+        at, target = (i * LANES + lane) * across, to + i * row_step
         if column_step == 1:
-            copy_bytes(pointer(y) + target * size, pointer(outputs) + at * size, columns * size)
+            copy_bytes(pointer(y) + target * size, pointer(results) + at * size, columns * size)
         else:
             for j in range(np.uintp(columns)):
-                y[np.uintp(target) + j * np.uintp(column_step)] = outputs[np.uintp(at) + j]
-        for j in range(np.uintp(columns)):
-            check += outputs[np.uintp(at) + j] * y.dtype.type(0)
-    return bool(check == 0)
+                y[np.uintp(target) + j * np.uintp(column_step)] = results[np.uintp(at) + j]
 
 
 @routine
-def _store_vector(
-    y: Any, to: int, p: Any, outputs: Any, first: int, columns: int, tile_rows: int, tile_columns: int,
-    height: int, width: int,
-) -> bool:  # fmt: skip
-    """The outputs of a vector of tiles of a box, from number `first` on, to y; False if one is not finite.
+def _finish_row(
+    form: Any, y: Any, to: int, row_step: int, column_step: int, products: int, step: int, bias: int, relu: int,
+    results: Any, check: int, pitch: int, columns: int, tile_rows: int, tile_columns: int, height: int, width: int,
+) -> None:  # fmt: skip
+    """The outputs of a box in one row of weights, to y[to:], from its products of `columns` columns.
 
-    `to` is where the box begins in y, `height` and `width` are the outputs from there to the end of the plane.
+    `height` and `width` are the outputs from there to the end of the plane. A vector of tiles side by side whose
+    outputs all exist is stored directly, others by way of `results`. See `output_transform` for `check`.
     """
-    row_step, column_step = p.stride_h * p.target_w, p.stride_w
-    finite, tile = True, first
-    while tile < min(first + LANES, columns):
-        ty, tx = divmod(tile, p.pitch)
-        after = min(first + LANES, (ty + 1) * p.pitch)
-        valid = min(tile_columns, after - ty * p.pitch) - tx
-        if ty < tile_rows and valid > 0:
-            oh, ow = ty * OUTPUTS, tx * OUTPUTS
-            rows, length = min(OUTPUTS, height - oh), min(valid * OUTPUTS, width - ow)
-            at = to + oh * row_step + ow * column_step
-            finite &= _store(y, at, row_step, column_step, outputs, tile - first, rows, length)
-        tile = after
-    return finite
+    size = y.itemsize
+    high, across = _outputs(len(form[0])), _outputs(len(form[1]))
+    ty = tx = 0
+    for q in range(0, columns, LANES):
+        at = to + ty * high * row_step + tx * across * column_step
+        whole = ty < tile_rows and tx + LANES <= tile_columns and column_step == 1
+        whole = whole and (ty + 1) * high <= height and (tx + LANES) * across <= width
+        target, apart = (pointer(y) + at * size, row_step) if whole else (pointer(results), across * LANES)
+        output_transform(y, form, products + q * size, step, bias, relu, target, apart, check)
+        left = LANES
+        while left > 0:
+            tiles = min(left, pitch - tx)
+            valid = min(tile_columns - tx, tiles)
+            if not whole and ty < tile_rows and valid > 0:
+                rows, length = min(high, height - ty * high), min(valid * across, width - tx * across)
+                at = to + ty * high * row_step + tx * across * column_step
+                _store(y, at, row_step, column_step, results, LANES - left, across, rows, length)
+            left -= tiles
+            tx += tiles
+            if tx == pitch:
+                tx = 0
+                ty += 1
 
 
 @kernel
 def winograd_boxes(
-    x: Any, filters: Any, start: Any, y: Any, plan: Any, tables: Any, off: Any, memory: Any, not_finite: Any, relu: int,
-    depth: int, together: int, outputs_d: int, height: int, width: int, several: int, begin: int, end: int,
+    form: Any, x: Any, filters: Any, start: Any, y: Any, plan: Any, tables: Any, off: Any, memory: Any, not_finite: Any,
+    relu: int, depth: int, together: int, outputs_d: int, height: int, width: int, several: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (sample, group, some planes, box of tile rows, box of tile columns).
 
-    The plan is that of the tiles of one phase of the dilation: its outputs are tiles, its taps the 36 elements of a
+    The plan is that of the tiles of one phase of the dilation: its outputs are tiles, its taps the elements of a
     patch, its target the outputs; along the depth a step takes some planes of outputs `together`, whose `depth` taps
     share the gathered planes. `outputs_d`, `height` and `width` count the outputs of the phase. Scratch: box,
-    transformed box, products of `several` blocks of rows, outputs.
+    transformed box, products of `several` blocks of rows, check, outputs.
     """
     p = plan[0]
     size = x.itemsize
@@ -164,9 +181,12 @@ def winograd_boxes(
     planes, count = p.channels * p.planes, p.channels * depth
     most = -(-((p.box_h - 1) * p.pitch + p.box_w) // LANES) * LANES
     box_size = p.channels * p.channel + most
-    products_at = box_size + FREQUENCIES * (planes * most + STAGGER)
-    outputs = memory[products_at + several * FREQUENCIES * (ROWS * most + STAGGER) :]
+    frequencies, high, across = _frequencies(form), _outputs(len(form[0])), _outputs(len(form[1]))
+    products_at = box_size + frequencies * (planes * most + STAGGER)
+    check = memory[products_at + several * frequencies * (ROWS * most + STAGGER) :][:LANES]
+    results = memory[products_at + several * frequencies * (ROWS * most + STAGGER) + LANES :]
     address = pointer(memory)
+    zero_bytes(address + p.channels * p.channel * size, most * size)  # lanes behind the box are checked with the others
     zeros, steps = np.zeros(ROWS, x.dtype), np.empty(count, np.int64)
     for task in range(begin, end):
         image, d, h0, w0 = place_of_box(p, task)
@@ -178,38 +198,48 @@ def winograd_boxes(
         for k in range(planes):
             for q in range(0, columns, LANES):
                 to = address + (box_size + k * columns + q) * size
-                taps = pointer(off) + 8 * FREQUENCIES * k
-                input_transform(x, address + q * size, taps, to, apart)
+                taps = pointer(off) + 8 * frequencies * k
+                input_transform(x, form, address + q * size, taps, to, apart)
         for k in range(count):
             steps[k] = (k // depth * p.planes + k % depth) * columns
         step = ROWS * columns + STAGGER
         here = min(together, outputs_d - d * together)
-        below, right = height - h0 * OUTPUTS, width - w0 * OUTPUTS
-        a = pointer(filters) + g * p.blocks * FREQUENCIES * (count * ROWS + FILTER_PADDING) * size
+        zero_bytes(pointer(check), LANES * size)
+        below, right = height - h0 * high, width - w0 * across
+        a = pointer(filters) + g * p.blocks * frequencies * (count * ROWS + FILTER_PADDING) * size
         b, c = address + box_size * size, address + products_at * size
         for first in range(0, p.blocks * here, several):
             last = min(first + several, p.blocks * here)
-            _products(x, a, b, pointer(steps), count, apart, columns, pointer(zeros), c, first, last, here)
+            _products(x, frequencies, a, b, pointer(steps), count, apart, columns, pointer(zeros), c, first, last, here)
             for m in range((last - first) * ROWS):
                 block, plane_d = divmod(first + m // ROWS, here)
                 row = block * ROWS + m % ROWS
                 if row >= p.rows:
                     continue
                 base = ((image * p.rows + row) * p.target_d + p.first_d + (d * together + plane_d) * p.stride_d) * plane
-                base += (p.first_h + h0 * OUTPUTS * p.stride_h) * p.target_w + p.first_w + w0 * OUTPUTS * p.stride_w
+                base += (p.first_h + h0 * high * p.stride_h) * p.target_w + p.first_w + w0 * across * p.stride_w
                 bias = pointer(start) + (g * p.blocks * ROWS + row) * size
-                of_row = c + (m // ROWS * FREQUENCIES * step + m % ROWS * columns) * size
-                for q in range(0, columns, LANES):
-                    output_transform(x, of_row + q * size, step, bias, relu, pointer(outputs))
-                    if not _store_vector(y, base, p, outputs, q, columns, tile_rows, tile_columns, below, right):
-                        not_finite[n] = True
+                of_row = c + (m // ROWS * frequencies * step + m % ROWS * columns) * size
+                _finish_row(
+                    form, y, base, p.stride_h * p.target_w, p.stride_w, of_row, step, bias, relu, results,
+                    pointer(check), p.pitch, columns, tile_rows, tile_columns, below, right,
+                )  # fmt: skip
+        not_finite[n] |= not _all_zero(check)
+
+
+@inlined
+def _all_zero(check: Any) -> Any:
+    total = check[0]
+    for lane in range(1, LANES):
+        total += check[lane]
+    return total == 0
 
 
 @kernel
-def tile_tables(plan: Any, samples: int, first: int, index: Any, masks: Any) -> None:
+def tile_tables(taps_h: int, taps_w: int, plan: Any, samples: int, first: int, index: Any, masks: Any) -> None:
     """For the tiles from number `first` (sample-major): source index of lane t relative to its channel, inside masks.
 
-    index [vectors · lanes], masks [vectors][36]; lanes behind the last tile read nothing.
+    index [vectors · lanes], masks [vectors][frequencies]; lanes behind the last tile read nothing.
     """
     p = plan[0]
     per_sample = p.outputs_h * p.outputs_w
@@ -221,16 +251,18 @@ def tile_tables(plan: Any, samples: int, first: int, index: Any, masks: Any) -> 
             continue
         n, rest = divmod(tile, per_sample)
         ty, tx = divmod(rest, p.outputs_w)
-        y, x = ty * OUTPUTS + p.low_h, tx * OUTPUTS + p.low_w
+        y, x = ty * _outputs(taps_h) + p.low_h, tx * _outputs(taps_w) + p.low_w
         index[lane] = n * p.groups * p.channels * p.height * p.width + y * p.width + x
-        for i in range(6):
-            for j in range(6):
+        for i in range(_patch(taps_h)):
+            for j in range(_patch(taps_w)):
                 if 0 <= y + i < p.height and 0 <= x + j < p.width:
-                    masks[lane // LANES, 6 * i + j] |= 1 << (lane % LANES)
+                    masks[lane // LANES, _patch(taps_w) * i + j] |= 1 << (lane % LANES)
 
 
 @kernel
-def transform_tiles(x: Any, tiles: Any, plan: Any, index: Any, masks: Any, group: int, begin: int, end: int) -> None:
+def transform_tiles(
+    form: Any, x: Any, tiles: Any, plan: Any, index: Any, masks: Any, group: int, begin: int, end: int
+) -> None:
     """Channels begin ≤ c < end of the group to tiles[frequency][channel][column]."""
     p = plan[0]
     size = x.itemsize
@@ -239,53 +271,63 @@ def transform_tiles(x: Any, tiles: Any, plan: Any, index: Any, masks: Any, group
         source = pointer(x) + (group * p.channels + c) * p.height * p.width * size
         for q in range(0, columns, LANES):
             to = pointer(tiles) + (c * columns + q) * size
-            inside = pointer(masks) + q // LANES * FREQUENCIES * 8
+            inside = pointer(masks) + q // LANES * _frequencies(form) * 8
             input_transform_gathered(
-                x, source, pointer(index) + 8 * q, inside, p.width, to, p.channels * columns + STAGGER
+                x, form, source, pointer(index) + 8 * q, inside, p.width, to, p.channels * columns + STAGGER
             )
 
 
 @kernel
 def winograd_tiles(
-    w: Any, tiles: Any, start: Any, y: Any, plan: Any, taps: Any, memory: Any, not_finite: Any, relu: int,
+    form: Any, w: Any, tiles: Any, start: Any, y: Any, plan: Any, taps: Any, memory: Any, not_finite: Any, relu: int,
     height: int, width: int, samples: int, first: int, columns: int, group: int, row_step: int, channel_step: int,
-    several: int, begin: int, end: int,
+    kernel_size: int, several: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Blocks of rows begin ≤ block < end of the group, for the `columns` tiles from number `first` on.
 
-    Scratch: transformed filters of `several` blocks, products, outputs.
+    Scratch: transformed filters of `several` blocks, products, checks, outputs.
     """
     p = plan[0]
     size = w.itemsize
     count = p.channels
     per_sample = p.outputs_h * p.outputs_w
-    of_block = FREQUENCIES * (count * ROWS + FILTER_PADDING)
+    frequencies, high, across = _frequencies(form), _outputs(len(form[0])), _outputs(len(form[1]))
+    of_block = frequencies * (count * ROWS + FILTER_PADDING)
     step = ROWS * columns + STAGGER
-    outputs = memory[several * (of_block + FREQUENCIES * step) :]
+    checks = memory[several * (of_block + frequencies * step) :][:columns]
+    results = memory[several * (of_block + frequencies * step) + columns :]
+    zero_bytes(pointer(checks), columns * w.itemsize)
     address = pointer(memory)
     c = address + several * of_block * size
     steps = np.arange(count) * columns
     apart = count * columns + STAGGER
     zeros = np.zeros(ROWS, w.dtype)
     for low in range(begin, end, several):
-        high, number = min(low + several, end), group * p.blocks + low
-        transform_filters(w, memory, plan, taps, row_step, channel_step, 9, 1, number, number, number + high - low)
-        _products(
-            w, address, pointer(tiles), pointer(steps), count, apart, columns, pointer(zeros), c, 0, high - low, 1
+        last, number = min(low + several, end), group * p.blocks + low
+        transform_filters(
+            form, w, memory, plan, taps, row_step, channel_step, kernel_size, 1, number, number, number + last - low
         )
-        for m in range(min((high - low) * ROWS, p.rows - low * ROWS)):
+        _products(
+            w, frequencies, address, pointer(tiles), pointer(steps), count, apart, columns, pointer(zeros), c, 0,
+            last - low, 1,
+        )  # fmt: skip
+        for m in range(min((last - low) * ROWS, p.rows - low * ROWS)):
             row = group * p.rows + low * ROWS + m
             bias = pointer(start) + (number * ROWS + m) * size
-            of_row = c + (m // ROWS * FREQUENCIES * step + m % ROWS * columns) * size
+            of_row = c + (m // ROWS * frequencies * step + m % ROWS * columns) * size
             for q in range(0, columns, LANES):
-                output_transform(w, of_row + q * size, step, bias, relu, pointer(outputs))
+                output_transform(
+                    w, form, of_row + q * size, step, bias, relu, pointer(results), across * LANES, pointer(checks, q)
+                )
                 for lane in range(LANES):
                     n, rest = divmod(first + q + lane, per_sample)
                     if n >= samples:
                         break
                     ty, tx = divmod(rest, p.outputs_w)
-                    oh, ow = ty * OUTPUTS, tx * OUTPUTS
+                    oh, ow = ty * high, tx * across
                     at = (n * p.groups * p.rows + row) * height * width + oh * width + ow
-                    rows, length = min(OUTPUTS, height - oh), min(OUTPUTS, width - ow)
-                    if not _store(y, at, width, 1, outputs, lane, rows, length):
-                        not_finite[n] = True
+                    rows, length = min(high, height - oh), min(across, width - ow)
+                    _store(y, at, width, 1, results, lane, across, rows, length)
+    for tile in range(min(columns, samples * per_sample - first)):
+        if checks[tile] != 0:
+            not_finite[(first + tile) // per_sample] = True

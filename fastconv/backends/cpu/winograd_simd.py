@@ -1,8 +1,12 @@
-"""The three transforms of Winograd's F(4×4, 3×3) as LLVM vectors: lanes are tiles (or filters), never positions.
+"""The three transforms of Winograd's tiles as LLVM vectors: lanes are tiles (or filters), never positions.
 
-Y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A: a 6×6 patch d of the input and a 3×3 filter g give a 4×4 patch Y of the output, with
-36 multiplications instead of 144 (Lavin & Gray 2016, "Fast algorithms for convolutional neural networks", points
-0, ±1, ±2, ∞). Everything stays in registers between the loads of a patch and the stores of its transform.
+Y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A with the matrices of the height on one side and those of the width on the other, see
+winograd_matrices.py: a 6×6 patch d of the input and a 3×3 filter g give a 4×4 patch Y of the output with 36
+multiplications instead of 144. Everything stays in registers between the loads of a patch and the stores of its
+transform, as far as there are registers.
+
+Each takes the `form` of a tile: two tuples, whose lengths are its taps in height and width. A length belongs to the
+type, so that the code is made for the form.
 """
 
 from __future__ import annotations
@@ -16,23 +20,21 @@ from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import Emitter
 from fastconv.backends.cpu.simd import ROWS
+from fastconv.backends.cpu.winograd_matrices import Matrices, Matrix, matrices
 
-PATCH, OUTPUTS = 6, 4
-FREQUENCIES = PATCH * PATCH
 FILTER_LANES = 8  # of a vector of filters: at least ROWS
-
-_BT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0),
-       (0, 4, 0, -5, 0, 1))  # fmt: skip
-_AT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
-_G = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6),
-      (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))  # fmt: skip
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
 
 
+def _matrices(form: Any) -> tuple[Matrices, Matrices]:
+    height, width = form
+    return matrices(len(height)), matrices(len(width))
+
+
 def _combination(emit: Emitter, factors: Any, values: list[Any]) -> Any:
-    """Σ factor · value, skipping zeros; every row of the matrices has at least one other factor."""
+    """Σ factor · value, skipping zeros; None if all are zero."""
     total: Any = None
     for factor, value in zip(factors, values):
         if factor == 0:
@@ -41,17 +43,37 @@ def _combination(emit: Emitter, factors: Any, values: list[Any]) -> Any:
             total = value if factor == 1 else emit.builder.fmul(emit.constant(factor), value)
         elif factor == 1:
             total = emit.builder.fadd(total, value)
-        elif factor == -1:
-            total = emit.builder.fsub(total, value)
         else:
             total = emit.fma(emit.constant(factor), value, total)
     return total
 
 
-def _both_sides(emit: Emitter, matrix: Any, values: list[list[Any]]) -> list[list[Any]]:
-    """matrix · values · matrixᵀ."""
-    rows = [[_combination(emit, factors, list(column)) for column in zip(*values)] for factors in matrix]
-    return [[_combination(emit, factors, row) for factors in matrix] for row in rows]
+def _at_points(emit: Emitter, matrix: Matrix, values: list[Any]) -> list[Any]:
+    """matrix · values for Bᵀ or G: the rows of points a and -a differ in the signs of their odd columns alone."""
+    results = [_combination(emit, matrix[0], values)]
+    for row in matrix[1:-1:2]:
+        even, odd = (_combination(emit, row[first::2], values[first::2]) for first in (0, 1))
+        results += [emit.builder.fadd(even, odd), emit.builder.fsub(even, odd)]
+    return results if len(matrix) == 1 else [*results, _combination(emit, matrix[-1], values)]
+
+
+def _from_points(emit: Emitter, matrix: Matrix, values: list[Any]) -> list[Any]:
+    """matrix · values for Aᵀ: the columns of points a and -a differ in the signs of their odd rows alone."""
+    pairs = list(zip(values[1:-1:2], values[2:-1:2]))
+    sums = [emit.builder.fadd(a, b) for a, b in pairs]
+    differences = [emit.builder.fsub(a, b) for a, b in pairs]
+    ends = values[:1] if len(values) == 1 else [values[0], values[-1]]
+    results = []
+    for i, row in enumerate(matrix):
+        factors = [*(row[:1] if len(row) == 1 else [row[0], row[-1]]), *row[1:-1:2]]
+        results.append(_combination(emit, factors, [*ends, *(differences if i % 2 else sums)]))
+    return results
+
+
+def _both_sides(emit: Emitter, transform: Any, height: Matrix, width: Matrix, values: list[list[Any]]) -> Any:
+    """height · values · widthᵀ."""
+    columns = [transform(emit, height, list(column)) for column in zip(*values)]
+    return [transform(emit, width, list(row)) for row in zip(*columns)]
 
 
 def _store_frequencies(emit: Emitter, target: Any, stride: Any, values: list[list[Any]]) -> None:
@@ -60,20 +82,22 @@ def _store_frequencies(emit: Emitter, target: Any, stride: Any, values: list[lis
 
 
 @intrinsic
-def input_transform(typing_context, like, source, off, target, stride):  # type: ignore[no-untyped-def]
-    """Patches of adjacent tiles, element (i, j) of all at source[off[6i + j]:], to target[stride · (6i + j):]."""
-    signature = types.void(like, *[types.intp] * 4)
+def input_transform(typing_context, like, form, source, off, target, stride):  # type: ignore[no-untyped-def]
+    """Patches of adjacent tiles, element number n of all at source[off[n]:], to target[stride · n:]."""
+    signature = types.void(like, form, *[types.intp] * 4)
+    height, width = _matrices(form)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0])
-        source, off, target, stride = args[1:]
+        source, off, target, stride = args[2:]
         source, target = emit.pointer(source), emit.pointer(target)
         off = builder.inttoptr(off, _I64.as_pointer())
+        columns = len(width.input)
         patch = [
-            [emit.load(emit.at(source, builder.load(emit.at(off, emit.index(PATCH * i + j))))) for j in range(PATCH)]
-            for i in range(PATCH)
+            [emit.load(emit.at(source, builder.load(emit.at(off, emit.index(n))))) for n in range(i, i + columns)]
+            for i in range(0, columns * len(height.input), columns)
         ]
-        _store_frequencies(emit, target, stride, _both_sides(emit, _BT, patch))
+        _store_frequencies(emit, target, stride, _both_sides(emit, _at_points, height.input, width.input, patch))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -97,84 +121,101 @@ def _gather(emit: Emitter, address: Any, index: Any, mask: Any) -> Any:
 
 @intrinsic
 def input_transform_gathered(  # type: ignore[no-untyped-def]
-    typing_context, like, source, index, masks, row, target, stride
+    typing_context, like, form, source, index, masks, row, target, stride
 ):
     """The same for tiles anywhere: element (i, j) of lane t is source[index[t] + i · row + j], or 0.
 
-    `index` [lanes] are int64; `masks` [36] are int64 whose bit t says whether the element of lane t is inside.
+    `index` [lanes] are int64; `masks` [frequencies] are int64 whose bit t says whether the element of lane t is inside.
     """
-    signature = types.void(like, *[types.intp] * 6)
+    signature = types.void(like, form, *[types.intp] * 6)
+    height, width = _matrices(form)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0])
-        source, index, masks, row, target, stride = args[1:]
+        source, index, masks, row, target, stride = args[2:]
+        columns = len(width.input)
         target = emit.pointer(target)
         indices = builder.load(builder.inttoptr(index, ir.VectorType(_I64, emit.lanes).as_pointer()), align=8)
         masks = builder.inttoptr(masks, _I64.as_pointer())
         bits = ir.VectorType(ir.IntType(1), emit.lanes)
         patch: list[list[Any]] = []
-        for i in range(PATCH):
+        for i in range(len(height.input)):
             patch.append([])
-            for j in range(PATCH):
-                number = builder.load(emit.at(masks, emit.index(PATCH * i + j)))
+            for j in range(columns):
+                number = builder.load(emit.at(masks, emit.index(columns * i + j)))
                 mask = builder.bitcast(builder.trunc(number, ir.IntType(emit.lanes)), bits)
                 shift = builder.add(builder.mul(row, emit.index(i)), emit.index(j))
                 address = builder.add(source, builder.mul(shift, emit.index(emit.itemsize)))
                 patch[i].append(_gather(emit, address, indices, mask))
-        _store_frequencies(emit, target, stride, _both_sides(emit, _BT, patch))
+        _store_frequencies(emit, target, stride, _both_sides(emit, _at_points, height.input, width.input, patch))
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic
-def filter_transform(typing_context, like, source, row_step, target, stride):  # type: ignore[no-untyped-def]
-    """ROWS filters of 9 taps, filter m at source[m · row_step], to target[stride · frequency + m].
+def filter_transform(typing_context, like, form, source, row_step, target, stride):  # type: ignore[no-untyped-def]
+    """ROWS filters, the taps of filter m from source[m · row_step] on, to target[stride · frequency + m].
 
-    Lanes are filters: eight taps of each are transposed in registers, the ninth is inserted. FILTER_LANES elements are
-    written for each frequency.
+    Lanes are filters: eight taps of each are transposed in registers. FILTER_LANES elements are written for each
+    frequency.
     """
-    signature = types.void(like, *[types.intp] * 4)
+    signature = types.void(like, form, *[types.intp] * 4)
+    height, width = _matrices(form)
+    taps_h, taps_w = (len(axis) for axis in form)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0], FILTER_LANES)
-        source, row_step, target, stride = args[1:]
+        source, row_step, target, stride = args[2:]
         source, target = emit.pointer(source), emit.pointer(target)
         rows = [emit.at(source, builder.mul(row_step, emit.index(m))) for m in range(ROWS)]
         undefined: Any = ir.Constant(emit.vector, ir.Undefined)
-        taps = emit.interleaved([emit.load(row) for row in rows] + [undefined] * (FILTER_LANES - ROWS))
-        last = undefined
-        for m, row in enumerate(rows):
-            last = builder.insert_element(last, builder.load(emit.at(row, emit.index(8))), ir.Constant(_I32, m))
-        filters = [taps[0:3], taps[3:6], [*taps[6:8], last]]
-        _store_frequencies(emit, target, stride, _both_sides(emit, _G, filters))
+        taps: list[Any] = []
+        while len(taps) < taps_h * taps_w:
+            first, left = emit.index(len(taps)), taps_h * taps_w - len(taps)
+            inside = ir.Constant(ir.VectorType(ir.IntType(1), FILTER_LANES), [t < left for t in range(FILTER_LANES)])
+            places = [emit.at(row, first) for row in rows]
+            some = [emit.load(p) if left >= FILTER_LANES else emit.load_masked(p, inside, emit.zero) for p in places]
+            taps += emit.interleaved(some + [undefined] * (FILTER_LANES - ROWS))
+        filters = [taps[i * taps_w : (i + 1) * taps_w] for i in range(taps_h)]
+        _store_frequencies(emit, target, stride, _both_sides(emit, _at_points, height.filter, width.filter, filters))
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic
-def output_transform(typing_context, like, source, stride, start, relu, target):  # type: ignore[no-untyped-def]
-    """Frequencies at source[stride · frequency:] to target[4][lanes · 4]: the outputs of the tiles, row by row.
+def output_transform(  # type: ignore[no-untyped-def]
+    typing_context, like, form, source, stride, start, relu, target, row_step, check
+):
+    """Frequencies at source[stride · frequency:] to the outputs of tiles side by side, rows at target[row_step · row:].
 
-    `start` is the address of a value to add (the bias); with `relu` ≠ 0 negative results become 0.
+    `start` is the address of a value to add (the bias); with `relu` ≠ 0 negative results become 0. Of the vector at
+    `check` a lane becomes NaN if a result of its tile, before relu, is not finite; the others keep what they have.
     """
-    signature = types.void(like, *[types.intp] * 5)
+    signature = types.void(like, form, *[types.intp] * 7)
+    height, width = _matrices(form)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0])
-        source, stride, start, relu, target = args[1:]
-        source, target = emit.pointer(source), emit.pointer(target)
+        source, stride, start, relu, target, row_step, check = args[2:]
+        source, target, check = (emit.pointer(address) for address in (source, target, check))
         bias = emit.splat(builder.load(emit.pointer(start)))
         wanted = builder.icmp_signed("!=", relu, emit.index(0))
+        columns = len(width.input)
         values = [
-            [emit.load(emit.at(source, builder.mul(stride, emit.index(PATCH * i + j)))) for j in range(PATCH)]
-            for i in range(PATCH)
+            [emit.load(emit.at(source, builder.mul(stride, emit.index(columns * i + j)))) for j in range(columns)]
+            for i in range(len(height.input))
         ]
-        for i, row in enumerate(_both_sides(emit, _AT, values)):
+        zeros = emit.load(check)
+        for i, row in enumerate(_both_sides(emit, _from_points, height.output, width.output, values)):
+            for value in row:
+                zeros = emit.fma(value, emit.zero, zeros)
+            place = emit.at(target, builder.mul(row_step, emit.index(i)))
             finished = [emit.relu_if(wanted, builder.fadd(value, bias)) for value in row]
             for number, vector in enumerate(emit.interleaved(finished)):
-                emit.store(vector, emit.at(target, emit.index((i * OUTPUTS + number) * emit.lanes)))
+                emit.store(vector, emit.at(place, emit.index(number * emit.lanes)))
+        emit.store(zeros, check)
         return context.get_dummy_value()
 
     return signature, codegen
