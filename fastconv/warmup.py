@@ -20,18 +20,23 @@ from fastconv.ops.dense import linear
 
 DTYPES = ("float32", "float64")
 
-# Channels and size of the input, filters, size of the kernel, groups, stride: what leads to each algorithm.
+# Channels and size of the input, filters, kernel, groups, stride: what leads to each algorithm, and Winograd's tiles.
 _CONVOLUTIONS = (
-    (4, 20, 8, 3, 1, 1),
-    (4, 20, 8, 3, 1, 2),
-    (4, 8, 4, 3, 1, 1),
-    (8, 20, 8, 1, 1, 1),
-    (8, 7, 64, 5, 1, 1),
-    (6, 20, 6, 3, 6, 1),
-    (1, 20, 2, 3, 1, 1),
-    (32, 32, 32, 3, 1, 1),
-    (32, 14, 32, 3, 1, 1),
-    (16, 100, 16, 15, 1, 1),
+    (4, 20, 8, (3, 3), 1, 1),
+    (4, 20, 8, (3, 3), 1, 2),
+    (4, 8, 4, (3, 3), 1, 1),
+    (8, 20, 8, (1, 1), 1, 1),
+    (8, 7, 64, (5, 5), 1, 1),
+    (32, 20, 32, (2, 2), 1, 1),
+    (6, 20, 6, (3, 3), 6, 1),
+    (1, 20, 2, (3, 3), 1, 1),
+    (32, 32, 32, (3, 3), 1, 1),
+    (32, 14, 32, (3, 3), 1, 1),
+    (32, 32, 32, (5, 5), 1, 1),
+    (32, 32, 32, (1, 3), 1, 1),
+    (32, 32, 32, (1, 5), 1, 1),
+    (32, 32, 32, (1, 7), 1, 1),
+    (16, 100, 16, (15, 15), 1, 1),
 )
 _PATCHES = (4, 16, 8, 4)  # channels, size, filters, and kernel and stride
 _POOLS = (pooling.max_pool2d, pooling.avg_pool2d, pooling.adaptive_max_pool2d, pooling.adaptive_avg_pool2d)
@@ -60,14 +65,14 @@ def run() -> Iterator[Step]:
 
 def _calls(dtype: str) -> Iterator[tuple[str, Callable[[], None]]]:
     for channels, size, filters, kernel, groups, stride in _CONVOLUTIONS:
-        x, w = _tensor(dtype, 1, channels, size, size), _tensor(dtype, filters, channels // groups, kernel, kernel)
-        convolve = partial(convolution.conv2d, stride=stride, padding=kernel // 2, groups=groups)
-        chosen = convolution.explain(x, w, stride=stride, padding=kernel // 2, groups=groups)
+        x, w = _tensor(dtype, 1, channels, size, size), _tensor(dtype, filters, channels // groups, *kernel)
+        window: dict[str, Any] = {"stride": stride, "padding": tuple(k // 2 for k in kernel), "groups": groups}
+        convolve, chosen = partial(convolution.conv2d, **window), convolution.explain(x, w, **window)
         names = dict.fromkeys((chosen.forward, chosen.input_grad, chosen.weight_grad))
         yield f"convolution: {', '.join(names)}", partial(_backward, convolve, x, w, _tensor(dtype, filters))
-    channels, size, filters, kernel = _PATCHES
-    x, w = _tensor(dtype, 1, channels, size, size), _tensor(dtype, filters, channels, kernel, kernel)
-    yield "convolution: patches", partial(_backward, partial(convolution.conv2d, stride=kernel), x, w)
+    channels, size, filters, patch = _PATCHES
+    x, w = _tensor(dtype, 1, channels, size, size), _tensor(dtype, filters, channels, patch, patch)
+    yield "convolution: patches", partial(_backward, partial(convolution.conv2d, stride=patch), x, w)
     for size in _POOL_SIZES:
         x = _tensor(dtype, 1, 2, size, size)
         for pool in _POOLS:

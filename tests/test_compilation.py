@@ -95,6 +95,6 @@ def test_nothing_is_left_to_compile_after_the_warmup():
     assert compiled == {}
     algorithms = [f"shift-gemm {kind}" for kind in ("boxes", "columns", "in place")]
     algorithms += ["depthwise rows", "depthwise lanes", "fft", "winograd boxes", "winograd tiles"]
-    algorithms += ["inner-product boxes", "inner-product columns", "outer-product"]
+    algorithms += ["inner-product boxes", "inner-product columns", "outer-product", "winograd"]
     for algorithm in algorithms:
         assert any(algorithm in name for name in names), algorithm

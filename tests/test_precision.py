@@ -38,6 +38,23 @@ WINOGRAD_LINES = (
     "n1 c24 dhw3x9x64 k24 f3x1x5 p1x0x2",
 )
 
+# Of weight gradients: one unit of tiles, several and several slices of them; channels and rows that fill no last vector
+# and block, groups, one axis, planes of volumes, uneven padding.
+WEIGHT_GRAD_LINES = (
+    "n2 c24 hw31x37 k28 f3 p1",
+    "n5 c32 hw7 k64 f3 p1",
+    "n9 c20 hw60 k26 f3",
+    "n70 c16 hw8 k24 f3 p1",
+    "n2 c96 hw27 k60 f5 p2 g2",
+    "n1 c40 hw101x30 k24 f5 p0:4x2",
+    "n8 c33 l1500 k40 f7 p3",
+    "n2 c32 l602 k28 f5 p0:4",
+    "n3 c48 l301 k25 f3 p1",
+    "n1 c24 dhw5x12x40 k24 f1x3x3 p0x1x1",
+    "n2 c32 hw41x17 k32 f7x1 p3x0",
+    "n1 c64 hw17x40 k96 f1x7 p0x3",
+)
+
 # Tiles on one, two and three axes, whole and ragged; kernels as long as the input, longer, even; uneven padding;
 # groups, depthwise, one channel, rows that are no multiple of a tile.
 FFT_LINES = (
@@ -117,6 +134,44 @@ def test_what_is_not_finite_stays_in_its_windows_and_its_sample(algorithm, probl
     assert np.array_equal(np.isfinite(y), np.isfinite(direct))
     clean = conv(problem, arrays.x, w)
     assert np.array_equal(y[:-1], clean[:-1])
+
+
+weight_grads = pytest.mark.parametrize("problem", [pytest.param(parse(line), id=line) for line in WEIGHT_GRAD_LINES])
+
+
+def weight_grad(problem, x, gy):
+    return getattr(fc.grad, f"conv{problem.rank}d_weight")(x, problem.w_shape, gy, **problem.window)
+
+
+@weight_grads
+def test_weight_gradients_stay_within_the_default_precision(problem):
+    arrays = problem.normal("float32")
+    x, w, gy = arrays.x, arrays.w, arrays.gy
+    assert fc.explain(x, w, **problem.window).weight_grad == "winograd"
+    exact = weight_grad(problem, x.astype("float64"), gy.astype("float64"))
+    actual = weight_grad(problem, x, gy)
+    assert relative_error(actual, exact) < 1e-5
+    with fc.precision("highest"):
+        assert fc.explain(x, w, **problem.window).weight_grad != "winograd"
+        assert not np.array_equal(weight_grad(problem, x, gy), actual)
+
+
+@weight_grads
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+@pytest.mark.parametrize("into", ["x", "gy"])
+def test_what_is_not_finite_stays_in_its_taps(problem, value, into):
+    """In a corner not every tap meets it; a tile would spread it over all of them."""
+    arrays = problem.normal("float32")
+    x, gy = arrays.x.copy(), arrays.gy.copy()
+    {"x": x, "gy": gy}[into][(-1, 0, *[0] * problem.rank)] = value
+    with fc.precision("highest"):
+        direct = weight_grad(problem, x, gy)
+    assert np.array_equal(np.isfinite(weight_grad(problem, x, gy)), np.isfinite(direct))
+
+
+def test_weight_gradient_of_an_empty_batch():
+    x, gy = np.zeros((0, 32, 20, 20), "float32"), np.zeros((0, 32, 20, 20), "float32")
+    assert np.array_equal(fc.grad.conv2d_weight(x, (32, 32, 3, 3), gy, padding=1), np.zeros((32, 32, 3, 3)))
 
 
 def test_highest_and_float64_never_take_a_fast_algorithm():

@@ -186,4 +186,5 @@ def test_every_algorithm_is_among_the_geometries():
     assert sorted(found["forward"]) == sorted(correlation)
     assert sorted(found["input_grad"]) == sorted([*correlation, "patches", "shift-gemm phases"])
     sums = ["constant", "depthwise lanes", "inner-product boxes", "inner-product columns", "outer-product", "patches"]
+    sums.append("winograd")
     assert sorted(found["weight_grad"]) == sums

@@ -18,6 +18,7 @@ from fastconv.backends.cpu import (
     phases,
     weight_grad,
     weight_grad_outer,
+    weight_grad_winograd,
     winograd,
 )
 from fastconv.backends.cpu.host import flat
@@ -85,7 +86,7 @@ def _input_grad(geometry: ConvGeometry, itemsize: int, precision: str) -> tuple[
 
 def conv_weight_grad(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     """See contract.Backend.conv_weight_grad."""
-    return _weight_grad(geometry, x.itemsize).run(gy, x, geometry)
+    return _weight_grad(geometry, x.itemsize, get_precision()).run(gy, x, geometry)
 
 
 class WeightGrad(NamedTuple):
@@ -96,7 +97,10 @@ class WeightGrad(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _weight_grad(geometry: ConvGeometry, itemsize: int) -> WeightGrad:
+def _weight_grad(geometry: ConvGeometry, itemsize: int, precision: str) -> WeightGrad:
+    if itemsize == 4 and precision != "highest" and (tiles := weight_grad_winograd.tiles_of(geometry)):
+        direct = _weight_grad(geometry, itemsize, "highest")
+        return WeightGrad("winograd", partial(_weight_grad_where_finite, tiles, direct))
     if depthwise_weight_grad.suits(geometry, itemsize):
         return WeightGrad("depthwise lanes", depthwise_weight_grad.weight_gradient)
     if patches.suits(geometry):
@@ -106,6 +110,13 @@ def _weight_grad(geometry: ConvGeometry, itemsize: int) -> WeightGrad:
         return WeightGrad("outer-product", weight_grad_outer.weight_gradient)
     name = "constant" if correlation.empty else f"inner-product {'columns' if correlation.small else 'boxes'}"
     return WeightGrad(name, weight_grad.weight_gradient)
+
+
+def _weight_grad_where_finite(
+    tiles: weight_grad_winograd.Tiles, direct: WeightGrad, gy: Array, x: Array, geometry: ConvGeometry
+) -> Array:
+    gw = weight_grad_winograd.weight_gradient(tiles, gy, x, geometry)
+    return gw if np.isfinite(gw).all() else direct.run(gy, x, geometry)
 
 
 def _weight_grad_of_patches(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
@@ -118,7 +129,7 @@ def explain_conv(geometry: ConvGeometry, dtype: Any, operation: str) -> str:
     """See contract.Backend.explain_conv."""
     itemsize = np.dtype(dtype).itemsize
     if operation == "weight_grad":
-        return _weight_grad(geometry, itemsize).name
+        return _weight_grad(geometry, itemsize, get_precision()).name
     if operation == "forward":
         used = _forward(geometry, itemsize, get_precision())
     else:

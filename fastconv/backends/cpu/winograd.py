@@ -58,7 +58,7 @@ class Winograd:
         self.vector_outputs = outputs(taps[0]) * outputs(taps[1]) * LANES
         self.phases = [
             Correlation([several, h, w], channels, correlation.rows, correlation.groups, kernel, 4, flat=least)
-            for h, w in itertools.product(_tiled(height), _tiled(width))
+            for h, w in itertools.product(tiled(height), tiled(width))
         ]
         by_offset = [np.argsort(axis.offsets) for axis in correlation.axes]
         order = np.arange(planes * taps[0] * taps[1]).reshape(planes, *taps)[np.ix_(*by_offset)]
@@ -168,7 +168,7 @@ class Winograd:
                 parallel_for(call, tiles.blocks, flops * _NS_PER_FLOP)
 
 
-def _tiled(axis: Axis) -> list[Axis]:
+def tiled(axis: Axis) -> list[Axis]:
     """The axes of the tiles, one for each phase of the dilation: a tile reads a patch and moves on by its outputs."""
     if len(axis.offsets) == 1:
         return [replace(axis, taps=(0,))]

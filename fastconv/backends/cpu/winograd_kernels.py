@@ -45,7 +45,8 @@ _patch, _outputs = inlined(patch), inlined(outputs)
 
 
 @inlined
-def _frequencies(form: Any) -> Any:
+def frequencies_of(form: Any) -> Any:
+    """Of a tile: the products that it takes for each channel and row."""
     return _patch(len(form[0])) * _patch(len(form[1]))
 
 
@@ -63,7 +64,7 @@ def transform_filters(
     size = w.itemsize
     count = p.channels * depth
     step = count * ROWS + FILTER_PADDING
-    plane, frequencies = len(form[0]) * len(form[1]), _frequencies(form)
+    plane, frequencies = len(form[0]) * len(form[1]), frequencies_of(form)
     padded = np.zeros(plane * ROWS, w.dtype)
     for task in range(begin, end):
         g, block = divmod(task, p.blocks)
@@ -181,7 +182,7 @@ def winograd_boxes(
     planes, count = p.channels * p.planes, p.channels * depth
     most = -(-((p.box_h - 1) * p.pitch + p.box_w) // LANES) * LANES
     box_size = p.channels * p.channel + most
-    frequencies, high, across = _frequencies(form), _outputs(len(form[0])), _outputs(len(form[1]))
+    frequencies, high, across = frequencies_of(form), _outputs(len(form[0])), _outputs(len(form[1]))
     products_at = box_size + frequencies * (planes * most + STAGGER)
     check = memory[products_at + several * frequencies * (ROWS * most + STAGGER) :][:LANES]
     results = memory[products_at + several * frequencies * (ROWS * most + STAGGER) + LANES :]
@@ -271,7 +272,7 @@ def transform_tiles(
         source = pointer(x) + (group * p.channels + c) * p.height * p.width * size
         for q in range(0, columns, LANES):
             to = pointer(tiles) + (c * columns + q) * size
-            inside = pointer(masks) + q // LANES * _frequencies(form) * 8
+            inside = pointer(masks) + q // LANES * frequencies_of(form) * 8
             input_transform_gathered(
                 x, form, source, pointer(index) + 8 * q, inside, p.width, to, p.channels * columns + STAGGER
             )
@@ -291,7 +292,7 @@ def winograd_tiles(
     size = w.itemsize
     count = p.channels
     per_sample = p.outputs_h * p.outputs_w
-    frequencies, high, across = _frequencies(form), _outputs(len(form[0])), _outputs(len(form[1]))
+    frequencies, high, across = frequencies_of(form), _outputs(len(form[0])), _outputs(len(form[1]))
     of_block = frequencies * (count * ROWS + FILTER_PADDING)
     step = ROWS * columns + STAGGER
     checks = memory[several * (of_block + frequencies * step) :][:columns]

@@ -49,7 +49,7 @@ def _combination(emit: Emitter, factors: Any, values: list[Any]) -> Any:
 
 
 def _at_points(emit: Emitter, matrix: Matrix, values: list[Any]) -> list[Any]:
-    """matrix · values for Bᵀ or G: the rows of points a and -a differ in the signs of their odd columns alone."""
+    """matrix · values for Bᵀ, G or A: the rows of points a and -a differ in the signs of their odd columns alone."""
     results = [_combination(emit, matrix[0], values)]
     for row in matrix[1:-1:2]:
         even, odd = (_combination(emit, row[first::2], values[first::2]) for first in (0, 1))
@@ -58,7 +58,7 @@ def _at_points(emit: Emitter, matrix: Matrix, values: list[Any]) -> list[Any]:
 
 
 def _from_points(emit: Emitter, matrix: Matrix, values: list[Any]) -> list[Any]:
-    """matrix · values for Aᵀ: the columns of points a and -a differ in the signs of their odd rows alone."""
+    """matrix · values for Aᵀ or Gᵀ: the columns of points a and -a differ in the signs of their odd rows alone."""
     pairs = list(zip(values[1:-1:2], values[2:-1:2]))
     sums = [emit.builder.fadd(a, b) for a, b in pairs]
     differences = [emit.builder.fsub(a, b) for a, b in pairs]
@@ -76,28 +76,71 @@ def _both_sides(emit: Emitter, transform: Any, height: Matrix, width: Matrix, va
     return [transform(emit, width, list(row)) for row in zip(*columns)]
 
 
+def _transposed(matrix: Matrix) -> Matrix:
+    return tuple(zip(*matrix))
+
+
+def _frequencies_at(emit: Emitter, source: Any, stride: Any, rows: int, columns: int) -> list[list[Any]]:
+    numbers = [[emit.index(columns * i + j) for j in range(columns)] for i in range(rows)]
+    return [[emit.load(emit.at(source, emit.builder.mul(stride, n))) for n in row] for row in numbers]
+
+
 def _store_frequencies(emit: Emitter, target: Any, stride: Any, values: list[list[Any]]) -> None:
     for number, value in enumerate(value for row in values for value in row):
         emit.store(value, emit.at(target, emit.builder.mul(stride, emit.index(number))))
 
 
-@intrinsic
-def input_transform(typing_context, like, form, source, off, target, stride):  # type: ignore[no-untyped-def]
-    """Patches of adjacent tiles, element number n of all at source[off[n]:], to target[stride · n:]."""
+def _transform(like: Any, form: Any, height: Matrix, width: Matrix, lanes: int | None = None) -> Any:
+    """An intrinsic (like, form, source, off, target, stride): patches to their frequencies, as `input_transform`."""
     signature = types.void(like, form, *[types.intp] * 4)
-    height, width = _matrices(form)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        emit = Emitter(builder, signature.args[0])
+        emit = Emitter(builder, signature.args[0], lanes)
         source, off, target, stride = args[2:]
         source, target = emit.pointer(source), emit.pointer(target)
         off = builder.inttoptr(off, _I64.as_pointer())
-        columns = len(width.input)
+        columns = len(width[0])
         patch = [
             [emit.load(emit.at(source, builder.load(emit.at(off, emit.index(n))))) for n in range(i, i + columns)]
-            for i in range(0, columns * len(height.input), columns)
+            for i in range(0, columns * len(height[0]), columns)
         ]
-        _store_frequencies(emit, target, stride, _both_sides(emit, _at_points, height.input, width.input, patch))
+        _store_frequencies(emit, target, stride, _both_sides(emit, _at_points, height, width, patch))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def input_transform(typing_context, like, form, source, off, target, stride):  # type: ignore[no-untyped-def]
+    """Patches in the lanes, element number n of all at source[off[n]:], to target[stride · frequency:]."""
+    height, width = _matrices(form)
+    return _transform(like, form, height.input, width.input)
+
+
+@intrinsic
+def gradient_transform(typing_context, like, form, source, off, target, stride):  # type: ignore[no-untyped-def]
+    """The same for gradients of outputs: A gy Aᵀ, the adjoint of `output_transform`; FILTER_LANES patches."""
+    height, width = (_transposed(axis.output) for axis in _matrices(form))
+    return _transform(like, form, height, width, FILTER_LANES)
+
+
+@intrinsic
+def filter_gradient(typing_context, like, form, source, stride, target):  # type: ignore[no-untyped-def]
+    """Gradients of frequencies at source[stride · frequency:] to those of the filters: the adjoint of G g Gᵀ.
+
+    Lanes are filters, which follow each other at the target, with their taps in order.
+    """
+    signature = types.void(like, form, *[types.intp] * 3)
+    height, width = (_transposed(axis.filter) for axis in _matrices(form))
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = Emitter(builder, signature.args[0])
+        source, stride, target = args[2:]
+        source, target = emit.pointer(source), emit.pointer(target)
+        values = _frequencies_at(emit, source, stride, len(height[0]), len(width[0]))
+        taps = [tap for row in _both_sides(emit, _from_points, height, width, values) for tap in row]
+        for number, vector in enumerate(emit.interleaved(taps)):
+            emit.store(vector, emit.at(target, emit.index(number * emit.lanes)))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -202,11 +245,7 @@ def output_transform(  # type: ignore[no-untyped-def]
         source, target, check = (emit.pointer(address) for address in (source, target, check))
         bias = emit.splat(builder.load(emit.pointer(start)))
         wanted = builder.icmp_signed("!=", relu, emit.index(0))
-        columns = len(width.input)
-        values = [
-            [emit.load(emit.at(source, builder.mul(stride, emit.index(columns * i + j)))) for j in range(columns)]
-            for i in range(len(height.input))
-        ]
+        values = _frequencies_at(emit, source, stride, len(height.input), len(width.input))
         zeros = emit.load(check)
         for i, row in enumerate(_both_sides(emit, _from_points, height.output, width.output, values)):
             for value in row:
