@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_bytes, gather_box, place_of_box, zero_bytes
-from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat, kernel, pointer, routine
+from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat, inlined, kernel, pointer, routine
 from fastconv.backends.cpu.plan import UNIT_OUTPUTS, Correlation, weight_grad_outer_plan
 from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, interleave, outer, transpose
@@ -48,7 +48,7 @@ def suits(correlation: Correlation) -> bool:
     return many and all(4 * n >= 3 * -(-n // whole) * whole for n, whole in sizes)
 
 
-@routine
+@inlined
 def _transposed_boxes(
     x: Any, plan: Any, tables: Any, memory: Any, box_at: int, off: Any, group: int, first: int, last: int, positions:
     int, pitch: int,
@@ -95,7 +95,7 @@ def _tile_of(c: int, pitch: int, lanes: int) -> tuple[int, int]:
     return c // (_NARROW * lanes) * _NARROW * lanes, _NARROW * lanes
 
 
-@routine
+@inlined
 def _packed_rows(
     gy: Any, plan: Any, memory: Any, to: int, lines: int, stride: int, group: int, first: int, last: int, m0: int,
     m1: int,
