@@ -224,9 +224,9 @@ def weight_gradient(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     if correlation.empty or not gy.size:
         return np.zeros(geometry.weight_shape, x.dtype)
     if correlation.small:
-        return _columns(gy, x, correlation).total(geometry)
-    gw = _boxes(gy, x, correlation, exact=False).total(geometry)
-    return gw if np.isfinite(gw).all() else _boxes(gy, x, correlation, exact=True).total(geometry)
+        return _columns(correlation, len(x), get_num_threads()).run(gy, x, geometry)
+    gw = _boxes(gy, x, correlation, geometry, exact=False)
+    return gw if np.isfinite(gw).all() else _boxes(gy, x, correlation, geometry, exact=True)
 
 
 def slice_count(units: int, size: int) -> int:
@@ -239,46 +239,49 @@ def slice_count(units: int, size: int) -> int:
 
 
 class _Partial:
-    """Partial gradients [slice][group][row block][tap block][tile] of zeros, with as many slices as memory allows."""
+    """Partial gradients [slice][group][row block][tap block][tile], with as many slices as memory allows."""
 
-    def __init__(self, correlation: Correlation, units: int, dtype: npt.DTypeLike) -> None:
+    def __init__(self, correlation: Correlation, units: int) -> None:
         self.correlation = correlation
         self.tile_rows, self.tile_taps = INNER_TILE_ONE_ROW if correlation.rows == 1 else INNER_TILE
-        self.tile = inner_tile_size(self.tile_rows, self.tile_taps, np.dtype(dtype).itemsize)
+        self.tile = inner_tile_size(self.tile_rows, self.tile_taps, correlation.itemsize)
         self.row_blocks = -(-correlation.rows // self.tile_rows)
         self.row_tiles = -(-correlation.count // self.tile_taps)
         one = correlation.groups * self.row_blocks * self.row_tiles * self.tile
-        self.slices = slice_count(units, one * np.dtype(dtype).itemsize)
-        memory = call_scratch(self.slices * one, dtype)
-        memory[:] = 0
-        self.memory = memory.reshape(self.slices, correlation.groups, self.row_blocks, self.row_tiles, self.tile)
+        self.slices = slice_count(units, one * correlation.itemsize)
+        self.elements = self.slices * one
+        self.shape = self.slices, correlation.groups, self.row_blocks, self.row_tiles, self.tile
 
-    def total(self, geometry: ConvGeometry) -> Array:
+    def zeros(self, dtype: npt.DTypeLike) -> Array:
+        memory = call_scratch(self.elements, dtype)
+        memory[:] = 0
+        return memory
+
+    def total(self, memory: Array, geometry: ConvGeometry) -> Array:
         """The partials added one after the other, in the shape of the weight; 0 for taps that meet only padding."""
         taps, channels = self.correlation.kernel_taps, geometry.in_channels // geometry.groups
-        gw = (np.empty if len(taps) == geometry.taps else np.zeros)(geometry.weight_shape, self.memory.dtype)
-        line = gw.reshape(-1)
+        gw = (np.empty if len(taps) == geometry.taps else np.zeros)(geometry.weight_shape, memory.dtype)
+        parts, line = memory.reshape(self.shape), gw.reshape(-1)
 
         def call(begin: int, end: int) -> None:
             _add_slices(
-                self.memory, line, taps, geometry.taps, self.correlation.rows, channels, self.tile_rows, self.tile_taps,
+                parts, line, taps, geometry.taps, self.correlation.rows, channels, self.tile_rows, self.tile_taps,
                 begin, end,
             )  # fmt: skip
 
-        parallel_for(call, self.correlation.groups * self.row_blocks, self.memory.size)
+        parallel_for(call, self.correlation.groups * self.row_blocks, self.elements)
         return gw
 
+    def padded_offsets(self, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Offsets for whole tiles of taps; the taps of the padding read tap 0 and are never looked at."""
+        off = np.zeros(self.row_tiles * self.tile_taps, np.int64)
+        off[: len(offsets)] = offsets
+        return off
 
-def _padded_offsets(offsets: npt.NDArray[np.int64], partial: _Partial) -> npt.NDArray[np.int64]:
-    """Offsets for whole tiles of taps; the taps of the padding read tap 0 and are never looked at."""
-    off = np.zeros(partial.row_tiles * partial.tile_taps, np.int64)
-    off[: len(offsets)] = offsets
-    return off
 
-
-def _boxes(gy: Array, x: Array, correlation: Correlation, *, exact: bool) -> _Partial:
+def _boxes(gy: Array, x: Array, correlation: Correlation, geometry: ConvGeometry, *, exact: bool) -> Array:
     p = correlation.plan[0]
-    partial = _Partial(correlation, len(x) * correlation.boxes, x.dtype)
+    partial = _Partial(correlation, len(x) * correlation.boxes)
     pieces = partial.slices * correlation.groups
     chunks = max(1, min(partial.row_blocks, _MIN_TASKS // pieces))
     plan = correlation.plan
@@ -286,8 +289,8 @@ def _boxes(gy: Array, x: Array, correlation: Correlation, *, exact: bool) -> _Pa
     length = int((p["box_h"] - 1) * p["pitch"] + p["box_w"])
     gy_stride = -(-length // lanes) * lanes
     elements = correlation.box_elements + lanes + partial.row_blocks * partial.tile_rows * gy_stride
-    off = _padded_offsets(correlation.box_offsets, partial)
-    flat_gy, flat_x, memory = flat(gy), flat(x), partial.memory.reshape(-1)
+    off = partial.padded_offsets(correlation.box_offsets)
+    flat_gy, flat_x, memory = flat(gy), flat(x), partial.zeros(x.dtype)
 
     def call(begin: int, end: int) -> None:
         weight_grad_boxes(
@@ -296,40 +299,50 @@ def _boxes(gy: Array, x: Array, correlation: Correlation, *, exact: bool) -> _Pa
         )  # fmt: skip
 
     parallel_for(call, pieces * chunks, len(x) * correlation.flops * _NS_PER_FLOP)
-    return partial
+    return partial.total(memory, geometry)
 
 
-def _columns(gy: Array, x: Array, correlation: Correlation) -> _Partial:
-    vectors = -(-len(x) * correlation.outputs // lanes_of(x.itemsize))
-    span = even_part(vectors, _COLUMN_VECTORS) * lanes_of(x.itemsize)
-    partial = _Partial(correlation, -(-len(x) * correlation.outputs // span), x.dtype)
-    taps = len(correlation.kernel_taps)
-    channels = correlation.count // taps
-    # Chunks of channels that fit and keep the threads busy (they change no sum): whole tiles of taps, so that the
-    # padding of one is never inside the next.
-    share = -(-channels * partial.slices * correlation.groups // get_num_threads())
-    fit = min(share + partial.tile_taps - 1, _PANEL_BYTES // (taps * span * x.itemsize))
-    chunk_channels = min(channels, max(1, fit // partial.tile_taps) * partial.tile_taps)
-    chunks = -(-channels // chunk_channels)
-    numbers = correlation.plan.view(np.int64)
-    rows = partial.row_blocks * partial.tile_rows
-    elements = (chunk_channels * taps + partial.tile_taps + rows + 1) * span
-    off = _padded_offsets(np.arange(correlation.count, dtype=np.int64) * span, partial)
-    flat_gy, flat_x, memory = flat(gy), flat(x), partial.memory.reshape(-1)
-    gy_numbers = _identity_plan(correlation)
+class _Columns:
+    """How the exact columns of a batch are cut: all that a call need not work out anew."""
 
-    def call(begin: int, end: int) -> None:
-        weight_grad_columns(
-            flat_gy, flat_x, memory, numbers, gy_numbers, correlation.positions, _ORIGIN, off,
-            scratch(elements, x.dtype), span, chunk_channels, partial.slices, partial.tile, partial.row_tiles, chunks,
-            begin, end,
-        )  # fmt: skip
+    def __init__(self, correlation: Correlation, samples: int, threads: int) -> None:
+        lanes = lanes_of(correlation.itemsize)
+        columns = samples * correlation.outputs
+        self.span = span = even_part(-(-columns // lanes), _COLUMN_VECTORS) * lanes
+        self.partial = partial = _Partial(correlation, -(-columns // span))
+        taps = len(correlation.kernel_taps)
+        channels = correlation.count // taps
+        # Chunks of channels that fit and keep the threads busy (they change no sum): whole tiles of taps, so that the
+        # padding of one is never inside the next.
+        share = -(-channels * partial.slices * correlation.groups // threads)
+        fit = min(share + partial.tile_taps - 1, _PANEL_BYTES // (taps * span * correlation.itemsize))
+        self.chunk_channels = min(channels, max(1, fit // partial.tile_taps) * partial.tile_taps)
+        self.chunks = -(-channels // self.chunk_channels)
+        self.numbers, self.gy_numbers = correlation.plan.view(np.int64), _identity_plan(correlation)
+        rows = partial.row_blocks * partial.tile_rows
+        self.elements = (self.chunk_channels * taps + partial.tile_taps + rows + 1) * span
+        self.off = partial.padded_offsets(np.arange(correlation.count, dtype=np.int64) * span)
+        self.tasks = partial.slices * correlation.groups * self.chunks
+        self.cost = samples * correlation.flops * _NS_PER_FLOP
 
-    parallel_for(call, partial.slices * correlation.groups * chunks, len(x) * correlation.flops * _NS_PER_FLOP)
-    return partial
+    def run(self, gy: Array, x: Array, geometry: ConvGeometry) -> Array:
+        partial, positions = self.partial, self.partial.correlation.positions
+        flat_gy, flat_x, memory = flat(gy), flat(x), partial.zeros(x.dtype)
+
+        def call(begin: int, end: int) -> None:
+            weight_grad_columns(
+                flat_gy, flat_x, memory, self.numbers, self.gy_numbers, positions, _ORIGIN, self.off,
+                scratch(self.elements, x.dtype), self.span, self.chunk_channels, partial.slices, partial.tile,
+                partial.row_tiles, self.chunks, begin, end,
+            )  # fmt: skip
+
+        parallel_for(call, self.tasks, self.cost)
+        return partial.total(memory, geometry)
 
 
-@lru_cache(maxsize=1024)
+_columns = lru_cache(maxsize=1024)(_Columns)
+
+
 def _identity_plan(correlation: Correlation) -> npt.NDArray[np.int64]:
     """The plan that gathers columns of the output gradient itself, as numbers: one tap, no padding."""
     plan: Array = correlation.plan.copy()

@@ -8,6 +8,7 @@ second level lie the transformed channels of a tile of channels; the transformed
 all slices, added in order, become gradients of filters; at once, in the first level, where one unit is all there is.
 Cost: frequencies · tiles FMAs for each row and channel, 36/144 of the direct ones for 3×3. Floor: the FMA rate.
 
+Memory: `_SCRATCH_BYTES` for each thread and for each slice of the sums, at most; larger layers take direct sums.
 Rounding: that of the forward pass for units of `_UNIT_TILES`, growing with the root of the number of units. What is not
 finite spreads over the taps of its tile: then the gradient is computed again by direct sums.
 """
@@ -15,7 +16,6 @@ finite spreads over the taps of its tile: then the gradient is computed again by
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,9 @@ from fastconv.geometry import ConvGeometry
 Array = npt.NDArray[Any]
 
 _WIDE, _NARROW = WIDE[ROWS], NARROW[ROWS]
-_BOX_TILES, _UNIT_TILES = 96, 160
+_BOX_TILES = 96
+_UNIT_TILES = 160  # at most: with them a transformed tile of channels fills most of the second level
+_SCRATCH_BYTES = 64 << 20  # of a thread, for what is transformed, and of a call, for the sums of a slice
 _UNITS_PER_SLICE = 4  # at least, so that adding the slices costs little
 _TRANSFORMS = 1.5  # time of everything over the time of the products, for a few dozen channels
 _NS_PER_FLOP = 0.01
@@ -69,6 +71,8 @@ class Tiles:
         self.box_tiles = int(p["box_h"] * p["box_w"])
         tiles = -(-height.outputs // steps[0]) * -(-width.outputs // steps[1])
         self.pays = _TRANSFORMS * self.frequencies * tiles < self.taps * height.outputs * width.outputs
+        elements = self.frequencies * max(_UNIT_TILES * (channels + rows), groups * channels * rows)
+        self.fits = 4 * elements <= _SCRATCH_BYTES
 
 
 def _boxes_of_gradient(p: Any, steps: tuple[int, int], sizes: tuple[int, int]) -> tuple[Any, npt.NDArray[np.int64]]:
@@ -85,7 +89,6 @@ def _boxes_of_gradient(p: Any, steps: tuple[int, int], sizes: tuple[int, int]) -
     return plan, np.array([0, *range(steps[0]), *range(steps[1])], dtype=np.int64)
 
 
-@lru_cache(maxsize=4096)
 def tiles_of(geometry: ConvGeometry) -> Tiles | None:
     """The tiles of a geometry whose weight gradient in float32 they serve faster than direct sums; else None."""
     correlation = forward_plan(geometry, 4)
@@ -95,7 +98,7 @@ def tiles_of(geometry: ConvGeometry) -> Tiles | None:
     if len(depth.offsets) > 1 or len(tiled(height)) * len(tiled(width)) > 1:
         return None
     tiles = Tiles(geometry)
-    return tiles if tiles.pays else None
+    return tiles if tiles.pays and tiles.fits else None
 
 
 @routine
