@@ -18,10 +18,10 @@ WINOGRAD_LINES = (
     "n8 c64 hw7 k64 f3 p1",
     "n2 c64 hw33x101 k64 f3 p2 g2",
     "n1 c24 dhw5x32x40 k24 f3 p1",
-    "n1 c24 hw5x1200 k24 f3 p1",
+    "n1 c64 hw7x1200 k64 f3 p1",
     "n1 c256 hw12x20 k24 f3 p1:0x0:1",
     "n2 c1024 hw8 k24 f3 p1",
-    "n1 c32 hw40x44 k24 f3 p2 d2",
+    "n1 c48 hw40x44 k48 f3 p2 d2",
     "n2 c24 hw60 k24 f3 p3x1 d3x1",
     "n1 c24 dhw4x33x64 k24 f2x3x3 p1 d2x1x2",
     "n2 c24 hw50x43 k24 f5 p2",
@@ -29,13 +29,16 @@ WINOGRAD_LINES = (
     "n5 c64 hw9x7 k60 f5 p2",
     "n1 c512 hw12 k512 f5 p0:4x4:0",
     "n1 c24 dhw4x20x32 k24 f3x5x5 p1x2x2",
-    "n2 c24 l1501 k25 f3 p1",
+    "n2 c40 l1501 k41 f3 p1",
     "n2 c32 l602 k28 f5 p2",
     "n2 c64 l599 k64 f7 p0:6",
     "n1 c1024 l300 k1024 f7 p3",
     "n1 c64 hw17x40 k96 f1x7 p0x3",
     "n2 c32 hw41x17 k32 f7x1 p3x0 g1",
     "n1 c24 dhw3x9x64 k24 f3x1x5 p1x0x2",
+    "n1 c8 dhw9x20x24 k8 f5 p2",
+    "n2 c16 hw64 k16 f5 p2",
+    "n1 c32 hw62x64 k16 f3 p1",
 )
 
 # Of weight gradients: one unit of tiles, several and several slices of them; channels and rows that fill no last vector
@@ -53,6 +56,7 @@ WEIGHT_GRAD_LINES = (
     "n1 c24 dhw5x12x40 k24 f1x3x3 p0x1x1",
     "n2 c32 hw41x17 k32 f7x1 p3x0",
     "n1 c64 hw17x40 k96 f1x7 p0x3",
+    "n2 c32 hw64 k12 f5 p2",
 )
 
 # Tiles on one, two and three axes, whole and ragged; kernels as long as the input, longer, even; uneven padding;

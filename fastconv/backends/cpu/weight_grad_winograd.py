@@ -27,7 +27,7 @@ from fastconv.backends.cpu.plan import PLAN, Correlation, even_part, forward_pla
 from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, interleave, outer, transpose
 from fastconv.backends.cpu.weight_grad import slice_count
-from fastconv.backends.cpu.winograd import suits, tiled
+from fastconv.backends.cpu.winograd import suits, tiled, with_transforms
 from fastconv.backends.cpu.winograd_kernels import FILTER_PADDING, LANES, STAGGER, frequencies_of
 from fastconv.backends.cpu.winograd_matrices import outputs, patch
 from fastconv.backends.cpu.winograd_simd import filter_gradient, gradient_transform, input_transform
@@ -41,7 +41,6 @@ _BOX_TILES = 96
 _UNIT_TILES = 160  # at most: with them a transformed tile of channels fills most of the second level
 _SCRATCH_BYTES = 64 << 20  # of a thread, for what is transformed, and of a call, for the sums of a slice
 _UNITS_PER_SLICE = 4  # at least, so that adding the slices costs little
-_TRANSFORMS = 1.5  # time of everything over the time of the products, for a few dozen channels
 _NS_PER_FLOP = 0.01
 _SLACK = 4 * LANES  # that the last vectors of a transposition read and write too much, in each piece of the scratch
 
@@ -70,7 +69,8 @@ class Tiles:
         self.gradient_offsets = images * (self.gradient[0]["plane"] * ROWS)
         self.box_tiles = int(p["box_h"] * p["box_w"])
         tiles = -(-height.outputs // steps[0]) * -(-width.outputs // steps[1])
-        self.pays = _TRANSFORMS * self.frequencies * tiles < self.taps * height.outputs * width.outputs
+        all_of_it = with_transforms(taps, rows, channels)
+        self.pays = all_of_it * self.frequencies * tiles < self.taps * height.outputs * width.outputs
         elements = self.frequencies * max(_UNIT_TILES * (channels + rows), groups * channels * rows)
         self.fits = 4 * elements <= _SCRATCH_BYTES
 
@@ -92,7 +92,7 @@ def _boxes_of_gradient(p: Any, steps: tuple[int, int], sizes: tuple[int, int]) -
 def tiles_of(geometry: ConvGeometry) -> Tiles | None:
     """The tiles of a geometry whose weight gradient in float32 they serve faster than direct sums; else None."""
     correlation = forward_plan(geometry, 4)
-    if correlation.empty or geometry.in_channels // geometry.groups < LANES or not suits(correlation):
+    if correlation.empty or not suits(correlation) or correlation.channels < LANES or correlation.rows < ROWS:
         return None
     depth, height, width = correlation.axes
     if len(depth.offsets) > 1 or len(tiled(height)) * len(tiled(width)) > 1:

@@ -31,9 +31,10 @@ from fastconv.backends.threads import parallel_for
 
 _SMALL_OUTPUTS = 400
 _PLANES = 4  # of outputs that share the transformed planes of a volume
-_MIN_CHANNELS, _MIN_ROWS = 16, 24
+_MIN_CHANNELS, _MIN_ROWS = 8, 6
+_SMALL_CHANNELS, _SMALL_ROWS = 16, 24  # from which small images pay, gathered lane by lane
 _MANY_CHANNELS = 256  # beyond them a transformed box of TILE_COLUMNS takes more than its share of the third level
-_TRANSFORMS = 1.4  # time of everything over the time of the products, for a few dozen channels
+_TRANSFORM = {1: 12, 2: 25}  # time to transform a frequency over that of a product with it, by the axes with taps
 _NS_PER_FLOP = 0.01
 
 Array = npt.NDArray[Any]
@@ -65,12 +66,15 @@ class Winograd:
         self.taps = correlation.kernel_taps[order.reshape(-1)]
         self.kernel_size = correlation.kernel_size
         small = 1 not in taps and planes == depth.outputs == 1 and height.outputs * width.outputs <= _SMALL_OUTPUTS
-        self.small = small and len(self.phases) == 1
+        many = channels >= _SMALL_CHANNELS and correlation.rows >= _SMALL_ROWS
+        self.small = small and many and len(self.phases) == 1
         self.depth, self.outputs_d = planes, depth.outputs
         self.height, self.width = height.outputs, width.outputs
         vectors = depth.outputs * sum(tiles.box_vectors() for tiles in self.phases)
         direct = -(-correlation.outputs // LANES) * taps[0] * taps[1]
-        self.pays = self.small or _TRANSFORMS * self.frequencies * vectors < direct
+        gathered = (planes + self.together - 1) / self.together / planes
+        all_of_it = with_transforms(taps, correlation.rows, channels * planes, gathered)
+        self.pays = self.small or all_of_it * self.frequencies * vectors < direct
 
     def run(
         self, source: Array, w: Array, steps: tuple[int, int], b: Array | None, target: Array, relu: bool
@@ -200,6 +204,11 @@ def _flat(tiles: Correlation) -> int:
     """Tiles computed for a full box, waste between its rows included."""
     p = tiles.plan[0]
     return int((p["box_h"] - 1) * p["pitch"] + p["box_w"])
+
+
+def with_transforms(taps: tuple[int, int], rows: int, terms: int, gathered: float = 1.0) -> float:
+    """Time of all over that of the products, of so many terms each; of these a part `gathered` is transformed."""
+    return 1 + _TRANSFORM[sum(t > 1 for t in taps)] * (gathered / rows + 1 / terms)
 
 
 def _spacing(axis: Axis) -> int:
