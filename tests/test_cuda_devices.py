@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 
 import emulator
@@ -15,7 +17,8 @@ from emulator.arrays import DeviceArray
 import fastconv as fc
 from fastconv import backends, cli, data, models, nn, training
 from fastconv.autograd import to_device
-from fastconv.backends.cuda import platform
+from fastconv.backends.cuda import convolution, correlation, platform
+from fastconv.backends.cuda.tables import Table
 from fastconv.data import Batches
 from fastconv.errors import DeviceError
 
@@ -226,6 +229,26 @@ def test_a_captured_model_gives_what_the_model_gives():
         captured(x[:1])
     with pytest.raises(ValueError, match=r"the model is in training mode; call model.eval\(\) first"):
         nn.capture(model.train(), x)
+
+
+def test_a_graph_keeps_the_tables_that_it_reads(monkeypatch):
+    """The caches of geometries forget old ones, and their memory would be given to other arrays."""
+    tables, on_device = [], Table.on_device
+
+    def watched(table):
+        tables.append(weakref.ref(table))
+        return on_device(table)
+
+    monkeypatch.setattr(Table, "on_device", watched)
+    x = fc.asarray(drawn((2, 2, 11)), device="cuda")
+    captured = nn.capture(nn.Conv1d(2, 3, 3).to("cuda").eval(), x)
+    for module in (convolution, correlation):
+        for function in vars(module).values():
+            if hasattr(function, "cache_clear"):
+                function.cache_clear()
+    gc.collect()
+    assert tables and all(table() is not None for table in tables)
+    assert captured(x).shape == (2, 3, 9)
 
 
 # What is missing

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cuda import platform
+
+_used: ContextVar[list[Table] | None] = ContextVar("tables used since `collected` was entered", default=None)
+
+
+@contextmanager
+def collected() -> Iterator[list[Table]]:
+    """The tables that are used inside: who launches the same work again later has to keep them alive."""
+    tables: list[Table] = []
+    before = _used.set(tables)
+    try:
+        yield tables
+    finally:
+        _used.reset(before)
 
 
 class Table:
@@ -25,4 +41,7 @@ class Table:
         key = on.xp, on.current_device()
         if key not in self._copies:
             self._copies[key] = on.xp.asarray(self._elements)
+        used = _used.get()
+        if used is not None:
+            used.append(self)
         return self._copies[key]
