@@ -9,6 +9,7 @@ import pytest
 from problems import parse
 
 import fastconv as fc
+from fastconv.backends.cpu import weight_grad_winograd, winograd
 
 # Winograd on whole and ragged tiles, small images over several samples, groups, volumes, odd numbers of channels.
 WINOGRAD_LINES = (
@@ -171,6 +172,39 @@ def test_what_is_not_finite_stays_in_its_taps(problem, value, into):
     with fc.precision("highest"):
         direct = weight_grad(problem, x, gy)
     assert np.array_equal(np.isfinite(weight_grad(problem, x, gy)), np.isfinite(direct))
+
+
+def poison(monkeypatch, module):
+    """Fill the scratch of a module with NaN before it is used."""
+    for name in ("scratch", "call_scratch"):
+        provide = getattr(module, name)
+
+        def poisoned(elements, dtype, provide=provide):
+            memory = provide(elements, dtype)
+            memory[:] = np.nan
+            return memory
+
+        monkeypatch.setattr(module, name, poisoned)
+
+
+@pytest.mark.parametrize("line", WINOGRAD_LINES)
+def test_tiles_depend_on_nothing_that_scratch_held(monkeypatch, line):
+    """All lanes are searched for NaN, those behind a box too: one from there would bring the direct sums, unseen."""
+    problem = parse(line)
+    arrays = problem.normal("float32")
+    x, w, gy = arrays.x, arrays.w, arrays.gy
+    expected = conv(problem, x, w), input_grad(problem, w, gy)
+    poison(monkeypatch, winograd)
+    assert np.array_equal(conv(problem, x, w), expected[0])
+    assert np.array_equal(input_grad(problem, w, gy), expected[1])
+
+
+@weight_grads
+def test_weight_gradients_depend_on_nothing_that_scratch_held(monkeypatch, problem):
+    arrays = problem.normal("float32")
+    expected = weight_grad(problem, arrays.x, arrays.gy)
+    poison(monkeypatch, weight_grad_winograd)
+    assert np.array_equal(weight_grad(problem, arrays.x, arrays.gy), expected)
 
 
 def test_weight_gradient_of_an_empty_batch():
