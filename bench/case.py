@@ -26,6 +26,8 @@ class Case:
 
     family: ClassVar[str]
     """Its table is that of the family and the direction."""
+    dtype = "float32"
+    """Of the numbers that it works on."""
 
     def flops(self, direction: str) -> int:
         """Floating-point operations of the direct method, two for each multiply-add; 0 where memory alone counts."""
@@ -39,23 +41,23 @@ class Case:
         """Makes the operands; the function that it returns gives a competitor's call, or raises its `NotOffered`."""
         raise NotImplementedError
 
-    def algorithm(self, direction: str) -> str | None:
+    def algorithm(self, direction: str, device: str) -> str | None:
         """What fastconv says it will do, where it has a choice."""
         return None
 
     @property
     def itemsize(self) -> int:
         """Bytes of one number."""
-        return 4
+        return np.dtype(self.dtype).itemsize
 
     def tolerance(self, direction: str) -> float:
         """Relative L2 difference between two competitors: far above their rounding, far below any mistake."""
         return 1e-4
 
 
-def results(output: Any) -> list[np.ndarray]:
-    """What a call returned, as NumPy arrays of their own memory."""
-    return [np.asarray(array).copy() for array in (output if isinstance(output, (tuple, list)) else (output,))]
+def results(competitor: Competitor, output: Any) -> list[np.ndarray]:
+    """What a call of the competitor returned, as NumPy arrays of their own memory."""
+    return [competitor.to_host(array) for array in (output if isinstance(output, (tuple, list)) else (output,))]
 
 
 def relative_error(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.competitors import PEERS
 from bench.report import best, tables
 
-MARKERS = dict(zip(PEERS, "os^D"))
+MARKERS = "os^D"
 
 
 def write(summary: dict[str, Any], output: Path) -> list[Path]:
@@ -31,16 +30,16 @@ def _picture(summary: dict[str, Any], panels: dict[str, list[dict[str, Any]]], p
     figure = Figure(figsize=(2 + 6 * len(panels), 2 + 0.27 * most), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
-        _panel(axes, title, lines)
+        _panel(axes, title, lines, summary["peers"])
         axes.set_ylim(most - 0.5, -0.5)  # rows of one height in all panels
     handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
-    where = f"{summary['processor']}, {summary['threads']} threads, {summary['date'][:10]}"
+    where = f"{summary['where']}, {summary['date'][:10]}"
     figure.suptitle(f"fastconv {summary['versions']['fastconv']}: {where}")
     figure.savefig(path, dpi=110)
 
 
-def _panel(axes: Any, title: str, lines: list[dict[str, Any]]) -> None:
+def _panel(axes: Any, title: str, lines: list[dict[str, Any]], peers: list[str]) -> None:
     """A row for each line: a bar from 1 to the best peer, and a mark for every peer."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
@@ -48,10 +47,10 @@ def _panel(axes: Any, title: str, lines: list[dict[str, Any]]) -> None:
     colours = ["#9fc5a0" if ratio >= 1 else "#e0a09a" for _, ratio in measured]
     rows, ratios = [row for row, _ in measured], [ratio for _, ratio in measured]
     axes.barh(rows, [ratio - 1 for ratio in ratios], 0.6, left=1, color=colours, label="best peer")
-    for number, peer in enumerate(PEERS):
+    for number, (peer, marker) in enumerate(zip(peers, MARKERS)):
         points = [(line["ratio"][peer], row) for row, line in enumerate(lines) if peer in line["ratio"]]
         if points:
-            style = {"color": f"C{number}", "marker": MARKERS[peer], "s": 22, "zorder": 3, "label": peer}
+            style = {"color": f"C{number}", "marker": marker, "s": 22, "zorder": 3, "label": peer}
             axes.scatter(*zip(*points), **style)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(LogLocator(base=2, numticks=12))

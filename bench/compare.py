@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import chart, convolution, layers, machine, networks, report, roofs, timing
+from bench import chart, report, timing
 from bench.case import Case
-from bench.competitors import Competitor, start
+from bench.competitors import COMPETITORS, OURS, Competitor, start
+from bench.cpu import Cpu
+from bench.device import Device, floor
 from fastconv import get_num_threads
 
 SETS = ("first", "extended", "layers", "networks")
@@ -25,8 +28,7 @@ RESULTS = Path(__file__).with_name("results")
 
 def load(sets: Sequence[str] = SETS, name_contains: Sequence[str] = ("",)) -> list[Case]:
     """The cases of some sets whose name contains one of the given strings."""
-    cases: list[Case] = [*convolution.load(), *layers.load(), *networks.load()]
-    return [case for case in cases if case.subset in sets and any(part in case.name for part in name_contains)]
+    return [case for case in Cpu.cases() if case.subset in sets and any(part in case.name for part in name_contains)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,49 +45,59 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not lines:
         print(f"no case contains {' or '.join(arguments.cases)} and has {' or '.join(arguments.direction)}")
         return 2
-    effort = timing.QUICK if arguments.quick else timing.Effort(rounds=arguments.rounds)
-    summary: dict[str, Any] = machine.describe(arguments.threads) | {"effort": effort._asdict()}
-    summary["roofs"] = roofs.measure(arguments.threads)
+    device = Cpu(arguments.threads)
+    effort = timing.QUICK if arguments.quick else device.effort._replace(rounds=arguments.rounds)
+    summary: dict[str, Any] = device.describe() | {"effort": effort._asdict(), "roofs": device.roofs()}
     competitors, absent = start(arguments.threads)
+    summary["peers"] = [name for name in COMPETITORS if name != OURS]
     print(report.heading(summary), *(f"{name} {reason}" for name, reason in absent.items()), sep="\n", flush=True)
     (tiny,) = load(name_contains=[TINY])
-    summary["tiny_call"] = timing.measure(tiny, "forward", competitors, effort)
+    summary["tiny_call"] = timing.measure(tiny, "forward", competitors, device, effort)
     print(report.tiny_call(summary["tiny_call"]), flush=True)
-    summary["cases"], wrong = _run(lines, competitors, absent, effort, summary["roofs"])
+    comparison = Comparison(device, competitors, absent, effort, summary)
+    wrong = comparison.run(lines)
     _write(summary, arguments.output)
     return 1 if wrong else 0
 
 
-def _run(
-    lines: Sequence[tuple[Case, str]],
-    competitors: Mapping[str, Competitor],
-    absent: dict[str, str],
-    effort: timing.Effort,
-    measured_roofs: dict[str, Any],
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """All lines, printed table by table as they come, and what was wrong with the others."""
-    by_table: dict[str, list[tuple[Case, str]]] = {}
-    for case, direction in lines:
-        by_table.setdefault(f"{case.family} {direction}", []).append((case, direction))
-    done: list[dict[str, Any]] = []
-    wrong: list[str] = []
-    for title, entries in by_table.items():
-        print(f"\n{report.text_row(report.head(title))}", flush=True)
-        rows = []
-        for case, direction in entries:
-            try:
-                row = timing.measure(case, direction, competitors, effort)
-            except ArithmeticError as error:
-                wrong.append(str(error))
-                print(f"WRONG: {error}", flush=True)
-                continue
-            row["absent"] |= absent
-            row["floor_ms"] = 1e3 * roofs.floor_seconds(measured_roofs, row["flops"], row["traffic"], case.itemsize)
-            rows.append(row)
-            print(report.text_row(report.cells(row)), flush=True)
-        print(report.text_footer(rows), flush=True)
-        done += rows
-    return done, wrong
+@dataclass(frozen=True)
+class Comparison:
+    """One run: what takes part, and the summary that grows line by line."""
+
+    device: Device
+    competitors: Mapping[str, Competitor]
+    absent: Mapping[str, str]
+    effort: timing.Effort
+    summary: dict[str, Any]
+
+    def run(self, lines: Sequence[tuple[Case, str]]) -> list[str]:
+        """Measure all lines, printed table by table as they come; gives what was wrong with others."""
+        by_table: dict[str, list[tuple[Case, str]]] = {}
+        for case, direction in lines:
+            by_table.setdefault(f"{case.family} {direction}", []).append((case, direction))
+        self.summary["cases"] = []
+        wrong: list[str] = []
+        columns = report.Columns(self.summary["peers"])
+        for title, entries in by_table.items():
+            print(f"\n{columns.text_row(columns.head(title))}", flush=True)
+            rows = []
+            for case, direction in entries:
+                try:
+                    rows.append(self._line(case, direction))
+                except ArithmeticError as error:
+                    wrong.append(str(error))
+                    print(f"WRONG: {error}", flush=True)
+                    continue
+                print(columns.text_row(columns.cells(rows[-1])), flush=True)
+            print(columns.text_footer(rows), flush=True)
+            self.summary["cases"] += rows
+        return wrong
+
+    def _line(self, case: Case, direction: str) -> dict[str, Any]:
+        row = timing.measure(case, direction, self.competitors, self.device, self.effort)
+        row["absent"] |= self.absent
+        least = floor(self.summary["roofs"], row["flops"], row["traffic"], self.device.arithmetic(case))
+        return row | {"floor_ms": 1e3 * least.seconds, "roof": least.roof}
 
 
 def _write(summary: dict[str, Any], output: Path) -> None:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from bench.case import Case, Prepare
-from fastconv.backends import cpu
+from fastconv import backends
 from fastconv.geometry import ConvGeometry
 
 TABLE = Path(__file__).with_name("cases.csv")
@@ -33,10 +33,6 @@ class Convolution(Case):
         """One number for each axis, the only form of padding that every competitor takes."""
         return tuple(before for before, _ in self.geometry.padding)
 
-    @property
-    def itemsize(self) -> int:
-        return np.dtype(self.dtype).itemsize
-
     def flops(self, direction: str) -> int:
         forward = 2 * self.geometry.multiply_adds(self.batch)
         return forward if direction == "forward" else 2 * forward
@@ -50,9 +46,11 @@ class Convolution(Case):
     def tolerance(self, direction: str) -> float:
         return 1e-4 if self.dtype == "float32" else 1e-12
 
-    def algorithm(self, direction: str) -> str:
-        operations = ("forward",) if direction == "forward" else ("input_grad", "weight_grad")
-        return ", ".join(cpu.explain_conv(self.geometry, self.dtype, operation) for operation in operations)
+    def algorithm(self, direction: str, device: str) -> str:
+        operations, explain = ("forward",), backends.get(device).explain_conv
+        if direction == "backward":
+            operations = ("input_grad", "weight_grad")
+        return ", ".join(explain(self.geometry, np.dtype(self.dtype), operation) for operation in operations)
 
     def prepare(self, direction: str) -> Prepare:
         operands = Operands.of(self)

@@ -1,24 +1,22 @@
-"""What a figure is worth nothing without: processor, versions, date."""
+"""What a figure is worth nothing without, on any device: date, versions, the processor of the machine."""
 
 from __future__ import annotations
 
 import datetime
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import fastconv as fc
-from fastconv.backends.cpu.host import LANES
-
-PACKAGES = ("numpy", "numba", "llvmlite", "torch", "onnxruntime", "jax", "jaxlib")
 
 
-def describe(threads: int) -> dict[str, Any]:
-    """Date (UTC), processor, cores, threads in use, vector width, load before the run, and versions."""
+def describe(packages: Sequence[str]) -> dict[str, Any]:
+    """Date (UTC), system, cores, load before the run, and the versions of those of the packages that are installed."""
     versions = {"python": platform.python_version(), "fastconv": fc.__version__}
-    for package in PACKAGES:
+    for package in packages:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
@@ -28,8 +26,6 @@ def describe(threads: int) -> dict[str, Any]:
         "processor": _processor(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
-        "threads": threads,
-        "vector_lanes": LANES,
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "versions": versions,
     }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from bench.competitors import OURS, PEERS
+from bench.competitors import OURS
 
-HEAD = ("ms", "GFLOP/s", "GB/s", "% roof", "/ best", *(f"/ {peer}" for peer in PEERS))
+FIGURES = ("ms", "GFLOP/s", "GB/s", "% roof", "/ best")
 NAME_WIDTH, LEAST_WIDTH = 22, 9
 NOTES = (
     "Ratios are peer time / fastconv time: above 1, fastconv is faster. % roof: the larger of the least times that "
@@ -19,14 +20,14 @@ NOTES = (
 
 def heading(summary: dict[str, Any]) -> str:
     """Machine, versions and the measured roofs."""
+    rates = ", ".join(f"{name} {rate:.0f}" for name, rate in summary["roofs"]["gflops"].items())
     copies = ", ".join(f"{rate:.0f} at {size >> 20} MiB" for size, rate in summary["roofs"]["copy_gbs"].items())
     versions = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
     load = "" if summary["load"] is None else f", load before the run {summary['load']:.2f}"
     return (
-        f"{summary['processor']}, {summary['threads']} threads of {summary['cores']} cores, "
-        f"{summary['vector_lanes']} float32 lanes, {summary['date']}{load}\n"
+        f"{summary['where']}{summary['detail']}, {summary['date']}{load}\n"
         f"{versions}\n"
-        f"roofs: {summary['roofs']['fma_gflops']:.0f} GFLOP/s multiply-add; copy GB/s (read + write): {copies}"
+        f"roofs: multiply-add GFLOP/s: {rates}; copy GB/s (read + write): {copies}"
     )
 
 
@@ -42,29 +43,9 @@ def tables(lines: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return {title: [line for line in lines if line["table"] == title] for title in titles}
 
 
-def head(title: str) -> list[str]:
-    """The cells of a table's first row."""
-    return [title, *HEAD]
-
-
-def cells(line: dict[str, Any]) -> list[str]:
-    """One case: fastconv's time, its rates, how much of the roof it reaches, and the ratios."""
-    ms = line["ms"][OURS]
-    gflops = f"{line['flops'] / ms / 1e6:.1f}" if line["flops"] else "-"
-    rates = f"{ms:.3f}", gflops, f"{line['traffic'] / ms / 1e6:.1f}", f"{100 * line['floor_ms'] / ms:.0f}"
-    ratios = best(line), *(line["ratio"].get(peer) for peer in PEERS)
-    return [line["case"], *rates, *map(_number, ratios)]
-
-
-def closing(lines: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Geometric mean and least of every column of ratios."""
-    columns = [map(best, lines), *([line["ratio"].get(peer) for line in lines] for peer in PEERS)]
-    ratios = [[ratio for ratio in column if ratio is not None] for column in columns]
-
-    def row(title: str, combine: Callable[[Iterable[float]], float]) -> list[str]:
-        return [title, "", "", "", "", *(_number(combine(values) if values else None) for values in ratios)]
-
-    return [row("geometric mean", statistics.geometric_mean), row("least", min)]
+def best(line: dict[str, Any]) -> float | None:
+    """The ratio to the fastest peer."""
+    return min(line["ratio"].values(), default=None)
 
 
 def absences(lines: Sequence[dict[str, Any]]) -> list[str]:
@@ -73,29 +54,60 @@ def absences(lines: Sequence[dict[str, Any]]) -> list[str]:
     return [f"- {reason} ({reasons.count(reason)} of {len(lines)} lines)" for reason in dict.fromkeys(reasons)]
 
 
-def best(line: dict[str, Any]) -> float | None:
-    """The ratio to the fastest peer."""
-    return min(line["ratio"].values(), default=None)
+@dataclass(frozen=True)
+class Columns:
+    """Rows of cells: fastconv's own figures, then a ratio for each of the peers."""
 
+    peers: Sequence[str]
 
-def text_row(row: Sequence[str]) -> str:
-    """The cells in columns as wide as the head's."""
-    widths = [max(LEAST_WIDTH, len(title) + 2) for title in HEAD]
-    return f"{row[0]:<{NAME_WIDTH}}" + "".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths))
+    @property
+    def _titles(self) -> list[str]:
+        return [*FIGURES, *(f"/ {peer}" for peer in self.peers)]
 
+    def head(self, title: str) -> list[str]:
+        """The cells of a table's first row."""
+        return [title, *self._titles]
 
-def text_footer(lines: Sequence[dict[str, Any]]) -> str:
-    """What follows the rows of a table on the terminal."""
-    return "\n".join([*map(text_row, closing(lines)), *absences(lines)])
+    def cells(self, line: dict[str, Any]) -> list[str]:
+        """One case: fastconv's time, its rates, how much of the roof it reaches, and the ratios."""
+        ms = line["ms"][OURS]
+        gflops = f"{line['flops'] / ms / 1e6:.1f}" if line["flops"] else "-"
+        rates = f"{ms:.3f}", gflops, f"{line['traffic'] / ms / 1e6:.1f}", f"{100 * line['floor_ms'] / ms:.0f}"
+        ratios = best(line), *(line["ratio"].get(peer) for peer in self.peers)
+        return [line["case"], *rates, *map(_number, ratios)]
+
+    def closing(self, lines: Sequence[dict[str, Any]]) -> list[list[str]]:
+        """Geometric mean and least of every column of ratios."""
+        columns = [map(best, lines), *([line["ratio"].get(peer) for line in lines] for peer in self.peers)]
+        ratios = [[ratio for ratio in column if ratio is not None] for column in columns]
+
+        def row(title: str, combine: Callable[[Iterable[float]], float]) -> list[str]:
+            blank = [""] * FIGURES.index("/ best")
+            return [title, *blank, *(_number(combine(values) if values else None) for values in ratios)]
+
+        return [row("geometric mean", statistics.geometric_mean), row("least", min)]
+
+    def text_row(self, row: Sequence[str]) -> str:
+        """The cells in columns as wide as the head's."""
+        widths = [max(LEAST_WIDTH, len(title) + 2) for title in self._titles]
+        return f"{row[0]:<{NAME_WIDTH}}" + "".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths))
+
+    def text_footer(self, lines: Sequence[dict[str, Any]]) -> str:
+        """What follows the rows of a table on the terminal."""
+        return "\n".join([*map(self.text_row, self.closing(lines)), *absences(lines)])
+
+    def markdown(self, title: str, lines: Sequence[dict[str, Any]]) -> str:
+        """A table."""
+        rows = [self.head(title), ["---"] + ["--:"] * len(self._titles), *map(self.cells, lines), *self.closing(lines)]
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def markdown(summary: dict[str, Any]) -> str:
     """Machine, then every table."""
+    columns = Columns(summary["peers"])
     parts = [heading(summary).replace("\n", "  \n"), tiny_call(summary["tiny_call"]), NOTES]
     for title, lines in tables(summary["cases"]).items():
-        rows = [head(title), ["---"] + ["--:"] * len(HEAD), *map(cells, lines), *closing(lines)]
-        parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
-        parts.append("\n".join(absences(lines)))
+        parts += [columns.markdown(title, lines), "\n".join(absences(lines))]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 

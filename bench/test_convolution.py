@@ -19,12 +19,13 @@ from fastconv import get_num_threads
 def test_convolution(benchmark, case: Case, direction: str, name: str):
     if packages := missing(COMPETITORS[name]):
         pytest.skip(f"pip install {' '.join(packages)}")
+    competitor = COMPETITORS[name](get_num_threads())
     try:
-        call = case.prepare(direction)(COMPETITORS[name](get_num_threads()))
+        call = case.prepare(direction)(competitor)
     except NotOffered as reason:
         pytest.skip(str(reason))
     benchmark.group = f"{case.name} {direction}"
     benchmark.extra_info.update(flops=case.flops(direction), traffic=case.traffic(direction))
-    output = results(benchmark(call))
+    output = results(competitor, benchmark(call))
     geometry = case.geometry
     assert output[0].shape == (geometry.output_shape if direction == "forward" else geometry.input_shape)(case.batch)

@@ -1,8 +1,8 @@
 """One line of the benchmark: results compared, then all competitors timed in interleaved rounds.
 
 The competitors take their turns one after the other in rotating order, so that a slow spell of the machine meets all of
-them; the figure that counts is the median over the rounds of peer time / fastconv time. Before a timed block the thread
-pools of the others are given time to stop spinning, and calls warm the caches and wake the cores.
+them; the figure that counts is the median over the rounds of peer time / fastconv time. How a block of calls is timed
+is a matter of the device.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import statistics
 import time
 from collections.abc import Mapping
 from math import ceil
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.case import Call, Case, relative_error, results
 from bench.competitors import OURS, Competitor, NotOffered
+
+if TYPE_CHECKING:
+    from bench.device import Device
 
 WARM_SECONDS = 0.015
 LONG_SECONDS = 0.25  # calls from here on need no warming: a slow start is lost in them
@@ -33,11 +36,13 @@ class Effort(NamedTuple):
 QUICK = Effort(FEWEST_ROUNDS, 0.01, 1.0)
 
 
-def measure(case: Case, direction: str, competitors: Mapping[str, Competitor], effort: Effort) -> dict[str, Any]:
+def measure(
+    case: Case, direction: str, competitors: Mapping[str, Competitor], device: Device, effort: Effort
+) -> dict[str, Any]:
     """Times and ratios of one line; raises ArithmeticError when fastconv disagrees with a peer."""
-    calls, absent = _calls(case, direction, competitors)
-    first_call = _compare(case, direction, calls)
-    single = {name: _estimate(call) for name, call in calls.items()}
+    calls, absent = _calls(case, direction, competitors, device)
+    first_call = _compare(case, direction, competitors, calls)
+    single = {name: _estimate(call, device) for name, call in calls.items()}
     counts = {name: max(1, ceil(effort.block_seconds / seconds)) for name, seconds in single.items()}
     rounds = _rounds(single, counts, effort)
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -46,14 +51,14 @@ def measure(case: Case, direction: str, competitors: Mapping[str, Competitor], e
         shift = number % len(taking_part)
         order = taking_part[shift:] + taking_part[:shift]
         for name in order if number % 2 else reversed(order):  # nobody always follows the same competitor
-            times[name].append(_block(calls[name], counts[name], warm=single[name] < LONG_SECONDS))
+            times[name].append(device.block(calls[name], counts[name], warm=single[name] < LONG_SECONDS))
     own = times[OURS]
     ratio = {name: statistics.median(p / o for p, o in zip(peer, own)) for name, peer in times.items() if name != OURS}
     return {
         "case": case.name,
         "table": f"{case.family} {direction}",
         "subset": case.subset,
-        "algorithm": case.algorithm(direction),
+        "algorithm": case.algorithm(direction, device.name),
         "flops": case.flops(direction),
         "traffic": case.traffic(direction),
         "first_call_ms": 1e3 * first_call,
@@ -64,29 +69,31 @@ def measure(case: Case, direction: str, competitors: Mapping[str, Competitor], e
     }
 
 
-def _calls(case: Case, direction: str, competitors: Mapping[str, Competitor]) -> tuple[dict[str, Call], dict[str, str]]:
+def _calls(
+    case: Case, direction: str, competitors: Mapping[str, Competitor], device: Device
+) -> tuple[dict[str, Call], dict[str, str]]:
     """The calls that can be made, and for the other competitors the reason why not."""
     prepare = case.prepare(direction)
     calls: dict[str, Call] = {}
     absent: dict[str, str] = {}
     for name, competitor in competitors.items():
         try:
-            calls[name] = prepare(competitor)
+            calls[name] = device.call(competitor, prepare, case, direction)
         except NotOffered as reason:
             absent[name] = str(reason)
     return calls, absent
 
 
-def _compare(case: Case, direction: str, calls: Mapping[str, Call]) -> float:
+def _compare(case: Case, direction: str, competitors: Mapping[str, Competitor], calls: Mapping[str, Call]) -> float:
     """Check every peer's result of its first call against fastconv's; seconds of fastconv's first call."""
     begin = time.perf_counter()
     output = calls[OURS]()
     seconds = time.perf_counter() - begin
-    own = results(output)
+    own = results(competitors[OURS], output)
     for name, call in calls.items():
         if name == OURS:
             continue
-        error = relative_error(own, results(call()))
+        error = relative_error(own, results(competitors[name], call()))
         if not error < case.tolerance(direction):
             raise ArithmeticError(f"{case.name} {direction}: relative L2 difference to {name} is {error:.1e}")
     return seconds
@@ -102,34 +109,7 @@ def _rounds(single: Mapping[str, float], counts: Mapping[str, int], effort: Effo
     return {name: 1 if name in hopeless else rounds for name in blocks}
 
 
-def _estimate(call: Call) -> float:
+def _estimate(call: Call, device: Device) -> float:
     """Seconds of one call."""
-    cold = _block(call, 1, warm=False)
-    return _block(call, 1, warm=True) if cold < LONG_SECONDS else cold
-
-
-def _block(call: Call, count: int, warm: bool) -> float:
-    """Mean seconds of `count` calls, after the other pools have come to rest and the cores are awake again.
-
-    Cores that idled while a pool came to rest are slow for some milliseconds; who follows the longest rest would pay.
-    """
-    _settle()
-    if warm:
-        awake = time.perf_counter() + WARM_SECONDS
-        call()
-        while time.perf_counter() < awake:
-            call()
-    begin = time.perf_counter()
-    for _ in range(count):
-        call()
-    return (time.perf_counter() - begin) / count
-
-
-def _settle(quiet: float = 0.003, longest: float = 0.3) -> None:
-    """Wait until no thread of this process spins: OpenMP's do for some 5 ms after a call, ONNX Runtime's up to 50."""
-    end = time.perf_counter() + longest
-    while time.perf_counter() < end:
-        used = time.process_time()
-        time.sleep(quiet)
-        if time.process_time() - used < quiet / 10:
-            return
+    cold = device.block(call, 1, warm=False)
+    return device.block(call, 1, warm=True) if cold < LONG_SECONDS else cold

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 import fastconv as fc
-from bench import architectures, compare, convolution, networks, report, roofs, timing
+from bench import architectures, compare, convolution, networks, report, timing
 from bench.case import relative_error, results
 from bench.competitors import COMPETITORS, Fastconv, NotOffered, missing, start
+from bench.cpu import Cpu
+from bench.device import floor
 
 LINE = {
     "case": "line",
@@ -94,17 +96,18 @@ def test_multiply_adds_of_networks_by_hand(monkeypatch):
     [(200e9, 0, 2.0), (0, 1000, 1e-7), (0, 5000, 1e-6), (0, 20_000, 4e-6), (100e9, 1000, 1.0)],
 )
 def test_floor_is_the_slower_of_arithmetic_and_memory(flops, traffic, seconds):
-    measured = {"fma_gflops": 100.0, "copy_gbs": {1000: 10.0, 16_000: 5.0}}
-    assert roofs.floor_seconds(measured, flops, traffic) == pytest.approx(seconds)
+    measured = {"gflops": {"float32": 100.0, "float64": 50.0}, "copy_gbs": {1000: 10.0, 16_000: 5.0}}
+    assert floor(measured, flops, traffic, "float32") == (pytest.approx(seconds), "float32" if flops else "copy")
     if flops:
-        assert roofs.floor_seconds(measured, flops, traffic, itemsize=8) == pytest.approx(2 * seconds)
+        assert floor(measured, flops, traffic, "float64") == (pytest.approx(2 * seconds), "float64")
 
 
 def test_rows_of_the_table_line_up_with_their_head():
-    row = report.text_row(report.cells(LINE))
+    columns = report.Columns(["torch", "torch channels-last", "onnxruntime", "jax"])
+    row = columns.text_row(columns.cells(LINE))
     assert row.split() == ["line", "20.000", "200.0", "0.1", "50", "1.25", "1.50", "-", "-", "1.25"]
-    footer = report.text_footer([LINE]).splitlines()
-    assert len(row) == len(report.text_row(report.head("convolution forward"))) == len(footer[0])
+    footer = columns.text_footer([LINE]).splitlines()
+    assert len(row) == len(columns.text_row(columns.head("convolution forward"))) == len(footer[0])
     assert footer[0].split() == ["geometric", "mean", "1.25", "1.50", "-", "-", "1.25"]
     assert footer[2] == "- onnxruntime: not installed: pip install onnx onnxruntime (1 of 1 lines)"
 
@@ -135,7 +138,7 @@ class Constant(Fastconv):
 def test_a_wrong_result_is_not_timed():
     competitors = {"fastconv": Constant(1.0), "torch": Constant(1.1)}
     with pytest.raises(ArithmeticError, match="tiny_1_8_8 forward: relative L2 difference to torch is"):
-        timing.measure(case_named(compare.TINY), "forward", competitors, timing.QUICK)
+        timing.measure(case_named(compare.TINY), "forward", competitors, Cpu(1), timing.QUICK)
     assert competitors["fastconv"].calls == 1
 
 
@@ -160,7 +163,7 @@ def test_peers_agree_on_a_tiny_convolution(name):
         except NotOffered as reason:
             assert str(reason) == "ONNX Runtime computes no gradients"
             continue
-        assert relative_error(results(prepare(ours)()), results(call())) < case.tolerance(direction)
+        assert relative_error(results(ours, prepare(ours)()), results(peer, call())) < case.tolerance(direction)
 
 
 @pytest.mark.parametrize("name", networks.ARCHITECTURES)
@@ -174,10 +177,11 @@ def test_both_libraries_make_the_same_network(name):
 def test_a_training_step_agrees_with_pytorch():
     pytest.importorskip("torch", reason="pip install torch")
     case = case_named("lenet5_b64")
-    prepare = case.prepare("training")
-    ours, theirs = prepare(Fastconv(1)), prepare(COMPETITORS["torch"](1))
+    competitors = Fastconv(1), COMPETITORS["torch"](1)
+    calls = [case.prepare("training")(competitor) for competitor in competitors]
     for _ in range(2):  # the second begins with the weights that the first changed
-        assert relative_error(results(ours()), results(theirs())) < 1e-4
+        ours, theirs = (results(competitor, call()) for competitor, call in zip(competitors, calls))
+        assert relative_error(ours, theirs) < 1e-4
 
 
 def test_jax_gets_no_more_threads_than_asked():

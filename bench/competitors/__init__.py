@@ -19,7 +19,6 @@ COMPETITORS: dict[str, type[Competitor]] = {
     "onnxruntime": OnnxRuntime,
     "jax": Jax,
 }
-PEERS = tuple(name for name in COMPETITORS if name != OURS)
 
 
 def missing(kind: type[Competitor]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ class NotOffered(Exception):
 
 
 class Competitor:
-    """A library on `threads` threads. Each method gives one call without arguments that does a case's work.
+    """A library on `threads` threads. The methods for cases give one call without arguments that does a case's work.
 
     The operands are first brought into the library's own memory and layout, which is not timed. A call returns its
     results, so that they can be compared before anything is timed.
@@ -31,6 +31,10 @@ class Competitor:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
+
+    def to_host(self, array: Any) -> np.ndarray:
+        """An array among the results of a call, in NumPy's memory, a copy."""
+        return np.asarray(array).copy()
 
     def convolution(self, case: Convolution, direction: str, operands: Operands) -> Call:
         """Forward: the result. Backward: the gradients in input, weight and bias."""

@@ -90,18 +90,12 @@ def copy_gbs(threads: int, nbytes: int) -> float:
 
 
 def measure(threads: int) -> dict[str, Any]:
-    """All roofs: {"fma_gflops": …, "copy_gbs": {bytes: GB/s}}."""
-    return {"fma_gflops": fma_gflops(threads), "copy_gbs": {size: copy_gbs(threads, size) for size in COPY_BYTES}}
-
-
-def floor_seconds(roofs: dict[str, Any], flops: int, traffic: int, itemsize: int = 4) -> float:
-    """The least time for that much direct arithmetic and that much memory traffic, whichever is longer.
-
-    Numbers of `itemsize` bytes: a register holds half as many float64 as float32, at the same rate of instructions.
-    """
-    fits = [rate for size, rate in roofs["copy_gbs"].items() if traffic <= size]
-    bandwidth = max(fits) if fits else min(roofs["copy_gbs"].values())
-    return max(flops * itemsize / 4 / (1e9 * roofs["fma_gflops"]), traffic / (1e9 * bandwidth))
+    """All roofs. A register holds half as many float64 as float32, at the same rate of instructions."""
+    single = fma_gflops(threads)
+    return {
+        "gflops": {"float32": single, "float64": single / 2},
+        "copy_gbs": {size: copy_gbs(threads, size) for size in COPY_BYTES},
+    }
 
 
 def _best(threads: int, calls: list[Callable[[], Any]]) -> float:
