@@ -7,7 +7,7 @@ import weakref
 import numpy as np
 import pytest
 
-from fastconv.autograd import Tensor, concatenate, is_grad_enabled, needs_grad, no_grad, raw, record, stack
+from fastconv.autograd import Tensor, concatenate, is_grad_enabled, needs_grad, no_grad, raw, record, stack, to_device
 
 MASK = np.arange(12).reshape(3, 4) % 3 == 1
 ROWS = np.array([0, 2, 2, 0])
@@ -146,6 +146,17 @@ def test_matmul_of_swapped_bytes_and_odd_strides():
     for left in (a.astype(">f8"), a[::-1][::-1], np.asfortranarray(a), np.repeat(a, 2, axis=1)[:, ::2]):
         for right in (b.astype(">f8"), b[:, ::-1][:, ::-1], np.asfortranarray(b)):
             np.testing.assert_allclose((Tensor(left) @ right).data, a @ b, rtol=1e-14)
+
+
+def test_joining_on_each_device(device):
+    arrays = [np.arange(n * 6.0, dtype=dtype).reshape(2, n, 3) for n, dtype in ((1, "float32"), (4, "float64"))]
+    ours = [Tensor(to_device(array, device), requires_grad=True) for array in arrays]
+    y = concatenate(ours, -2)
+    np.testing.assert_array_equal(y.numpy(), np.concatenate(arrays, -2), strict=True)
+    y.backward(to_device(y.numpy(), device))
+    for tensor, array in zip(ours, arrays):
+        np.testing.assert_array_equal(to_device(tensor.grad, "cpu"), array, strict=True)
+    np.testing.assert_array_equal(stack([ours[0], ours[0]], 1).numpy(), np.stack([arrays[0]] * 2, 1), strict=True)
 
 
 def test_joining_arrays_gives_an_array():

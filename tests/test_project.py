@@ -78,6 +78,14 @@ def test_import_leaves_optional_packages_alone(tmp_path):
     assert json.loads(output.stdout) == []
 
 
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+def test_a_backend_has_all_that_the_contract_names(backend):
+    (contract,) = (tree for path, tree in trees() if path.name == "contract.py")
+    named = [node.name for node in ast.walk(contract) if isinstance(node, ast.FunctionDef)]
+    module = importlib.import_module(f"fastconv.backends.{backend}")
+    assert [name for name in named if not callable(getattr(module, name, None))] == []
+
+
 def imported_modules(path: Path, tree: ast.Module) -> set[str]:
     """Absolute names of the fastconv modules that a file imports anywhere, inside functions too."""
     found = set()

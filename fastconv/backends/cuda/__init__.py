@@ -12,6 +12,7 @@ from fastconv.backends.cuda.device import on_device as on_device
 from fastconv.backends.cuda.device import require as require
 from fastconv.backends.cuda.gemm import matmul as matmul
 from fastconv.backends.cuda.graph import capture as capture
+from fastconv.backends.cuda.indexing import concatenate as concatenate
 from fastconv.backends.cuda.indexing import scatter_add as scatter_add
 from fastconv.backends.cuda.normalisation import batch_norm_apply as batch_norm_apply
 from fastconv.backends.cuda.normalisation import batch_norm_backward as batch_norm_backward

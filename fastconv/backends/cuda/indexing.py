@@ -1,7 +1,8 @@
-"""The adjoint of indexing: kernels/indexing.cu."""
+"""Joining, and the adjoint of indexing: kernels/indexing.cu."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from math import prod
 from typing import Any
@@ -16,6 +17,12 @@ from fastconv.backends.cuda.module import TYPES, Template, size
 Array = Any
 
 _SCATTER_ADD = Template("indexing.cu", "scatter_add", product(TYPES.values()))
+
+
+def concatenate(arrays: Sequence[Array], axis: int) -> Array:
+    """See contract.Backend.concatenate."""
+    with current(arrays[0]):
+        return platform.current().xp.concatenate(arrays, axis)
 
 
 def scatter_add(shape: tuple[int, ...], key: Any, gy: Array) -> Array:
