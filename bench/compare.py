@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,49 +16,62 @@ from typing import Any
 
 from bench import chart, report, timing
 from bench.case import Case
-from bench.competitors import COMPETITORS, OURS, Competitor, start
+from bench.competitors import OURS, Competitor, names, start
 from bench.cpu import Cpu
+from bench.cuda import Cuda
 from bench.device import Device, floor
 from fastconv import get_num_threads
+from fastconv.errors import DeviceError
 
-SETS = ("first", "extended", "layers", "networks")
-DIRECTIONS = ("forward", "backward", "step", "inference", "training")
+DEVICES: dict[str, type[Device]] = {kind.name: kind for kind in (Cpu, Cuda)}
+DIRECTIONS = ("forward", "backward", "step", "inference", "captured", "training")
 TINY = "tiny_1_8_8"  # the cost of a call: one 8×8 image, eight 3×3 filters
 RESULTS = Path(__file__).with_name("results")
 
 
-def load(sets: Sequence[str] = SETS, name_contains: Sequence[str] = ("",)) -> list[Case]:
-    """The cases of some sets whose name contains one of the given strings."""
-    return [case for case in Cpu.cases() if case.subset in sets and any(part in case.name for part in name_contains)]
+def load(
+    sets: Sequence[str] | None = None, name_contains: Sequence[str] = ("",), device: type[Device] = Cpu
+) -> list[Case]:
+    """The cases of some sets (None: of all) whose name contains one of the given strings."""
+    cases = [case for case in device.cases() if sets is None or case.subset in sets]
+    return [case for case in cases if any(part in case.name for part in name_contains)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison, print the tables, write the files; 0 when every result was right."""
     arguments = _arguments(argv)
+    kind = DEVICES[arguments.device]
     # `--set` picks among the lines unless a line is named.
-    sets = SETS if "all" in arguments.set or arguments.cases != [""] else arguments.set
-    lines = [
-        (case, direction)
-        for direction in arguments.direction
-        for case in load(sets, arguments.cases)
-        if direction in case.directions
-    ]
+    sets = None if "all" in arguments.set or arguments.cases != [""] else arguments.set
+    lines = _lines(kind, sets, arguments.cases, arguments.direction)
     if not lines:
         print(f"no case contains {' or '.join(arguments.cases)} and has {' or '.join(arguments.direction)}")
         return 2
-    device = Cpu(arguments.threads)
+    try:
+        device = kind(arguments.threads)
+    except DeviceError as error:
+        print(f"python -m bench --device {kind.name}: {error}", file=sys.stderr)
+        return 2
     effort = timing.QUICK if arguments.quick else device.effort._replace(rounds=arguments.rounds)
     summary: dict[str, Any] = device.describe() | {"effort": effort._asdict(), "roofs": device.roofs()}
-    competitors, absent = start(arguments.threads)
-    summary["peers"] = [name for name in COMPETITORS if name != OURS]
+    competitors, absent = start(arguments.threads, kind.name)
+    summary["peers"] = [name for name in names(kind.name) if name != OURS]
     print(report.heading(summary), *(f"{name} {reason}" for name, reason in absent.items()), sep="\n", flush=True)
     (tiny,) = load(name_contains=[TINY])
     summary["tiny_call"] = timing.measure(tiny, "forward", competitors, device, effort)
     print(report.tiny_call(summary["tiny_call"]), flush=True)
-    comparison = Comparison(device, competitors, absent, effort, summary)
-    wrong = comparison.run(lines)
-    _write(summary, arguments.output)
+    whole = lines == _lines(kind, None, [""], DIRECTIONS) and not arguments.quick
+    output = arguments.output or RESULTS / (device.results_name if whole else "latest")
+    wrong = Comparison(device, competitors, absent, effort, summary, output).run(lines)
+    print("\nwrote", ", ".join(map(str, [*_write(summary, output), *chart.write(summary, output)])))
     return 1 if wrong else 0
+
+
+def _lines(
+    kind: type[Device], sets: Sequence[str] | None, name_contains: Sequence[str], directions: Sequence[str]
+) -> list[tuple[Case, str]]:
+    cases = load(sets, name_contains, kind)
+    return [(case, direction) for direction in directions for case in cases if direction in case.directions]
 
 
 @dataclass(frozen=True)
@@ -69,12 +83,13 @@ class Comparison:
     absent: Mapping[str, str]
     effort: timing.Effort
     summary: dict[str, Any]
+    output: Path
 
     def run(self, lines: Sequence[tuple[Case, str]]) -> list[str]:
-        """Measure all lines, printed table by table as they come; gives what was wrong with others."""
+        """Measure all lines, printed as they come and written table by table; gives what was wrong with others."""
         by_table: dict[str, list[tuple[Case, str]]] = {}
         for case, direction in lines:
-            by_table.setdefault(f"{case.family} {direction}", []).append((case, direction))
+            by_table.setdefault(case.table(direction), []).append((case, direction))
         self.summary["cases"] = []
         wrong: list[str] = []
         columns = report.Columns(self.summary["peers"])
@@ -84,13 +99,15 @@ class Comparison:
             for case, direction in entries:
                 try:
                     rows.append(self._line(case, direction))
-                except ArithmeticError as error:
-                    wrong.append(str(error))
-                    print(f"WRONG: {error}", flush=True)
-                    continue
-                print(columns.text_row(columns.cells(rows[-1])), flush=True)
+                except Exception as error:  # any: the other lines shall not be lost with it
+                    wrong.append(f"{case.name} {direction}: {type(error).__name__}: {error}")
+                    print(f"WRONG: {wrong[-1]}", flush=True)
+                else:
+                    print(columns.text_row(columns.cells(rows[-1])), flush=True)
+                self.device.tidy(self.competitors.values())
             print(columns.text_footer(rows), flush=True)
             self.summary["cases"] += rows
+            _write(self.summary, self.output)
         return wrong
 
     def _line(self, case: Case, direction: str) -> dict[str, Any]:
@@ -100,17 +117,18 @@ class Comparison:
         return row | {"floor_ms": 1e3 * least.seconds, "roof": least.roof}
 
 
-def _write(summary: dict[str, Any], output: Path) -> None:
+def _write(summary: dict[str, Any], output: Path) -> list[Path]:
     output.parent.mkdir(parents=True, exist_ok=True)
     json_path, table_path = (output.with_name(output.name + suffix) for suffix in (".json", ".md"))
     json_path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     table_path.write_text(report.markdown(summary), encoding="utf-8")
-    print("\nwrote", ", ".join(map(str, [json_path, table_path, *chart.write(summary, output)])))
+    return [json_path, table_path]
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Compare fastconv with its peers.")
-    parser.add_argument("--set", nargs="+", choices=(*SETS, "all"), default=["all"], help="sets of cases (default all)")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where everything runs (default cpu)")
+    parser.add_argument("--set", nargs="+", default=["all"], help="sets of cases (default all)")
     parser.add_argument(
         "--cases", nargs="+", default=[""], metavar="TEXT", help="only cases whose name contains a TEXT, of any set"
     )
@@ -121,9 +139,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="three short rounds: a smoke test, not a measurement")
     parser.add_argument("--threads", type=int, default=get_num_threads(), help="threads of every competitor")
     parser.add_argument(
-        "--output", type=Path, default=RESULTS / "latest", help="path of the .json, .md and .png files, no suffix"
+        "--output",
+        type=Path,
+        help="path of the .json, .md and .png files, no suffix (default bench/results/latest; with all lines of a GPU, "
+        "named after it)",
     )
     arguments = parser.parse_args(argv)
     if arguments.rounds < 1 or arguments.threads < 1:
         parser.error("--rounds and --threads must be at least 1")
+    known = [*DEVICES[arguments.device].sets(), "all"]
+    if unknown := [name for name in arguments.set if name not in known]:
+        parser.error(f"--set {' '.join(unknown)}: on {arguments.device} there are {', '.join(known)}")
     return arguments

@@ -6,16 +6,18 @@ import csv
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
-from bench.case import Case, Prepare
+import fastconv as fc
+from bench.case import Case, Prepare, dtype_named
 from fastconv import backends
 from fastconv.geometry import ConvGeometry
 
 TABLE = Path(__file__).with_name("cases.csv")
 FLOAT64 = ("resnet_64_56", "resnet_7x7s2", "pw_256_64_56", "dw3_128_56", "1d_3_8_k7", "3d_32_32")
+
+TOLERANCES = {"float64": 1e-12, "float32": 1e-4, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 5e-2}
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,7 @@ class Convolution(Case):
     batch: int
     geometry: ConvGeometry
     dtype: str = "float32"
-
-    family: ClassVar[str] = "convolution"
+    precision: str = "default"
 
     @property
     def symmetric_padding(self) -> tuple[int, ...]:
@@ -44,13 +45,18 @@ class Convolution(Case):
         return self.itemsize * elements
 
     def tolerance(self, direction: str) -> float:
-        return 1e-4 if self.dtype == "float32" else 1e-12
+        return TOLERANCES["tf32" if self.precision == "fast" else self.dtype]
 
     def algorithm(self, direction: str, device: str) -> str:
         operations, explain = ("forward",), backends.get(device).explain_conv
         if direction == "backward":
             operations = ("input_grad", "weight_grad")
-        return ", ".join(explain(self.geometry, np.dtype(self.dtype), operation) for operation in operations)
+        with fc.precision(self.precision):
+            return ", ".join(explain(self.geometry, dtype_named(self.dtype), operation) for operation in operations)
+
+    @property
+    def depthwise(self) -> bool:  # type: ignore[override]
+        return 1 < self.geometry.in_channels == self.geometry.groups
 
     def prepare(self, direction: str) -> Prepare:
         operands = Operands.of(self)
@@ -75,7 +81,9 @@ class Operands:
             (geometry.out_channels,),
             geometry.output_shape(case.batch),
         )
-        return cls(*(generator.standard_normal(shape, dtype=case.dtype) for shape in shapes))
+        drawn = "float64" if case.dtype == "float64" else "float32"
+        dtype = dtype_named(case.dtype)
+        return cls(*(generator.standard_normal(shape, dtype=drawn).astype(dtype, copy=False) for shape in shapes))
 
 
 def load() -> list[Convolution]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple
 
 from bench.case import Call, Case, Prepare
@@ -17,11 +18,14 @@ class Floor(NamedTuple):
 
 
 def floor(roofs: dict[str, Any], flops: int, traffic: int, arithmetic: str) -> Floor:
-    """For that much direct arithmetic and that much memory traffic, whichever takes longer."""
+    """For that much direct arithmetic and that much memory traffic, whichever takes longer.
+
+    Arithmetic whose rate could not be measured sets no floor.
+    """
     fits = [rate for size, rate in roofs["copy_gbs"].items() if traffic <= size]
     bandwidth = max(fits) if fits else min(roofs["copy_gbs"].values())
     memory = Floor(traffic / (1e9 * bandwidth), "copy")
-    if not flops:
+    if not flops or arithmetic not in roofs["gflops"]:
         return memory
     return max(memory, Floor(flops / (1e9 * roofs["gflops"][arithmetic]), arithmetic))
 
@@ -35,6 +39,8 @@ class Device:
     name: ClassVar[str]
     """As in `--device` and in `fastconv.asarray(x, device=...)`."""
     effort: ClassVar[Effort] = Effort()
+    results_name = "latest"
+    """Of the files that a run of all lines writes."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -43,6 +49,11 @@ class Device:
     def cases(cls) -> list[Case]:
         """All cases that are measured here."""
         raise NotImplementedError
+
+    @classmethod
+    def sets(cls) -> list[str]:
+        """The values of `--set`."""
+        return list(dict.fromkeys(case.subset for case in cls.cases()))
 
     def describe(self) -> dict[str, Any]:
         """What a figure is worth nothing without. "where" names the machine in a few words, "detail" goes on."""
@@ -63,3 +74,6 @@ class Device:
     def block(self, call: Call, count: int, warm: bool) -> float:
         """Mean seconds of `count` calls that nothing else disturbs, after some others that warm the machine up."""
         raise NotImplementedError
+
+    def tidy(self, competitors: Iterable[Competitor]) -> None:
+        """What is to be done after a line, so that its memory is there for the next."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,8 +42,6 @@ class Layer(Case):
     passes: int
     keeps_input: bool
     second: Any = None
-
-    family: ClassVar[str] = "layers"
 
     @property
     def rank(self) -> int:
@@ -121,8 +119,6 @@ class Optimizer(Case):
     optimizer: str
     arguments: Mapping[str, float]
     arrays: int
-
-    family: ClassVar[str] = "layers"
 
     def flops(self, direction: str) -> int:
         return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,8 +15,8 @@ import fastconv as fc
 
 
 def describe(packages: Sequence[str]) -> dict[str, Any]:
-    """Date (UTC), system, cores, load before the run, and the versions of those of the packages that are installed."""
-    versions = {"python": platform.python_version(), "fastconv": fc.__version__}
+    """Date (UTC), system, cores, load before the run, commit, and the versions of those packages that are installed."""
+    versions = {"python": platform.python_version(), "fastconv": fc.__version__, **_commit()}
     for package in packages:
         try:
             versions[package] = version(package)
@@ -29,6 +30,15 @@ def describe(packages: Sequence[str]) -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "versions": versions,
     }
+
+
+def _commit() -> dict[str, str]:
+    """That of the checkout, where git knows it; with a plus if files have changed since."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--dirty=+"]
+    try:
+        return {"commit": subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
 
 
 def _processor() -> str:

@@ -1,11 +1,14 @@
-"""Whole networks: inference on batches of 1 and 16, and training steps (forward, loss, backward, SGD with momentum)."""
+"""Whole networks: inference on batches of 1 and 16, and training steps (forward, loss, backward, SGD with momentum).
+
+On a GPU also "captured": the same inference by fastconv as a recorded CUDA graph, against the peers as they were.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -82,7 +85,7 @@ class Network(Case):
     architecture: str
     batch: int
 
-    family: ClassVar[str] = "networks"
+    rotates = False  # its own layers see to what is in a cache
 
     @property
     def rank(self) -> int:

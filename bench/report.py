@@ -9,12 +9,12 @@ from typing import Any
 
 from bench.competitors import OURS
 
-FIGURES = ("ms", "GFLOP/s", "GB/s", "% roof", "/ best")
-NAME_WIDTH, LEAST_WIDTH = 22, 9
+FIGURES = ("ms", "GFLOP/s", "GB/s", "% roof", "roof", "/ best")
+NAME_WIDTH, LEAST_WIDTH = 28, 9
 NOTES = (
     "Ratios are peer time / fastconv time: above 1, fastconv is faster. % roof: the larger of the least times that "
-    "direct arithmetic and memory traffic need at the measured roofs, in percent of the time taken; Winograd can "
-    "exceed 100."
+    "direct arithmetic and memory traffic need at the measured roofs, in percent of the time taken (roof says which: "
+    "copy, or the name of a rate above); Winograd can exceed 100."
 )
 
 
@@ -72,7 +72,13 @@ class Columns:
         """One case: fastconv's time, its rates, how much of the roof it reaches, and the ratios."""
         ms = line["ms"][OURS]
         gflops = f"{line['flops'] / ms / 1e6:.1f}" if line["flops"] else "-"
-        rates = f"{ms:.3f}", gflops, f"{line['traffic'] / ms / 1e6:.1f}", f"{100 * line['floor_ms'] / ms:.0f}"
+        rates = (
+            f"{ms:.3f}",
+            gflops,
+            f"{line['traffic'] / ms / 1e6:.1f}",
+            f"{100 * line['floor_ms'] / ms:.0f}",
+            line["roof"],
+        )
         ratios = best(line), *(line["ratio"].get(peer) for peer in self.peers)
         return [line["case"], *rates, *map(_number, ratios)]
 

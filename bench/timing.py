@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,8 +41,17 @@ def measure(
     case: Case, direction: str, competitors: Mapping[str, Competitor], device: Device, effort: Effort
 ) -> dict[str, Any]:
     """Times and ratios of one line; raises ArithmeticError when fastconv disagrees with a peer."""
+    with ExitStack() as precisions:
+        for competitor in competitors.values():
+            precisions.enter_context(competitor.precision(case.precision))
+        return _measure(case, direction, competitors, device, effort)
+
+
+def _measure(
+    case: Case, direction: str, competitors: Mapping[str, Competitor], device: Device, effort: Effort
+) -> dict[str, Any]:
     calls, absent = _calls(case, direction, competitors, device)
-    first_call = _compare(case, direction, competitors, calls)
+    first_call = _compare(case, direction, competitors, calls, absent)
     single = {name: _estimate(call, device) for name, call in calls.items()}
     counts = {name: max(1, ceil(effort.block_seconds / seconds)) for name, seconds in single.items()}
     rounds = _rounds(single, counts, effort)
@@ -56,7 +66,7 @@ def measure(
     ratio = {name: statistics.median(p / o for p, o in zip(peer, own)) for name, peer in times.items() if name != OURS}
     return {
         "case": case.name,
-        "table": f"{case.family} {direction}",
+        "table": case.table(direction),
         "subset": case.subset,
         "algorithm": case.algorithm(direction, device.name),
         "flops": case.flops(direction),
@@ -81,21 +91,43 @@ def _calls(
             calls[name] = device.call(competitor, prepare, case, direction)
         except NotOffered as reason:
             absent[name] = str(reason)
+        except Exception as error:
+            if name == OURS:
+                raise
+            absent[name] = _failure(error)
     return calls, absent
 
 
-def _compare(case: Case, direction: str, competitors: Mapping[str, Competitor], calls: Mapping[str, Call]) -> float:
-    """Check every peer's result of its first call against fastconv's; seconds of fastconv's first call."""
+def _failure(error: Exception) -> str:
+    """Why a peer that failed is absent, in a line."""
+    return f"failed: {type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _compare(
+    case: Case,
+    direction: str,
+    competitors: Mapping[str, Competitor],
+    calls: dict[str, Call],
+    absent: dict[str, str],
+) -> float:
+    """Check every peer's result of its first call against fastconv's; seconds of fastconv's first call.
+
+    A peer whose call fails, for whatever reason, is absent from then on.
+    """
     begin = time.perf_counter()
     output = calls[OURS]()
     seconds = time.perf_counter() - begin
     own = results(competitors[OURS], output)
-    for name, call in calls.items():
-        if name == OURS:
+    for name in [name for name in calls if name != OURS]:
+        try:
+            theirs = results(competitors[name], calls[name]())
+        except Exception as error:
+            absent[name] = _failure(error)
+            del calls[name]
             continue
-        error = relative_error(own, results(competitors[name], call()))
+        error = relative_error(own, theirs)
         if not error < case.tolerance(direction):
-            raise ArithmeticError(f"{case.name} {direction}: relative L2 difference to {name} is {error:.1e}")
+            raise ArithmeticError(f"relative L2 difference to {name} is {error:.1e}")
     return seconds
 
 

@@ -26,8 +26,21 @@ def missing(kind: type[Competitor]) -> tuple[str, ...]:
     return tuple(package for package in kind.packages if find_spec(package) is None)
 
 
-def start(threads: int) -> tuple[dict[str, Competitor], dict[str, str]]:
-    """All competitors that are installed, on `threads` threads, and why the others are absent."""
-    absent = {name: packages for name, kind in COMPETITORS.items() if (packages := missing(kind))}
-    present = {name: kind(threads) for name, kind in COMPETITORS.items() if name not in absent}
-    return present, {name: f"not installed: pip install {' '.join(packages)}" for name, packages in absent.items()}
+def names(device: str) -> list[str]:
+    """Who takes part on a device."""
+    return [name for name, kind in COMPETITORS.items() if device in kind.devices]
+
+
+def start(threads: int, device: str = "cpu") -> tuple[dict[str, Competitor], dict[str, str]]:
+    """All competitors that can be had on a device, on `threads` threads, and why the others are absent."""
+    present: dict[str, Competitor] = {}
+    absent: dict[str, str] = {}
+    for name in names(device):
+        if packages := missing(COMPETITORS[name]):
+            absent[name] = f"not installed: pip install {' '.join(packages)}"
+            continue
+        try:
+            present[name] = COMPETITORS[name](threads, device)
+        except NotOffered as reason:
+            absent[name] = str(reason)
+    return present, absent

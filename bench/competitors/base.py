@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,21 +17,34 @@ if TYPE_CHECKING:
 
 
 class NotOffered(Exception):
-    """Raised by a competitor that cannot do a case; the message says why."""
+    """Raised by a competitor that cannot do a case, or cannot use a device; the message says why."""
 
 
 class Competitor:
-    """A library on `threads` threads. The methods for cases give one call without arguments that does a case's work.
+    """A library on `threads` threads of the host and on a device, "cpu" or "cuda".
 
+    The methods for cases give one call without arguments that does a case's work.
     The operands are first brought into the library's own memory and layout, which is not timed. A call returns its
     results, so that they can be compared before anything is timed.
     """
 
     packages: tuple[str, ...] = ()
     """What must be installed for it."""
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    """Where it takes part."""
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self, threads: int, device: str = "cpu") -> None:
+        self.threads, self.device = threads, device
+
+    def precision(self, level: str) -> AbstractContextManager[Any]:
+        """Within it float32 is computed as `fastconv.precision(level)` says; calls are made and repeated within it."""
+        return nullcontext()
+
+    def wait(self, output: Any) -> None:
+        """On a GPU: until what a call returned is there, if the call did not work on the default stream."""
+
+    def release(self) -> None:
+        """Give memory of the device that is kept for later back to all."""
 
     def to_host(self, array: Any) -> np.ndarray:
         """An array among the results of a call, in NumPy's memory, a copy."""

@@ -1,15 +1,17 @@
-"""JAX: compiled functions on XLA's CPU backend."""
+"""JAX: functions that XLA compiles, for the CPU or for a GPU."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.case import Call
-from bench.competitors.base import Competitor
+from bench.case import Call, Case
+from bench.competitors.base import Competitor, NotOffered
+from fastconv.backends import is_floating
 
 if TYPE_CHECKING:
     from bench.convolution import Convolution, Operands
@@ -21,18 +23,47 @@ class Jax(Competitor):
 
     XLA makes one pool for the whole process when JAX is first used, a thread for each core the process may use. The
     environment variable PJRT_NPROC, read at that moment, is its only knob: it is set here before anything else.
+
+    On a GPU calls return at once, and JAX takes memory as it needs it, a quarter of the device's at most.
     """
 
     packages = ("jax", "jaxlib")
 
-    def __init__(self, threads: int) -> None:
-        super().__init__(threads)
+    def __init__(self, threads: int, device: str = "cpu") -> None:
+        super().__init__(threads, device)
         os.environ["PJRT_NPROC"] = str(threads)
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        if device == "cpu":
+            os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        else:
+            os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+            os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.25"
         import jax
 
         jax.config.update("jax_enable_x64", True)  # or float64 would silently become float32
         self.jax = jax
+        self._compiled: dict[tuple[str, str], tuple[Callable[..., Any], ...]] = {}
+        if device == "cuda":
+            try:
+                jax.devices("cuda")
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[0]
+                raise NotOffered(f'JAX finds no GPU ({reason}): pip install "jax[cuda13]" or "jax[cuda12]"') from None
+
+    def precision(self, level: str) -> AbstractContextManager[Any]:
+        """XLA computes float32 on a GPU in TF32 unless told otherwise."""
+        if self.device == "cpu":
+            return super().precision(level)
+        return self.jax.default_matmul_precision("tensorfloat32" if level == "fast" else "highest")
+
+    def release(self) -> None:
+        self._compiled.clear()
+
+    def wait(self, output: Any) -> None:
+        self.jax.block_until_ready(output)
+
+    def _ready(self, output: Any) -> Any:
+        """The end of a call: on the CPU its result is there."""
+        return self.jax.block_until_ready(output) if self.device == "cpu" else output
 
     def convolution(self, case: Convolution, direction: str, operands: Operands) -> Call:
         """With the channels last, which suits XLA's convolution better than NCHW on nearly every case."""
@@ -46,7 +77,7 @@ class Jax(Competitor):
             return self.jax.lax.conv_general_dilated(x, weight, *window, layout, geometry.groups) + bias
 
         given = [operands.x.transpose(image), operands.weight.transpose(kernel), operands.bias]
-        call = self._call(conv, direction, given, operands.grad_output.transpose(image))
+        call = self._call(case, conv, direction, given, operands.grad_output.transpose(image))
         if direction == "forward":
             return lambda: _InOurLayout(call(), image)
 
@@ -60,7 +91,7 @@ class Jax(Competitor):
         self, case: Layer, direction: str, operands: Sequence[np.ndarray | None], grad_output: np.ndarray
     ) -> Call:
         given = [array for array in operands if array is not None]
-        return self._call(self._function(case), direction, given, grad_output)
+        return self._call(case, self._function(case), direction, given, grad_output)
 
     def optimizer(self, case: Optimizer, parameters: list[np.ndarray], gradients: list[np.ndarray]) -> Call:
         jnp = self.jax.numpy
@@ -76,24 +107,43 @@ class Jax(Competitor):
         def step() -> list[Any]:
             nonlocal state, steps
             steps += 1
-            state = self.jax.block_until_ready(update(state, given, steps))
+            state = self._ready(update(state, given, steps))
             return [arrays[0] for arrays in state]
 
         return step
 
     def _call(
-        self, function: Callable[..., Any], direction: str, operands: Sequence[np.ndarray], grad: np.ndarray
+        self,
+        case: Case,
+        function: Callable[..., Any],
+        direction: str,
+        operands: Sequence[np.ndarray],
+        grad: np.ndarray,
     ) -> Call:
-        jax = self.jax
-        arrays = [jax.numpy.asarray(array) for array in operands]
+        """Compiled once for all calls of a line."""
+        key = case.name, direction
+        if key not in self._compiled:
+            floating = sum(is_floating(array.dtype) for array in operands)
+            self._compiled[key] = self._compile(function, direction, floating)
+        arrays = [self.jax.numpy.asarray(array) for array in operands]
         if direction == "forward":
-            forward = jax.jit(function)
-            return lambda: forward(*arrays).block_until_ready()
-        floating = sum(array.dtype.kind == "f" for array in operands)
-        rest = arrays[floating:]
-        _, vjp = jax.vjp(lambda *inputs: function(*inputs, *rest), *arrays[:floating])
-        backward, cotangent = jax.jit(lambda vjp, cotangent: vjp(cotangent)), jax.numpy.asarray(grad)
-        return lambda: jax.block_until_ready(backward(vjp, cotangent))
+            (forward,) = self._compiled[key]
+            return lambda: self._ready(forward(*arrays))
+        record, backward = self._compiled[key]
+        vjp, cotangent = record(*arrays), self.jax.numpy.asarray(grad)
+        return lambda: self._ready(backward(vjp, cotangent))
+
+    def _compile(self, function: Callable[..., Any], direction: str, floating: int) -> tuple[Callable[..., Any], ...]:
+        """Forward: `function`. Backward: what gives its vjp in the first `floating` operands, and what that gives."""
+        jit = self.jax.jit
+        if direction == "forward":
+            return (jit(function),)
+
+        def record(*arrays: Any) -> Any:
+            _, vjp = self.jax.vjp(lambda *inputs: function(*inputs, *arrays[floating:]), *arrays[:floating])
+            return vjp
+
+        return jit(record), jit(lambda vjp, cotangent: vjp(cotangent))
 
     def _function(self, case: Layer) -> Callable[..., Any]:
         """A layer in terms of JAX, for the operands that are arrays."""
@@ -128,6 +178,9 @@ class _InOurLayout:
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         return np.asarray(self.array, dtype).transpose(np.argsort(self.axes))
+
+    def block_until_ready(self) -> None:
+        self.array.block_until_ready()
 
 
 def _transposed(lax: Any, x: Any, weight: Any, stride: int) -> Any:

@@ -27,6 +27,7 @@ class OnnxRuntime(Competitor):
     """Forward in float32 only."""
 
     packages = ("onnx", "onnxruntime")
+    devices = ("cpu",)
 
     def convolution(self, case: Convolution, direction: str, operands: Operands) -> Call:
         if case.dtype != "float32":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,16 +19,47 @@ if TYPE_CHECKING:
 
 
 class Torch(Competitor):
-    """PyTorch's eager mode with contiguous (NCHW) tensors."""
+    """PyTorch's eager mode with contiguous (NCHW) tensors, on a GPU with the fastest algorithm that cuDNN finds.
+
+    cuDNN tries its algorithms on the first call of each shape, those that are not deterministic among them.
+    """
 
     packages = ("torch",)
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, device: str = "cpu") -> None:
         import torch
 
-        super().__init__(threads)
+        super().__init__(threads, device)
+        if device == "cuda" and not torch.cuda.is_available():
+            raise NotOffered(f"PyTorch {torch.__version__} finds no GPU: pip install torch, a build with CUDA")
         torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = device == "cuda"
         self.torch = torch
+
+    @contextmanager
+    def precision(self, level: str) -> Iterator[None]:
+        """TF32 for "fast" alone; PyTorch's own choice is TF32 in convolutions and float32 in products of matrices."""
+        switches = self.torch.backends.cudnn, self.torch.backends.cuda.matmul
+        before = [switch.allow_tf32 for switch in switches]
+        for switch in switches:
+            switch.allow_tf32 = level == "fast"
+        try:
+            yield
+        finally:
+            for switch, allowed in zip(switches, before):
+                switch.allow_tf32 = allowed
+
+    def release(self) -> None:
+        self.torch.cuda.empty_cache()
+
+    def to_host(self, array: Any) -> np.ndarray:
+        array = array.detach().cpu()
+        return (array.float() if array.dtype == self.torch.bfloat16 else array).numpy().copy()
+
+    def _there(self, array: np.ndarray) -> Any:
+        if array.dtype.name == "bfloat16":  # which NumPy's arrays cannot tell PyTorch
+            return self.torch.from_numpy(array.view(np.int16)).view(self.torch.bfloat16).to(self.device)
+        return self.torch.from_numpy(array).to(self.device)
 
     def memory_format(self, rank: int) -> Any:
         """The format for `rank` spatial axes."""
@@ -35,7 +67,7 @@ class Torch(Competitor):
 
     def tensor(self, array: np.ndarray, rank: int) -> Any:
         """A tensor in the memory format, where the array has batch, channels and `rank` spatial axes."""
-        tensor = self.torch.from_numpy(array)
+        tensor = self._there(array)
         return tensor.contiguous(memory_format=self.memory_format(rank)) if array.ndim == rank + 2 else tensor
 
     def convolution(self, case: Convolution, direction: str, operands: Operands) -> Call:
@@ -61,9 +93,9 @@ class Torch(Competitor):
         return lambda: self.torch.autograd.grad(output, inputs, grad, retain_graph=True)
 
     def optimizer(self, case: Optimizer, parameters: list[np.ndarray], gradients: list[np.ndarray]) -> Call:
-        tensors = [self.torch.nn.Parameter(self.torch.from_numpy(array)) for array in parameters]
+        tensors = [self.torch.nn.Parameter(self._there(array)) for array in parameters]
         for tensor, gradient in zip(tensors, gradients):
-            tensor.grad = self.torch.from_numpy(gradient)
+            tensor.grad = self._there(gradient)
         optimizer = getattr(self.torch.optim, case.optimizer)(tensors, **case.arguments, fused=True)
 
         def step() -> list[Any]:
@@ -76,10 +108,10 @@ class Torch(Competitor):
         from bench.networks import SGD
 
         model, x = self._model(case, data), self.tensor(data.x, case.rank)
-        if direction == "inference":
+        if direction != "training":
             folded = _batch_norm_folded(model.eval())
             return self.torch.inference_mode()(lambda: folded(x))
-        loss_function, target = self.torch.nn.CrossEntropyLoss(), self.torch.from_numpy(data.target)
+        loss_function, target = self.torch.nn.CrossEntropyLoss(), self._there(data.target)
         parameters = list(model.parameters())
         optimizer = self.torch.optim.SGD(parameters, **SGD, fused=True)
 
@@ -101,7 +133,7 @@ class Torch(Competitor):
         for module in model.modules():
             if isinstance(module, self.torch.nn.ReLU):
                 module.inplace = True
-        return model.to(memory_format=self.memory_format(case.rank))
+        return model.to(self.device, memory_format=self.memory_format(case.rank))
 
 
 def _batch_norm_folded(model: Any) -> Any:
