@@ -76,6 +76,7 @@ def test_a_gpu_has_the_lines_of_the_cpu_and_two_sets_of_its_own():
 
 
 def test_large_lines_have_sixteen_times_the_batch():
+    pytest.importorskip("ml_dtypes", reason="pip install ml_dtypes")
     assert line_named("dw7_96_56_x16").geometry.input_shape(128) == (128, 96, 56, 56)
     assert line_named("dw7_96_56_x16").batch == 128
     assert line_named("avg_pool_3d_2s2_x16").output_shape == (16, 32, 32, 32, 32)
@@ -345,6 +346,7 @@ def test_results_are_named_after_the_device(emulated_run):
 
 
 def test_a_line_that_fails_leaves_the_others(emulated_run, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib", reason="pip install matplotlib")
     few = [replace(line_named("tiny_1_8_8"), name=name) for name in ("tiny_1_8_8", "tiny_broken")]
     monkeypatch.setattr(cuda.Cuda, "cases", classmethod(lambda cls: few))
     convolution = Fastconv.convolution

@@ -213,24 +213,6 @@ def replaced(**parts):
 # Graphs
 
 
-def test_a_captured_model_gives_what_the_model_gives():
-    model = nn.Sequential(nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.MaxPool1d(2)).to("cuda").eval()
-    x, other = (fc.asarray(drawn((2, 2, 11)) * factor, device="cuda") for factor in (1, -2))
-    captured = nn.capture(model, x)
-    for given in (x, other, x):
-        expected = fc.asarray(model(given)).get()
-        assert np.array_equal(captured(given).get(), expected)
-    assert isinstance(captured(fc.Tensor(x)), fc.Tensor)
-    first = captured(x)
-    kept = first.get()
-    captured(other)
-    assert np.array_equal(first.get(), kept), "a result is not overwritten by the next call"
-    with pytest.raises(ValueError, match=r"the graph is of float32 \(2, 2, 11\) on cuda:0, got float32 \(1, 2, 11\)"):
-        captured(x[:1])
-    with pytest.raises(ValueError, match=r"the model is in training mode; call model.eval\(\) first"):
-        nn.capture(model.train(), x)
-
-
 def test_a_graph_keeps_the_tables_that_it_reads(monkeypatch):
     """The caches of geometries forget old ones, and their memory would be given to other arrays."""
     tables, on_device = [], Table.on_device

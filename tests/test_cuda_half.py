@@ -1,8 +1,7 @@
-"""float16 and bfloat16 on the GPU: computed in float, rounded once. On the emulator."""
+"""float16 and bfloat16 on the GPU: computed in float, rounded once."""
 
 from __future__ import annotations
 
-import emulator
 import numpy as np
 import pytest
 
@@ -11,16 +10,10 @@ from fastconv import nn
 from fastconv.autograd import to_device
 
 ml_dtypes = pytest.importorskip("ml_dtypes", reason='pip install "fastconv[test]"')
-pytestmark = pytest.mark.skipif(bool(emulator.why_missing()), reason=emulator.why_missing())
+pytestmark = pytest.mark.usefixtures("gpu")
 
 DTYPES = [np.dtype("float16"), np.dtype(ml_dtypes.bfloat16)]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-
-
-@pytest.fixture(autouse=True)
-def _emulated():
-    with emulator.in_use():
-        yield
 
 
 def normal(shape, dtype, seed=0):

@@ -32,9 +32,18 @@ class CompileError(RuntimeError):
 
 def why_missing() -> str:
     """What keeps kernels from being compiled here, or nothing."""
-    if importlib.util.find_spec("cupy") is None or not headers():
+    if importlib.util.find_spec("cupy") is None or not headers() or not _is_there():
         return 'compiling for GPUs needs CuPy and NVRTC: pip install "fastconv[test]" on x86-64 Linux'
     return ""
+
+
+def _is_there() -> bool:
+    try:
+        from cupy.cuda import nvrtc
+
+        return bool(nvrtc.getVersion())
+    except (ImportError, RuntimeError):  # headers without the library
+        return False
 
 
 def compile_for(

@@ -1,0 +1,28 @@
+"""Models recorded as CUDA graphs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastconv as fc
+from fastconv import nn
+
+
+def test_a_captured_model_gives_what_the_model_gives(gpu):
+    model = nn.Sequential(nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.MaxPool1d(2)).to("cuda").eval()
+    x = np.random.default_rng(0).standard_normal((2, 2, 11), dtype="float32")
+    x, other = (fc.asarray(x * factor, device="cuda") for factor in (1, -2))
+    captured = nn.capture(model, x)
+    for given in (x, other, x):
+        expected = fc.asarray(model(given)).get()
+        assert np.array_equal(captured(given).get(), expected)
+    assert isinstance(captured(fc.Tensor(x)), fc.Tensor)
+    first = captured(x)
+    kept = first.get()
+    captured(other)
+    assert np.array_equal(first.get(), kept), "a result is not overwritten by the next call"
+    with pytest.raises(ValueError, match=r"the graph is of float32 \(2, 2, 11\) on cuda:0, got float32 \(1, 2, 11\)"):
+        captured(x[:1])
+    with pytest.raises(ValueError, match=r"the model is in training mode; call model.eval\(\) first"):
+        nn.capture(model.train(), x)
