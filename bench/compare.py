@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     competitors, absent = start(arguments.threads, kind.name)
     summary["peers"] = [name for name in names(kind.name) if name != OURS]
     print(report.heading(summary), *(f"{name} {reason}" for name, reason in absent.items()), sep="\n", flush=True)
-    (tiny,) = load(name_contains=[TINY])
-    summary["tiny_call"] = timing.measure(tiny, "forward", competitors, device, effort)
-    print(report.tiny_call(summary["tiny_call"]), flush=True)
     whole = lines == _lines(kind, None, [""], DIRECTIONS) and not arguments.quick
     output = arguments.output or RESULTS / (device.results_name if whole else "latest")
-    wrong = Comparison(device, competitors, absent, effort, summary, output).run(lines)
+    comparison = Comparison(device, competitors, absent, effort, summary, output)
+    comparison.run(lines)
     print("\nwrote", ", ".join(map(str, [*_write(summary, output), *chart.write(summary, output)])))
-    return 1 if wrong else 0
+    return 1 if comparison.wrong else 0
 
 
 def _lines(
@@ -84,34 +82,41 @@ class Comparison:
     effort: timing.Effort
     summary: dict[str, Any]
     output: Path
+    wrong: list[str] = field(default_factory=list)
+    """What kept lines from being measured."""
 
-    def run(self, lines: Sequence[tuple[Case, str]]) -> list[str]:
-        """Measure all lines, printed as they come and written table by table; gives what was wrong with others."""
+    def run(self, lines: Sequence[tuple[Case, str]]) -> None:
+        """Measure a tiny call and all lines, printed as they come and written table by table."""
+        (tiny,) = load(name_contains=[TINY])
+        if row := self._line(tiny, "forward"):
+            self.summary["tiny_call"] = row
+            print(report.tiny_call(row), flush=True)
         by_table: dict[str, list[tuple[Case, str]]] = {}
         for case, direction in lines:
             by_table.setdefault(case.table(direction), []).append((case, direction))
         self.summary["cases"] = []
-        wrong: list[str] = []
         columns = report.Columns(self.summary["peers"])
         for title, entries in by_table.items():
             print(f"\n{columns.text_row(columns.head(title))}", flush=True)
             rows = []
             for case, direction in entries:
-                try:
-                    rows.append(self._line(case, direction))
-                except Exception as error:  # any: the other lines shall not be lost with it
-                    wrong.append(f"{case.name} {direction}: {type(error).__name__}: {error}")
-                    print(f"WRONG: {wrong[-1]}", flush=True)
-                else:
-                    print(columns.text_row(columns.cells(rows[-1])), flush=True)
-                self.device.tidy(self.competitors.values())
+                if row := self._line(case, direction):
+                    rows.append(row)
+                    print(columns.text_row(columns.cells(row)), flush=True)
             print(columns.text_footer(rows), flush=True)
             self.summary["cases"] += rows
             _write(self.summary, self.output)
-        return wrong
 
-    def _line(self, case: Case, direction: str) -> dict[str, Any]:
-        row = timing.measure(case, direction, self.competitors, self.device, self.effort)
+    def _line(self, case: Case, direction: str) -> dict[str, Any] | None:
+        """A line's figures; None, and the reason among those in `wrong`, where something fails."""
+        try:
+            row = timing.measure(case, direction, self.competitors, self.device, self.effort)
+        except Exception as error:  # any: the other lines shall not be lost with it
+            self.wrong.append(f"{case.name} {direction}: {type(error).__name__}: {error}")
+            print(f"WRONG: {self.wrong[-1]}", flush=True)
+            return None
+        finally:
+            self.device.tidy(self.competitors.values())
         row["absent"] |= self.absent
         least = floor(self.summary["roofs"], row["flops"], row["traffic"], self.device.arithmetic(case))
         return row | {"floor_ms": 1e3 * least.seconds, "roof": least.roof}

@@ -111,7 +111,8 @@ class Columns:
 def markdown(summary: dict[str, Any]) -> str:
     """Machine, then every table."""
     columns = Columns(summary["peers"])
-    parts = [heading(summary).replace("\n", "  \n"), tiny_call(summary["tiny_call"]), NOTES]
+    tiny = tiny_call(summary["tiny_call"]) if "tiny_call" in summary else ""
+    parts = [heading(summary).replace("\n", "  \n"), tiny, NOTES]
     for title, lines in tables(summary["cases"]).items():
         parts += [columns.markdown(title, lines), "\n".join(absences(lines))]
     return "\n\n".join(filter(None, parts)) + "\n"

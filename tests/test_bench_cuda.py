@@ -108,6 +108,16 @@ def test_operands_fill_the_cache_three_times(traffic, times):
     assert clock.copies(traffic, 50 << 20) == times
 
 
+def test_the_first_round_of_a_rotation_is_not_timed():
+    made = []
+    timer = clock.Clock(Event, lambda begin, end: made.append("timed") or 1.0, lambda: None)
+    call = clock.Rotation([lambda: made.append("a"), lambda: made.append("b")], lambda result: None)
+    call()
+    for _ in range(2):
+        timer.block(call, 1, warm=False)
+    assert made == ["a", "b", "a", "timed", "b", "timed"]
+
+
 def test_a_block_is_timed_from_an_idle_device_to_the_end_of_the_last_call():
     done = []
 
@@ -128,6 +138,8 @@ def test_a_block_is_timed_from_an_idle_device_to_the_end_of_the_last_call():
 
     timer = clock.Clock(Event, elapsed_ms, lambda: done.append("synchronise"))
     call = clock.Rotation([lambda: done.append("call")], lambda result: done.append("wait"))
+    call()
+    done.clear()
     assert timer.block(call, 3, warm=False) == pytest.approx(0.002)
     assert done == [*["event"] * 2, "synchronise", "record 0", *["call"] * 3, "wait", "record 1", "await 1"]
     done.clear()

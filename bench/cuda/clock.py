@@ -35,10 +35,16 @@ class Rotation:
     def __init__(self, calls: Sequence[Call], wait: Callable[[Any], None]) -> None:
         self._calls, self._wait = calls, wait
         self._results: list[Any] = [None] * len(calls)
-        self._turn = -1
+        self._turn, self._made = -1, 0
+
+    def fill(self) -> None:
+        """Make the first round, which takes new memory."""
+        while self._made < len(self._calls):
+            self()
 
     def __call__(self) -> Any:
         self._turn = (self._turn + 1) % len(self._calls)
+        self._made += 1
         self._results[self._turn] = None  # its memory is free for what comes
         result = self._results[self._turn] = self._calls[self._turn]()
         return result
@@ -63,6 +69,7 @@ class Clock:
 
     def block(self, call: Rotation, count: int, warm: bool) -> float:
         """Mean seconds of `count` calls, from an idle device to the end of the last one."""
+        call.fill()
         if warm:
             self._warm(call)
         begin, end = self._event(), self._event()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from typing import Any
 
@@ -59,9 +58,9 @@ def _of_torch() -> dict[str, str]:
 
 def _asked(bus_id: str) -> dict[str, str]:
     """Clocks and driver, where nvidia-smi is there and knows the device."""
-    if shutil.which("nvidia-smi") is None:
-        return {}
     command = ["nvidia-smi", "-i", bus_id, f"--query-gpu={','.join(ASKED)}", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    values = [value.strip() for value in done.stdout.splitlines()[0].split(",")] if done.returncode == 0 else []
-    return dict(zip(ASKED, values))
+    try:
+        line = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(zip(ASKED, map(str.strip, line.split(","))))
