@@ -40,7 +40,7 @@ QUICK = Effort(FEWEST_ROUNDS, 0.01, 1.0)
 def measure(
     case: Case, direction: str, competitors: Mapping[str, Competitor], device: Device, effort: Effort
 ) -> dict[str, Any]:
-    """Times and ratios of one line; raises ArithmeticError when fastconv disagrees with a peer."""
+    """Times and ratios of one line; raises ArithmeticError when no peer agrees with fastconv."""
     with ExitStack() as precisions:
         for competitor in competitors.values():
             precisions.enter_context(competitor.precision(case.precision))
@@ -112,22 +112,29 @@ def _compare(
 ) -> float:
     """Check every peer's result of its first call against fastconv's; seconds of fastconv's first call.
 
-    A peer whose call fails, for whatever reason, is absent from then on.
+    A peer whose call fails, for whatever reason, is absent from then on, and so is one that fastconv disagrees with
+    while it agrees with another; ArithmeticError if it agrees with none.
     """
     begin = time.perf_counter()
     output = calls[OURS]()
     seconds = time.perf_counter() - begin
     own = results(competitors[OURS], output)
+    agree, differ = [], {}
     for name in [name for name in calls if name != OURS]:
         try:
-            theirs = results(competitors[name], calls[name]())
+            difference = relative_error(own, results(competitors[name], calls[name]()))
         except Exception as error:
             absent[name] = _failure(error)
-            del calls[name]
             continue
-        error = relative_error(own, theirs)
-        if not error < case.tolerance(direction):
-            raise ArithmeticError(f"relative L2 difference to {name} is {error:.1e}")
+        if difference < case.tolerance(direction):
+            agree.append(name)
+        else:
+            differ[name] = f"relative L2 difference to {name} is {difference:.1e}"
+    if differ and not agree:
+        raise ArithmeticError(", ".join(differ.values()))
+    absent |= {name: f"{difference}; in agreement: {', '.join(agree)}" for name, difference in differ.items()}
+    for name in absent.keys() & calls.keys():
+        del calls[name]
     return seconds
 
 

@@ -143,6 +143,13 @@ def test_a_wrong_result_is_not_timed():
     assert competitors["fastconv"].calls == 1
 
 
+def test_a_peer_that_differs_from_all_others_is_not_timed():
+    competitors = {"fastconv": Constant(1.0), "torch": Constant(1.0), "jax": Constant(1.1)}
+    line = timing.measure(case_named(compare.TINY), "forward", competitors, Cpu(1), timing.QUICK)
+    assert list(line["ratio"]) == ["torch"] and competitors["jax"].calls == 1
+    assert line["absent"] == {"jax": "relative L2 difference to jax is 9.1e-02; in agreement: torch"}
+
+
 def test_a_long_call_takes_few_rounds_and_a_hopeless_peer_one():
     effort = timing.Effort(rounds=11, block_seconds=0.04, line_seconds=6.0)
     names = "fastconv", "torch", "jax"
