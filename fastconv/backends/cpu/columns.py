@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.backends.cpu.correlate import TILE_ELEMENTS, pack_blocks, plan_of, tile, tile_width
+from fastconv.backends.cpu.column_gather import gather_columns, row_after
+from fastconv.backends.cpu.correlate import TILE_ELEMENTS, pack_blocks, plan_of, tile_strided, tile_width
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.gather import copy_strided, gather_columns, row_after
+from fastconv.backends.cpu.gather import copy_strided
 from fastconv.backends.cpu.host import inlined, kernel, pointer, routine
 from fastconv.backends.cpu.plan import PANEL_STEP, PLAN_NUMBERS, TILE_VECTORS, plan_at
-from fastconv.backends.cpu.simd import ROWS, prefetch
+from fastconv.backends.cpu.simd import ROWS
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
-_LINE_BYTES = 64
 
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
@@ -80,7 +80,7 @@ def _store_columns(
 
 @inlined
 def _block_of_panel(
-    y: Any, zero: Any, p: Any, a: int, start: int, panel: int, off: int, k: int, results: Any, at: int, segments: Any,
+    y: Any, zero: Any, p: Any, a: int, start: int, panel: int, k: int, results: Any, at: int, segments: Any,
     count: int, mr: int, valid: int, row: int, relu: int, add: int, last: bool,
 ) -> None:  # fmt: skip
     """One step of a block of rows from `row` on, times all tiles of a panel of `count` columns.
@@ -104,29 +104,16 @@ def _block_of_panel(
         c, ldc = pointer(results, at + ROWS * q), width
         if direct:
             c, ldc = pointer(y, segments[s, 2] + q - segments[s, 0] + row * target), target
-        tile(zero, mr, wide, a, panel + (q // span * k * span + q % span) * size, off, k, start, c, ldc, relu, add)
+        b = panel + (q // span * k * span + q % span) * size
+        tile_strided(zero, mr, wide, a, b, span, k, start, c, ldc, relu, add)
         if last and not direct:
             _store_columns(y, row * target, target, p.stride_w, segments, results, at + ROWS * q, width, valid, q, stop)
         q = stop
 
 
-@routine
-def _ask_for(x: Any, plan: Any, group: int, first: int, c0: int, c1: int) -> None:
-    """Prefetch the panel of a 1×1 convolution from column `first` on, of channels c0 ≤ c < c1.
-
-    Its rows lie far apart: the hardware does not foresee them.
-    """
-    p = plan[0]
-    sample, column = divmod(first, p.width)
-    for c in range(c0, c1):
-        row = pointer(x, ((sample * p.groups + group) * p.channels + c) * p.width + column)
-        for line in range(0, p.panel * x.itemsize, _LINE_BYTES):
-            prefetch(x, row + line)
-
-
 @routine(allocates=True)  # type: ignore[untyped-decorator]
 def _panel(
-    x: Any, packed: Any, y: Any, scratch: Any, part: Any, positions: Any, steps: Any, off: Any, packed_count: int,
+    x: Any, packed: Any, y: Any, scratch: Any, part: Any, positions: Any, steps: Any, packed_count: int,
     group: int, first: int, count: int, b0: int, b1: int, relu: int,
 ) -> None:  # fmt: skip
     """Blocks of rows b0 ≤ block < b1 of `count` columns of a part, from number `first` on.
@@ -146,11 +133,6 @@ def _panel(
         k, add, last = (t1 - t0) * (c1 - c0), s > 0, s == len(steps) - 1
         gather_columns(x, group, scratch, 0, span, k * span, part, positions, first, count, t0, t1, c0, c1, c1 - c0, 1)
         for block in range(b0, b1):
-            if p.direct and last:
-                done, blocks = block - b0, b1 - b0
-                _ask_for(
-                    x, part, group, first + p.panel, p.channels * done // blocks, p.channels * (done + 1) // blocks
-                )
             row = block * ROWS
             mr = min(ROWS, p.packed - row)
             in_group = group * p.packed + row
@@ -158,7 +140,7 @@ def _panel(
             start = pointer(zeros) if add else pointer(packed, starts + in_group)
             at = p.panel * min(p.count, PANEL_STEP) + (block - b0) * kept
             _block_of_panel(
-                y, zero, p, a, start, pointer(scratch), pointer(off), k, scratch, at, segments, count, mr,
+                y, zero, p, a, start, pointer(scratch), k, scratch, at, segments, count, mr,
                 min(mr, p.rows - row), row, relu if last else 0, add, last,
             )  # fmt: skip
 
@@ -170,14 +152,13 @@ def correlate_columns(
 ) -> None:  # fmt: skip
     """As `correlate_boxes`, for tasks begin ≤ task < end of (part, group, panel of columns over all samples, chunk).
 
-    `numbers` holds what `plan_of` says, then a number and as many offsets into a tile, then for each part: the number
-    of its taps and steps, its plan, three positions for each tap, and the steps of `Correlation.column_steps`.
+    `numbers` holds what `plan_of` says, then for each part: the number of its taps and steps, its plan, three positions
+    for each tap, and the steps of `Correlation.column_steps`.
     """
     plan, taps, rest = plan_of(numbers)
     p = plan[0]
     start, scratch = packed[p.groups * p.packed * p.count :], memory[at:]
     pack_blocks(w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], True, pack_begin, pack_end)
-    off, rest = rest[1 : 1 + rest[0]], rest[1 + rest[0] :]
     samples = x.size // (p.groups * p.channels * p.depth * p.height * p.width)
     before = 0  # tasks of the parts before
     while len(rest) and before < end:
@@ -193,7 +174,7 @@ def correlate_columns(
             done = min(chunks - chunk, stop - task)  # of one panel: gathered once
             g, number = divmod(piece, panels)
             _panel(
-                x, packed, y, scratch, part, positions, steps, off, p.count, g, number * width,
+                x, packed, y, scratch, part, positions, steps, p.count, g, number * width,
                 min(width, total - number * width), p.blocks * chunk // chunks, p.blocks * (chunk + done) // chunks,
                 relu,
             )  # fmt: skip

@@ -23,7 +23,7 @@ from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, place_of_box
 from fastconv.backends.cpu.host import inlined, kernel, pointer, routine
 from fastconv.backends.cpu.plan import PLAN_NUMBERS, plan_at
-from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, copy_rows, interleave, outer
+from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, copy_rows, interleave, outer, outer_strided
 
 _WIDE, _W4, _W3, _W2, _W1 = (WIDE[rows] for rows in (ROWS, 4, 3, 2, 1))
 _NARROW, _N4, _N3, _N2, _N1 = (NARROW[rows] for rows in (ROWS, 4, 3, 2, 1))
@@ -153,36 +153,55 @@ def plan_of(numbers: Any) -> Any:
     return plan, numbers[begin:end], numbers[end:]
 
 
-@routine
-def tile(
-    zero: Any, mr: int, wide: bool, a: int, b: int, off: int, k: int, start: int, c: int, ldc: int, relu: int, add: int
-) -> None:
-    """One tile by the micro-kernel of its shape. `zero` tells the type: an array would have its references counted."""
-    if mr == ROWS:
-        if wide:
-            outer(zero, ROWS, _WIDE, a, b, off, k, start, c, ldc, relu, add)
+def _tile_by(product: Any) -> Any:
+    """One tile by the micro-kernel of its shape, `outer` or `outer_strided`: `rows_b` is its table or its stride."""
+
+    @routine
+    def tile(
+        zero: Any,
+        mr: int,
+        wide: bool,
+        a: int,
+        b: int,
+        rows_b: int,
+        k: int,
+        start: int,
+        c: int,
+        ldc: int,
+        relu: int,
+        add: int,
+    ) -> None:
+        """One tile. `zero` tells the type: an array would have its references counted."""
+        if mr == ROWS:
+            if wide:
+                product(zero, ROWS, _WIDE, a, b, rows_b, k, start, c, ldc, relu, add)
+            else:
+                product(zero, ROWS, _NARROW, a, b, rows_b, k, start, c, ldc, relu, add)
+        elif mr == 4:
+            if wide:
+                product(zero, 4, _W4, a, b, rows_b, k, start, c, ldc, relu, add)
+            else:
+                product(zero, 4, _N4, a, b, rows_b, k, start, c, ldc, relu, add)
+        elif mr == 3:
+            if wide:
+                product(zero, 3, _W3, a, b, rows_b, k, start, c, ldc, relu, add)
+            else:
+                product(zero, 3, _N3, a, b, rows_b, k, start, c, ldc, relu, add)
+        elif mr == 2:
+            if wide:
+                product(zero, 2, _W2, a, b, rows_b, k, start, c, ldc, relu, add)
+            else:
+                product(zero, 2, _N2, a, b, rows_b, k, start, c, ldc, relu, add)
         else:
-            outer(zero, ROWS, _NARROW, a, b, off, k, start, c, ldc, relu, add)
-    elif mr == 4:
-        if wide:
-            outer(zero, 4, _W4, a, b, off, k, start, c, ldc, relu, add)
-        else:
-            outer(zero, 4, _N4, a, b, off, k, start, c, ldc, relu, add)
-    elif mr == 3:
-        if wide:
-            outer(zero, 3, _W3, a, b, off, k, start, c, ldc, relu, add)
-        else:
-            outer(zero, 3, _N3, a, b, off, k, start, c, ldc, relu, add)
-    elif mr == 2:
-        if wide:
-            outer(zero, 2, _W2, a, b, off, k, start, c, ldc, relu, add)
-        else:
-            outer(zero, 2, _N2, a, b, off, k, start, c, ldc, relu, add)
-    else:
-        if wide:
-            outer(zero, 1, _W1, a, b, off, k, start, c, ldc, relu, add)
-        else:
-            outer(zero, 1, _N1, a, b, off, k, start, c, ldc, relu, add)
+            if wide:
+                product(zero, 1, _W1, a, b, rows_b, k, start, c, ldc, relu, add)
+            else:
+                product(zero, 1, _N1, a, b, rows_b, k, start, c, ldc, relu, add)
+
+    return tile
+
+
+tile, tile_strided = _tile_by(outer), _tile_by(outer_strided)
 
 
 @routine

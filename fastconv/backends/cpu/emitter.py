@@ -83,20 +83,6 @@ class Emitter:
         part = self.builder.shuffle_vector(value, value, lanes)
         self.builder.store(part, self.builder.bitcast(pointer, part.type.as_pointer()), align=self.itemsize)
 
-    def keeping(self, count: Any, pointer: Any, vector: Any) -> Any:
-        """A vector with its first `count` lanes from memory, which is read only then."""
-        some = self.builder.icmp_signed(">", count, self.index(0))
-        with self.builder.if_else(some) as (then, other):
-            with then:
-                kept = self.builder.select(self.lanes_between(self.index(0), count), self.load(pointer), vector)
-                mixed = self.builder.block
-            with other:
-                unmixed = self.builder.block
-        result = self.builder.phi(self.vector)
-        result.add_incoming(kept, mixed)
-        result.add_incoming(vector, unmixed)
-        return result
-
     def store_first(self, value: Any, pointer: Any, count: Any) -> None:
         """Lanes below `count` to memory; the memory of the others is not touched."""
         mask = self.lanes_between(self.index(0), count)

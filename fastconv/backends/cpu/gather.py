@@ -4,8 +4,7 @@ A box is a run of output rows of one sample: its source is copied once, padding 
 shifted. Strides are taken apart while copying (a phase of the stride is an image of its own), so a tap reads at step 1.
 Cost: one read and one write of the box for all taps and all output channels together.
 
-Columns are single outputs side by side, across rows and samples: each tap is gathered separately, nothing is wasted
-between rows. Cost: one read and write for each tap; for small images, where many output channels share it.
+Where single outputs are gathered instead, tap by tap, see column_gather.py.
 """
 
 from __future__ import annotations
@@ -21,11 +20,9 @@ from numba.extending import intrinsic
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather_simd import split_rows
 from fastconv.backends.cpu.host import embedded, inlined, pointer, routine
-from fastconv.backends.cpu.simd import prefetch, take_columns, take_every, take_every_between
+from fastconv.backends.cpu.simd import take_every
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
-_AHEAD = 4  # channels between asking for columns and gathering them: far apart in memory, unforeseen by the hardware
-_CHANNELS = 64  # of a run of columns before the next run follows, whose columns lie beside them in memory
 _SHORT = 16  # vectors up to which a run is copied here: a call of memcpy costs more
 
 
@@ -182,110 +179,3 @@ def _gather_rows(
             _zero(scratch, place, first)
             copy_strided(scratch, place + first, x, column + first * step, step, last - first)
             _zero(scratch, place + last, pitch - last)
-
-
-@routine(allocates=True)  # type: ignore[untyped-decorator]
-def gather_columns(
-    x: Any, group: int, panel: Any, to: int, width: int, tile_step: int, plan: Any, positions: Any, first: int, count:
-    int, t0: int, t1: int, c0: int, c1: int, tap_step: int, channel_step: int,
-) -> None:  # fmt: skip
-    """Gather `count` outputs from number `first` on (sample-major) into tiles [row][width] of panel[to:].
-
-    Taps t0 ≤ t < t1 and channels c0 ≤ c < c1 of the group, in row (t - t0) · tap_step + (c - c0) · channel_step. Tiles
-    lie `tile_step` apart; columns that fill the last one and positions outside the source are 0.
-    """
-    p = plan[0]
-    size = x.itemsize
-    lanes = _LANES4 if size == 4 else _LANES8
-    volume = p.depth * p.height * p.width
-    runs, vectors = _runs(plan, group, c0, first, count, lanes, width, tile_step, positions, t0, t1)
-    row_step = channel_step * width
-    for c in range(0, c1 - c0, _CHANNELS):
-        some, away = min(_CHANNELS, c1 - c0 - c), c * volume
-        for t in range(t1 - t0):
-            row = to + (t * tap_step + c * channel_step) * width
-            for i in range(len(vectors)):
-                at, source = row + vectors[i], runs[t, i, 0] + away
-                kept, before, after = runs[t, i, 1], runs[t, i, 2], runs[t, i, 3]
-                if p.step_w == 1:
-                    place, origin = pointer(panel) + at * size, pointer(x) + source * size
-                    take_columns(x, place, row_step, origin, volume, kept, before, after, some, _AHEAD)
-                else:
-                    _take_strided(x, panel, at, row_step, source, volume, p.step_w, kept, before, after, some)
-
-
-@routine
-def _take_strided(
-    x: Any, panel: Any, to: int, row_step: int, source: int, volume: int, step: int, kept: int, before: int, after: int,
-    channels: int,
-) -> None:  # fmt: skip
-    """As `simd.take_columns`, columns `step` apart in the source and channels `volume`."""
-    size = x.itemsize
-    lanes = _LANES4 if size == 4 else _LANES8
-    for c in range(channels):
-        at, first = to + c * row_step, source + c * volume
-        place, origin = pointer(panel) + at * size, pointer(x) + first * size
-        prefetch(x, origin + _AHEAD * volume * size)
-        if (step == 2 or step == 4) and first >= 0 and first + step * lanes <= x.size:
-            if step == 2:
-                take_every_between(x, 2, place, origin, kept, before, after)
-            else:
-                take_every_between(x, 4, place, origin, kept, before, after)
-        else:
-            for j in range(kept, lanes):
-                panel[at + j] = x[first + j * step] if before <= j < after else x.dtype.type(0)
-
-
-@inlined
-def row_after(p: Any, sample: int, d: int, h: int) -> tuple[int, int, int]:
-    """The row of outputs behind row h of plane d."""
-    h += 1
-    if h == p.outputs_h:
-        h = 0
-        d += 1
-        if d == p.outputs_d:
-            d = 0
-            sample += 1
-    return sample, d, h
-
-
-@routine(allocates=True)  # type: ignore[untyped-decorator]
-def _runs(
-    plan: Any, group: int, c0: int, first: int, count: int, lanes: int, width: int, tile_step: int, positions: Any, t0:
-    int, t1: int,
-) -> Any:  # fmt: skip
-    """Columns first ≤ column < first + count, filled up to whole tiles, cut into vectors and at ends of output rows.
-
-    Returns for each tap and run (index in the source of lane 0 of its vector, lane of its first output, lanes from
-    which and up to which it lies inside the source), and for each run where in the tiles its vector lies.
-    """
-    p = plan[0]
-    volume = p.depth * p.height * p.width
-    filled = -(-count // width) * width
-    most = filled // lanes + count // p.outputs_w + 2
-    runs, place = np.empty((t1 - t0, most, 4), np.int64), np.empty(most, np.int64)
-    sample, rest = divmod(first, p.outputs_d * p.outputs_h * p.outputs_w)
-    d, rest = divmod(rest, p.outputs_h * p.outputs_w)
-    h, w = divmod(rest, p.outputs_w)
-    done, number = 0, 0
-    while done < filled:
-        tile, column = divmod(done, width)
-        lane = column % lanes
-        place[number] = tile * tile_step + column - lane
-        n = lanes - lane if done >= count else min(lanes - lane, count - done, p.outputs_w - w)
-        channel = ((sample * p.groups + group) * p.channels + c0) * volume
-        for t in range(t1 - t0):
-            z, y = d * p.step_d + positions[t0 + t, 0], h * p.step_h + positions[t0 + t, 1]
-            v = w * p.step_w + positions[t0 + t, 2]
-            runs[t, number, 0] = channel + (z * p.height + y) * p.width + v - lane * p.step_w
-            runs[t, number, 1], runs[t, number, 2], runs[t, number, 3] = lane, lane, lane
-            if done < count and 0 <= z < p.depth and 0 <= y < p.height:
-                runs[t, number, 2] = lane + min(n, max(0, -(v // p.step_w)))
-                runs[t, number, 3] = lane + max(0, min(n, -((v - p.width) // p.step_w)))
-        done += n
-        number += 1
-        w += n
-        if w == p.outputs_w and done < count:
-            w = 0
-            sample, d, h = row_after(p, sample, d, h)
-    return runs, place[:number]

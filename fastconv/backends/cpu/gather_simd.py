@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import Emitter, short_loop
 
-_I32 = ir.IntType(32)
+_I64, _I32 = ir.IntType(64), ir.IntType(32)
 _LINE_BYTES = 64  # of the caches
 
 
@@ -82,6 +82,36 @@ def split_rows(  # type: ignore[no-untyped-def]
             return values
 
         short_loop(emit, rows, [], row)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def move_vectors(typing_context, like, step, moves, count, target, channel, ahead):  # type: ignore[no-untyped-def]
+    """target[to + j] = source[step · j] for j < lanes, for each of `count` moves in order (count ≥ 1); step 1, 2 or 4.
+
+    A move is three int64: `to` in bytes, the address of a source, and a mask: all ones for one that lies `channel`
+    bytes further, zero for one that stays where it is. What lies `ahead` bytes behind a source is asked for.
+    """
+    every = step.literal_value
+    signature = types.void(like, step, *[types.intp] * 5)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = Emitter(builder, signature.args[0])
+        moves, count, target, channel, ahead = args[2:]
+        moves = builder.inttoptr(moves, _I64.as_pointer())
+
+        def move(n: Any, values: list[list[Any]]) -> list[list[Any]]:
+            first = builder.mul(n, emit.index(3))
+            to, source, mask = (builder.load(emit.at(moves, builder.add(first, emit.index(i)))) for i in range(3))
+            source = builder.add(source, builder.and_(channel, mask))
+            emit.prefetch(emit.pointer(builder.add(source, ahead)))
+            vectors = [emit.load(emit.at(emit.pointer(source), emit.index(n * emit.lanes))) for n in range(every)]
+            emit.store(_phases(emit, vectors)[0], emit.pointer(builder.add(target, to)))
+            return values
+
+        short_loop(emit, count, [], move)
         return context.get_dummy_value()
 
     return signature, codegen

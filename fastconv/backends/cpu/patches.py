@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.axes import lifted
-from fastconv.backends.cpu.correlate import pack, tile, tile_width
+from fastconv.backends.cpu.column_gather import gather_columns
+from fastconv.backends.cpu.correlate import pack, tile_strided, tile_width
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.gather import copy_strided, gather_columns
+from fastconv.backends.cpu.gather import copy_strided
 from fastconv.backends.cpu.host import flat, inlined, kernel, pointer, routine
 from fastconv.backends.cpu.plan import TILE_VECTORS, input_grad_plans
 from fastconv.backends.cpu.scratch import call_scratch, scratch
@@ -147,7 +148,7 @@ def _put_lines(rows: Any, pitch: int, x: Any, sizes: Any, first: int, last: int,
 @routine
 def _multiply_unit(
     like: Any, packed: int, start: int, packed_rows: int, k: int, first: int, last: int, panel: int, step: int, count:
-    int, off: int, rows: int, pitch: int,
+    int, rows: int, pitch: int,
 ) -> None:  # fmt: skip
     """Blocks first ≤ block < last of rows times the `count` columns of a panel, to rows at address `rows`."""
     size, zero = like.itemsize, like.dtype.type(0)
@@ -164,13 +165,13 @@ def _multiply_unit(
                 if q + width > span:
                     width, wide = tile_width(mr, lanes, 0)
                 b = panel + (at // span * step + q) * size
-                tile(zero, mr, wide, a, b, off, k, s, c + (at + q) * size, pitch, 0, 0)
+                tile_strided(zero, mr, wide, a, b, span, k, s, c + (at + q) * size, pitch, 0, 0)
                 q += width
 
 
 @kernel
 def _multiply(
-    x: Any, packed: Any, y: Any, plan: Any, positions: Any, off: Any, sizes: Any, unit: int, memory: Any, chunks: int,
+    x: Any, packed: Any, y: Any, plan: Any, positions: Any, sizes: Any, unit: int, memory: Any, chunks: int,
     begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (group, panel of columns over all samples, chunk of units), the last fastest.
@@ -201,7 +202,7 @@ def _multiply(
         for u in range(units * chunk // chunks, units * (chunk + 1) // chunks):
             block, behind = u * unit, min(p.blocks, (u + 1) * unit)
             _multiply_unit(
-                x, a, start, p.packed, p.count, block, behind, pointer(memory, panel_at), step, count, pointer(off),
+                x, a, start, p.packed, p.count, block, behind, pointer(memory, panel_at), step, count,
                 pointer(memory), pitch,
             )  # fmt: skip
             lines = block * ROWS // kw, min(behind * ROWS, p.rows) // kw
@@ -219,7 +220,6 @@ class InputGrad:
         self.unit = kw // math.gcd(ROWS, kw)
         self.packed_elements = c.groups * c.packed_rows * (c.count + 1)
         self.elements = (self.unit * ROWS + c.count) * (c.panel_columns + OVERRUN)
-        self.columns = np.arange(c.count, dtype=np.int64) * TILE_VECTORS * lanes_of(itemsize)
 
     def run(self, gy: Array, w: Array, b: Array | None, gx: Array, relu: bool) -> None:
         """As `Algorithm.run`; no activation follows an input gradient."""
@@ -237,7 +237,7 @@ class InputGrad:
         def multiply(begin: int, end: int) -> None:
             memory = scratch(self.elements, dtype)
             _multiply(
-                source, packed, target, c.plan, self.positions, self.columns, self.sizes, self.unit, memory, chunks,
+                source, packed, target, c.plan, self.positions, self.sizes, self.unit, memory, chunks,
                 begin, end,
             )  # fmt: skip
 

@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import columns, correlate
-from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.host import flat
-from fastconv.backends.cpu.plan import TILE_VECTORS, Correlation
+from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.threads import is_little, parallel_for
@@ -87,16 +86,14 @@ class ShiftGemm:
 
 def _of_columns(whole: Correlation) -> tuple[list[Ints], int]:
     """What `correlate_columns` reads of the parts of a correlation, and the elements of its scratch."""
-    numbers, longest, elements = [], 0, 0
+    numbers, elements = [], 0
     for part in whole.parts:
         steps = part.column_steps(whole.kernel_taps)
         sizes = np.array([len(part.kernel_taps), len(steps)], dtype=np.int64)
         numbers += [sizes, part.plan.view(np.int64), part.positions.reshape(-1), steps.reshape(-1)]
         results = part.panel_columns * ROWS + correlate.TILE_ELEMENTS
         elements = max(elements, part.panel_elements + results * (part.blocks if len(steps) > 1 else 1))
-        longest = max(longest, part.panel_elements // part.panel_columns)
-    offsets = np.arange(longest, dtype=np.int64) * TILE_VECTORS * lanes_of(whole.itemsize)
-    return [np.array([longest], dtype=np.int64), offsets, *numbers], elements
+    return numbers, elements
 
 
 def _volume(correlation: Correlation, size: str) -> int:

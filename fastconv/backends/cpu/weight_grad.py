@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastconv.backends.cpu.column_gather import gather_columns
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.gather import copy_strided, gather_box, gather_columns, place_of_box, zero_bytes
+from fastconv.backends.cpu.gather import copy_strided, gather_box, place_of_box, zero_bytes
 from fastconv.backends.cpu.host import flat, kernel, pointer, routine
 from fastconv.backends.cpu.plan import Correlation, even_part, plan_at, weight_grad_plan
 from fastconv.backends.cpu.scratch import call_scratch, scratch

@@ -25,7 +25,7 @@ from fastconv.backends.cpu.gather import gather_box, place_of_box
 from fastconv.backends.cpu.host import flat, inlined, kernel, pointer, routine
 from fastconv.backends.cpu.plan import PLAN, Correlation, even_part, forward_plan
 from fastconv.backends.cpu.scratch import call_scratch, scratch
-from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, interleave, outer, transpose
+from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, interleave, outer_strided, transpose
 from fastconv.backends.cpu.weight_grad import slice_count
 from fastconv.backends.cpu.winograd import suits, tiled, with_transforms
 from fastconv.backends.cpu.winograd_kernels import FILTER_PADDING, LANES, STAGGER, frequencies_of
@@ -195,9 +195,6 @@ def weight_grad_tiles(
     of_block = frequencies * (tiles * ROWS + FILTER_PADDING)
     sums_at = rows_at + blocks * of_block
     box_at = sums_at + frequencies * ROWS * _WIDE * LANES
-    steps = np.empty((2, tiles), np.int64)
-    for t in range(tiles):
-        steps[0, t], steps[1, t] = t * _WIDE * LANES, t * _NARROW * LANES
     zeros = np.zeros(ROWS, x.dtype)
     for task in range(begin, end):
         rest, chunk = divmod(task, chunks)
@@ -222,7 +219,6 @@ def weight_grad_tiles(
             while c < channels:
                 width = _width_of_tile(c, channels)
                 stride = tiles * width + STAGGER
-                where = pointer(steps) + (0 if width == _WIDE * LANES else tiles * 8)
                 for block in range(b0, b1):
                     place = (((s * p.groups + g) * blocks + block) * padded + c) * frequencies * ROWS
                     target = pointer(memory, sums_at) if units == 1 else pointer(sums) + place * size
@@ -230,9 +226,9 @@ def weight_grad_tiles(
                         a = pointer(memory, rows_at + block * of_block + f * (tiles * ROWS + FILTER_PADDING))
                         b, to = pointer(memory, at + f * stride), target + f * ROWS * width * size
                         if width == _WIDE * LANES:
-                            outer(x, ROWS, _WIDE, a, b, where, count, pointer(zeros), to, width, 0, add)
+                            outer_strided(x, ROWS, _WIDE, a, b, width, count, pointer(zeros), to, width, 0, add)
                         else:
-                            outer(x, ROWS, _NARROW, a, b, where, count, pointer(zeros), to, width, 0, add)
+                            outer_strided(x, ROWS, _NARROW, a, b, width, count, pointer(zeros), to, width, 0, add)
                     if units == 1:
                         _filters_of_tile(form, gw, target, g, block, p.rows, c, width, channels)
                 at += frequencies * stride

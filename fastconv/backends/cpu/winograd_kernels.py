@@ -1,8 +1,8 @@
 """Winograd's minimal filtering: a fraction of the multiplications of a convolution with stride 1 (winograd_simd.py).
 
 Idea: tiles of 4×4 outputs (4 where only one axis has taps) are the columns of small matrix products, one for each
-frequency, on the micro-kernel `simd.outer`. Channels and depth taps together are the sum of the products, so that 3×3
-planes of a 3-D kernel do as well. The `form` of a tile is what winograd_simd.py says.
+frequency, on the micro-kernel `simd.outer_strided`. Channels and depth taps together are the sum of the products, so
+that 3×3 planes of a 3-D kernel do as well. The `form` of a tile is what winograd_simd.py says.
 
 - Large images ("boxes"): a task gathers a box of tile rows in the phases of step 4 (gather.py), so that an element
   of neighbouring tiles lies contiguous; it transforms the box and runs over all blocks of output rows. Filters are
@@ -26,7 +26,7 @@ import numpy as np
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_bytes, gather_box, place_of_box, zero_bytes
 from fastconv.backends.cpu.host import inlined, kernel, pointer, routine
-from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, outer
+from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, outer_strided
 from fastconv.backends.cpu.winograd_matrices import outputs, patch
 from fastconv.backends.cpu.winograd_simd import (
     filter_transform,
@@ -55,7 +55,7 @@ def transform_filters(
     form: Any, w: Any, filters: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size: int, depth:
     int, first: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """w to [group][block of rows][frequency][channel, depth tap][row of block], zeros at the end.
+    """w to [group][block of rows][frequency][depth tap][channel][row of block], zeros at the end.
 
     `taps` are those of the form for each of `depth`, in the order of their offsets. A frequency is followed by
     FILTER_PADDING elements. Tasks begin ≤ task < end of (group, block); task `first` is stored first in `filters`.
@@ -71,10 +71,10 @@ def transform_filters(
         r0 = block * ROWS
         valid = min(ROWS, p.rows - r0)
         source = g * p.rows * p.channels * kernel_size + r0 * row_step
-        for c in range(p.channels):
-            for d in range(depth):
+        for d in range(depth):  # the order of the filters: a vector reaches into the next, which is written later
+            for c in range(p.channels):
                 at = source + c * channel_step
-                place = (task - first) * frequencies * step + (c * depth + d) * ROWS
+                place = (task - first) * frequencies * step + (d * p.channels + c) * ROWS
                 target = pointer(filters) + place * size
                 here = plane * d
                 if valid == ROWS and taps[here + plane - 1] - taps[here] == plane - 1:  # neighbours: read in place
@@ -89,10 +89,10 @@ def transform_filters(
 
 @routine
 def _products(
-    like: Any, frequencies: int, filters: int, tiles: int, off: int, count: int, apart: int, columns: int, zeros: int,
-    products: int, first: int, last: int, here: int,
+    like: Any, frequencies: int, filters: int, tiles: int, count: int, apart: int, columns: int, channels: int, zeros:
+    int, products: int, first: int, last: int, here: int,
 ) -> None:  # fmt: skip
-    """products[number][f][row][column] = Σ_k filters[block][f][k][row] · tiles[f][off[k] + plane · columns + column].
+    """products[number][f][row][column] = Σ_k filters[block][f][k][row] · tiles[f][plane · channels + k][column].
 
     Numbers first ≤ number < last stand for (block of rows, plane of `here`); the tiles of a frequency lie `apart`
     elements behind those of the last. The numbers run innermost: what a vector of columns needs is read once for all.
@@ -105,12 +105,12 @@ def _products(
             for number in range(first, last):
                 block, plane = divmod(number, here)
                 a = filters + (block * frequencies + f) * (count * ROWS + FILTER_PADDING) * size
-                b = tiles + (f * apart + plane * columns + q) * size
+                b = tiles + (f * apart + plane * channels * columns + q) * size
                 c = products + (((number - first) * frequencies + f) * (ROWS * columns + STAGGER) + q) * size
                 if wide:
-                    outer(like, ROWS, _WIDE, a, b, off, count, zeros, c, columns, 0, 0)
+                    outer_strided(like, ROWS, _WIDE, a, b, columns, count, zeros, c, columns, 0, 0)
                 else:
-                    outer(like, ROWS, _NARROW, a, b, off, count, zeros, c, columns, 0, 0)
+                    outer_strided(like, ROWS, _NARROW, a, b, columns, count, zeros, c, columns, 0, 0)
             q += (_WIDE if wide else _NARROW) * LANES
 
 
@@ -188,7 +188,7 @@ def winograd_boxes(
     results = memory[products_at + several * frequencies * (ROWS * most + STAGGER) + LANES :]
     address = pointer(memory)
     zero_bytes(address + p.channels * p.channel * size, most * size)  # lanes behind the box are checked with the others
-    zeros, steps = np.zeros(ROWS, x.dtype), np.empty(count, np.int64)
+    zeros = np.zeros(ROWS, x.dtype)
     for task in range(begin, end):
         image, d, h0, w0 = place_of_box(p, task)
         n, g = divmod(image, p.groups)
@@ -198,11 +198,10 @@ def winograd_boxes(
         apart = planes * columns + STAGGER
         for k in range(planes):
             for q in range(0, columns, LANES):
-                to = address + (box_size + k * columns + q) * size
+                at = k % p.planes * p.channels + k // p.planes
+                to = address + (box_size + at * columns + q) * size
                 taps = pointer(off) + 8 * frequencies * k
                 input_transform(x, form, address + q * size, taps, to, apart)
-        for k in range(count):
-            steps[k] = (k // depth * p.planes + k % depth) * columns
         step = ROWS * columns + STAGGER
         here = min(together, outputs_d - d * together)
         zero_bytes(pointer(check), LANES * size)
@@ -211,7 +210,7 @@ def winograd_boxes(
         b, c = address + box_size * size, address + products_at * size
         for first in range(0, p.blocks * here, several):
             last = min(first + several, p.blocks * here)
-            _products(x, frequencies, a, b, pointer(steps), count, apart, columns, pointer(zeros), c, first, last, here)
+            _products(x, frequencies, a, b, count, apart, columns, p.channels, pointer(zeros), c, first, last, here)
             for m in range((last - first) * ROWS):
                 block, plane_d = divmod(first + m // ROWS, here)
                 row = block * ROWS + m % ROWS
@@ -300,7 +299,6 @@ def winograd_tiles(
     zero_bytes(pointer(checks), columns * w.itemsize)
     address = pointer(memory)
     c = address + several * of_block * size
-    steps = np.arange(count) * columns
     apart = count * columns + STAGGER
     zeros = np.zeros(ROWS, w.dtype)
     for low in range(begin, end, several):
@@ -309,8 +307,7 @@ def winograd_tiles(
             form, w, memory, plan, taps, row_step, channel_step, kernel_size, 1, number, number, number + last - low
         )
         _products(
-            w, frequencies, address, pointer(tiles), pointer(steps), count, apart, columns, pointer(zeros), c, 0,
-            last - low, 1,
+            w, frequencies, address, pointer(tiles), count, apart, columns, count, pointer(zeros), c, 0, last - low, 1,
         )  # fmt: skip
         for m in range(min((last - low) * ROWS, p.rows - low * ROWS)):
             row = group * p.rows + low * ROWS + m
