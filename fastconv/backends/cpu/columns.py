@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.column_gather import gather_columns, row_after
-from fastconv.backends.cpu.correlate import TILE_ELEMENTS, pack_blocks, plan_of, tile_strided, tile_width
+from fastconv.backends.cpu.correlate import TILE_ELEMENTS, pack_blocks, plan_of, tile_width, tiles_strided
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided
 from fastconv.backends.cpu.host import inlined, kernel, pointer, routine
@@ -100,15 +100,20 @@ def _block_of_panel(
         stop = min(q + width, q - q % span + span, count)  # what a tile computes beyond is nothing
         while segments[s, 0] + segments[s, 1] <= q:
             s += 1
-        direct = neighbours and stop == q + width <= segments[s, 0] + segments[s, 1]
+        behind, number = segments[s, 0] + segments[s, 1], 1
+        direct = neighbours and stop == q + width <= behind
         c, ldc = pointer(results, at + ROWS * q), width
         if direct:
             c, ldc = pointer(y, segments[s, 2] + q - segments[s, 0] + row * target), target
+            if width == span:
+                number = (behind - q) // span
         b = panel + (q // span * k * span + q % span) * size
-        tile_strided(zero, mr, wide, a, b, span, k, start, c, ldc, relu, add)
+        tiles_strided(
+            zero, mr, wide, a, b, span, k, start, c, ldc, relu, add, number, k * span * size, span * size
+        )  # fmt: skip
         if last and not direct:
             _store_columns(y, row * target, target, p.stride_w, segments, results, at + ROWS * q, width, valid, q, stop)
-        q = stop
+        q = stop + (number - 1) * span
 
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]

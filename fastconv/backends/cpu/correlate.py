@@ -153,55 +153,46 @@ def plan_of(numbers: Any) -> Any:
     return plan, numbers[begin:end], numbers[end:]
 
 
-def _tile_by(product: Any) -> Any:
-    """One tile by the micro-kernel of its shape, `outer` or `outer_strided`: `rows_b` is its table or its stride."""
+def _tiles_by(product: Any) -> Any:
+    """Tiles by the micro-kernel of their shape, `outer` or `outer_strided`: `rows_b` is its table or its stride."""
 
     @routine
-    def tile(
-        zero: Any,
-        mr: int,
-        wide: bool,
-        a: int,
-        b: int,
-        rows_b: int,
-        k: int,
-        start: int,
-        c: int,
-        ldc: int,
-        relu: int,
-        add: int,
-    ) -> None:
-        """One tile. `zero` tells the type: an array would have its references counted."""
-        if mr == ROWS:
-            if wide:
+    def tiles(
+        zero: Any, mr: int, wide: bool, a: int, b: int, rows_b: int, k: int, start: int, c: int, ldc: int, relu: int,
+        add: int, count: int, step_b: int, step_c: int,
+    ) -> None:  # fmt: skip
+        """`count` tiles side by side, `step_b` and `step_c` bytes apart.
+
+        `zero` tells the type: an array would have its references counted.
+        """
+        for _ in range(count):
+            if mr == ROWS and wide:
                 product(zero, ROWS, _WIDE, a, b, rows_b, k, start, c, ldc, relu, add)
-            else:
+            elif mr == ROWS:
                 product(zero, ROWS, _NARROW, a, b, rows_b, k, start, c, ldc, relu, add)
-        elif mr == 4:
-            if wide:
+            elif mr == 4 and wide:
                 product(zero, 4, _W4, a, b, rows_b, k, start, c, ldc, relu, add)
-            else:
+            elif mr == 4:
                 product(zero, 4, _N4, a, b, rows_b, k, start, c, ldc, relu, add)
-        elif mr == 3:
-            if wide:
+            elif mr == 3 and wide:
                 product(zero, 3, _W3, a, b, rows_b, k, start, c, ldc, relu, add)
-            else:
+            elif mr == 3:
                 product(zero, 3, _N3, a, b, rows_b, k, start, c, ldc, relu, add)
-        elif mr == 2:
-            if wide:
+            elif mr == 2 and wide:
                 product(zero, 2, _W2, a, b, rows_b, k, start, c, ldc, relu, add)
-            else:
+            elif mr == 2:
                 product(zero, 2, _N2, a, b, rows_b, k, start, c, ldc, relu, add)
-        else:
-            if wide:
+            elif mr == 1 and wide:
                 product(zero, 1, _W1, a, b, rows_b, k, start, c, ldc, relu, add)
             else:
                 product(zero, 1, _N1, a, b, rows_b, k, start, c, ldc, relu, add)
+            b += step_b
+            c += step_c
 
-    return tile
+    return tiles
 
 
-tile, tile_strided = _tile_by(outer), _tile_by(outer_strided)
+tiles, tiles_strided = _tiles_by(outer), _tiles_by(outer_strided)
 
 
 @routine
@@ -249,23 +240,24 @@ def _box_tiles(
     zero, lanes = like.dtype.type(0), _LANES4 if like.itemsize == 4 else _LANES8
     target, line = p.target_d * p.target_h * p.target_w, p.stride_h * p.target_w
     runs, length = (rows, columns) if p.rowwise else (1, (rows - 1) * p.pitch + columns)
+    side_by_side = valid == mr and (p.linear or p.stride_w == 1)
     for run in range(runs):
         q = 0
         while q < length:
             width, wide = tile_width(mr, lanes, length - q)
             position = run * p.pitch + q
             row, column = divmod(position, p.pitch)
-            whole = q + width <= length if p.linear else column + width <= columns and p.stride_w == 1
-            direct = whole and valid == mr
-            c, ldc = pointer(scratch), width
-            if direct:
-                c, ldc = pointer(y, to + row * line + column), target
-            b = source + position * like.itemsize
-            tile(zero, mr, wide, a, b, offsets, p.count, start, c, ldc, relu, 0)
-            if not direct:
-                _store_rows(
-                    y, to, target, line, p.stride_w, scratch, valid, width, position, p.pitch, columns, rows
-                )  # fmt: skip
+            b, step, count = source + position * like.itemsize, width * like.itemsize, 0
+            if side_by_side:
+                count = (length - q if p.linear else columns - column) // width
+            if count > 0:  # directly, as far as whole tiles of this width go
+                count = count if wide else 1
+                place = pointer(y, to + row * line + column)
+                tiles(zero, mr, wide, a, b, offsets, p.count, start, place, target, relu, 0, count, step, step)
+                q += count * width
+                continue
+            tiles(zero, mr, wide, a, b, offsets, p.count, start, pointer(scratch), width, relu, 0, 1, 0, 0)
+            _store_rows(y, to, target, line, p.stride_w, scratch, valid, width, position, p.pitch, columns, rows)
             q += width
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from fastconv.backends.axes import lifted
 from fastconv.backends.cpu.column_gather import gather_columns
-from fastconv.backends.cpu.correlate import pack, tile_strided, tile_width
+from fastconv.backends.cpu.correlate import pack, tile_width, tiles_strided
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided
 from fastconv.backends.cpu.host import flat, inlined, kernel, pointer, routine
@@ -165,7 +165,7 @@ def _multiply_unit(
                 if q + width > span:
                     width, wide = tile_width(mr, lanes, 0)
                 b = panel + (at // span * step + q) * size
-                tile_strided(zero, mr, wide, a, b, span, k, s, c + (at + q) * size, pitch, 0, 0)
+                tiles_strided(zero, mr, wide, a, b, span, k, s, c + (at + q) * size, pitch, 0, 0, 1, 0, 0)
                 q += width
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.axes import Axis
-from fastconv.backends.cpu.correlate import SLACK, pack, tile, tile_width
+from fastconv.backends.cpu.correlate import SLACK, pack, tile_width, tiles
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import gather_box, place_of_box
 from fastconv.backends.cpu.host import flat, kernel, pointer, routine
@@ -145,8 +145,10 @@ def _lines(
     q = 0
     while q < length:
         width, wide = tile_width(mr, lanes, length - q)
-        tile(zero, mr, wide, a, source + q * size, offsets, count, start, line + q * size, pitch, 0, 0)
-        q += width
+        number = max(1, (length - q) // width) if wide else 1
+        b, c, step = source + q * size, line + q * size, width * size
+        tiles(zero, mr, wide, a, b, offsets, count, start, c, pitch, 0, 0, number, step, step)
+        q += number * width
 
 
 @routine
