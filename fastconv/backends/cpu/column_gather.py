@@ -22,7 +22,8 @@ from fastconv.backends.cpu.simd import prefetch, take_every
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 _LINE_BYTES = 64  # of the caches
-_TOGETHER = 4  # channels whose lines are laid out before they go to the tiles, and that are asked for ahead
+_TOGETHER = 4  # channels whose lines are laid out before they go to the tiles
+_AHEAD = 12  # channels between asking for a source and reading it: far apart in memory, unforeseen by the hardware
 
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
@@ -41,24 +42,40 @@ def gather_columns(
     filled = -(-count // width) * width
     places, zeros = _places(filled, lanes, width, tile_step, size), np.zeros(4 * lanes, x.dtype)
     moves, numbers = _moves(plan, x, zeros, group, c0, first, count, filled, positions, t0, t1)
-    pitch = filled + 2 * lanes
-    lines = np.empty(_TOGETHER * pitch, x.dtype)
-    volume, row_step = p.depth * p.height * p.width * size, channel_step * width * size
-    for c in range(0, c1 - c0, _TOGETHER):
-        some = min(_TOGETHER, c1 - c0 - c)
-        for t in range(t1 - t0):
-            row = pointer(panel, to + (t * tap_step + c * channel_step) * width)
+    lines = np.empty(_TOGETHER * (filled + 2 * lanes), x.dtype)
+    row = pointer(panel, to)
+    _gather(
+        x, row, moves, numbers, lines, places, p.step_w, p.depth * p.height * p.width * size, c1 - c0,
+        tap_step * width * size, channel_step * width * size,
+    )  # fmt: skip
+
+
+@routine
+def _gather(
+    x: Any, panel: int, moves: Any, numbers: Any, lines: Any, places: Any, step: int, volume: int, channels: int,
+    tap_step: int, channel_step: int,
+) -> None:  # fmt: skip
+    """All channels, `volume` bytes each, by the moves of their taps to rows of tiles at address `panel`.
+
+    Tables and lines come from `gather_columns`: what makes no array counts no references.
+    """
+    size, pitch = x.itemsize, len(lines) // _TOGETHER
+    bytes_ = len(places) * (_LANES4 if size == 4 else _LANES8) * size
+    for c in range(0, channels, _TOGETHER):
+        some = min(_TOGETHER, channels - c)
+        for t in range(len(numbers)):
+            row = panel + t * tap_step + c * channel_step
             if numbers[t] == _ONE_RUN:
                 for i in range(some):
                     source = moves[t, 0, _FROM] + (c + i) * volume
-                    for line in range(0, count * size, _LINE_BYTES):
-                        prefetch(x, source + _TOGETHER * volume + line)
-                    _to_tiles(x, source, row + i * row_step, places)
+                    for line in range(0, bytes_, _LINE_BYTES):
+                        prefetch(x, source + _AHEAD * volume + line)
+                    _to_tiles(x, source, row + i * channel_step, places)
                 continue
             for i in range(some):
-                _lay_out(x, moves[t], numbers[t], lines, i * pitch, p.step_w, (c + i) * volume, volume)
+                _lay_out(x, moves[t], numbers[t], lines, i * pitch, step, (c + i) * volume, volume)
             for i in range(some):
-                _to_tiles(x, pointer(lines, i * pitch), row + i * row_step, places)
+                _to_tiles(x, pointer(lines, i * pitch), row + i * channel_step, places)
 
 
 @inlined
@@ -77,7 +94,7 @@ def _lay_out(x: Any, moves: Any, number: int, lines: Any, line: int, step: int, 
     """
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
-    place, ahead = pointer(lines, line), _TOGETHER * volume
+    place, ahead = pointer(lines, line), _AHEAD * volume
     if step == 1 and moves[number, _FROM] + channel <= pointer(x, x.size):
         move_vectors(x, 1, pointer(moves), number, place, channel, ahead)
     elif step == 2 and moves[number, _FROM] + channel <= pointer(x, x.size):
