@@ -25,7 +25,7 @@ from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import gather_box, place_of_box
 from fastconv.backends.cpu.host import flat, kernel, pointer, routine
 from fastconv.backends.cpu.patches import OVERRUN, put_together
-from fastconv.backends.cpu.plan import COLUMN_GATHER_ROWS, Correlation
+from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.threads import parallel_for
@@ -69,8 +69,8 @@ class Phases:
         axes = [_together(phases) for phases in per_axis]
         self.box = box = Correlation(axes, one.channels, one.rows, one.groups, one.kernel, one.itemsize)
         # Small images waste much of a box; their phases may rather be gathered as columns, one by one.
-        of_columns = 1 + COLUMN_GATHER_ROWS / one.rows + _SCATTER_COST
-        self.pays = not any(c.columns for c in correlations) or box.box_cost() <= of_columns
+        of_columns = one.columns_time() + _SCATTER_COST
+        self.pays = not any(c.columns for c in correlations) or box.boxes_time() <= of_columns
         self.columns = len(per_axis[2])
         p = box.plan[0]
         self.band = max(1, BAND // int(p["pitch"]))

@@ -49,9 +49,14 @@ GATHER_COST = 0.02
 _NARROW_COST = 4 / 3 if REGISTERS == 16 else 9 / 8
 _ROWWISE_GAIN = 1.02
 _THIRD_LEVEL = 4 / 3  # time of a box beyond the second-level cache over that of one within
-COLUMN_GATHER_ROWS = 20
-"""Time to gather an exact column for one tap over the time to multiply it with one row of weights, about; three times
-as much where the step has no shuffles."""
+_TABLE_COST = 1.06  # time of a tile that finds the rows of its source by a table over that of one at equal steps
+_BOX_GATHER_ROWS, _PHASES_GATHER_ROWS = 2, 8
+"""Time to gather the box of some outputs over the time to multiply one tap of them with one row of weights, about;
+more where the phases of a step are taken apart."""
+
+_COLUMN_GATHER_ROWS, _MOVES_ROWS = 12, 60
+"""The same for exact columns, tap by tap; three times as much where the step has no shuffles, and what the channels of
+a tap share: its moves."""
 
 FAR_ROWS = 64 if REGISTERS == 16 else 128
 """Rows of a source in place from which they are better copied into a panel: more than the ways of a few sets."""
@@ -248,11 +253,21 @@ class Correlation:
                 return True
             if plan["linear"] or plan["direct"]:
                 return False
-        step = self.axes[2].step
-        return self.box_cost() > 1 + COLUMN_GATHER_ROWS * (1 if step in (1, 2, 4) else 3) / self.rows
+        return self.columns_time() < self.boxes_time()
 
-    def box_cost(self) -> float:
-        """Time of the boxes over that of their outputs alone."""
+    def columns_time(self) -> float:
+        """Time by exact columns over that of their products alone."""
+        shuffled = self.axes[2].step in (1, 2, 4)
+        return 1 + (_COLUMN_GATHER_ROWS * (1 if shuffled else 3) + _MOVES_ROWS / self.channels) / self.rows
+
+    def boxes_time(self) -> float:
+        """Time by boxes over that of the products of their outputs alone."""
+        apart = max(axis.step for axis in self.axes[1:]) > 1
+        gathered = (_PHASES_GATHER_ROWS if apart else _BOX_GATHER_ROWS) / self.rows
+        return _TABLE_COST * self._waste() + gathered
+
+    def _waste(self) -> float:
+        """Time of the products of boxes, with those between their rows, over that of their outputs alone."""
         plan, lanes = self.plan[0], lanes_of(self.itemsize)
         _, height, width = self.axes
         if plan["rowwise"]:
