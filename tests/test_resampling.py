@@ -63,6 +63,7 @@ CASES = [
     Case("linear", (5,), (1,)),
     Case("linear", (700,), (450,)),
     Case("linear", (60,), (1.7,)),
+    Case("linear", (60,), (120,)),
     Case("linear", (11,), (31,), True),
     Case("linear", (11,), (1,), True),
     Case("bilinear", (8, 8), (16, 16)),
@@ -82,6 +83,7 @@ CASES = [
     Case("trilinear", (4, 3, 10), (1.5, 0.7, 1.2)),
     Case("bicubic", (6, 9), (12, 18)),
     Case("bicubic", (30, 20), (7, 11)),
+    Case("bicubic", (3, 40), (6, 80)),
     Case("bicubic", (5, 4), (9, 13), True),
     Case("bicubic", (1, 7), (3, 7)),
     Case("bicubic", (3, 9), (1.3, 0.4)),
@@ -97,8 +99,9 @@ every_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 @pytest.fixture(params=["usual", "small"])
 def blocks(request, monkeypatch):
-    """The CPU's blocks as they are, and so small that these inputs are cut everywhere."""
+    """The CPU's blocks as they are, and so small that these inputs are cut everywhere, their results large for them."""
     if request.param == "small":
+        monkeypatch.setattr(resampling, "STREAMED_BYTES", 0)
         monkeypatch.setattr(resampling, "_BLOCK", 40)
         monkeypatch.setattr(resampling, "_CHUNK", 30)
     resampling._plan.cache_clear()

@@ -49,6 +49,13 @@ class Emitter:
     def store(self, value: Any, pointer: Any) -> None:
         self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.itemsize)
 
+    def stream(self, value: Any, pointer: Any) -> None:
+        """To memory past the caches; the address is a multiple of a vector. Before others read it: `simd.settle`."""
+        store = self.builder.store(
+            value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.itemsize * self.lanes
+        )
+        store.set_metadata("nontemporal", self.builder.module.add_metadata([ir.Constant(_I32, 1)]))
+
     def lanes_between(self, first: Any, last: Any) -> Any:
         """The mask of the lanes first ≤ lane < last, both int64 that fit into 32 bits."""
         ints = ir.VectorType(_I32, self.lanes)

@@ -5,8 +5,10 @@ The axes are resampled one after the other, those that shrink the block most fir
 scratch in the second-level cache. Along every axis but the last an output is a row: a weighted sum of rows of the
 source, vector by vector, sums in registers. Along the last axis as many rows as a vector has lanes are turned in
 registers, a piece at a time that stays in the first-level cache, so that an output is again a vector, and turned back.
+Where that axis is doubled nothing is turned: neighbouring inputs make a vector of outputs with even and one with odd
+numbers, whose lanes are mixed. Rows of large results are stored past the caches.
 Cost: a load and a multiply-add for each tap of a vector, along the last axis three shuffles for each one read or
-written besides. Floor: input and output once through memory.
+written besides (doubled: two for each one written). Floor: input and output once through memory.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.gather import copy_bytes, zero_bytes
-from fastconv.backends.cpu.host import VECTOR_BYTES, kernel, pointer, routine
-from fastconv.backends.cpu.resample_simd import weighted_sum
-from fastconv.backends.cpu.simd import transpose
+from fastconv.backends.cpu.host import VECTOR_BYTES, inlined, kernel, pointer, routine
+from fastconv.backends.cpu.resample_simd import weighted_pairs, weighted_sum
+from fastconv.backends.cpu.simd import settle, transpose
 
 FIRST, TAPS, WEIGHTS = range(3)
 """Columns of a table: the first tap of an output, how many it has, where their weights begin."""
@@ -27,8 +29,10 @@ _VECTORS = 4  # of a row at once
 
 
 @kernel
-def resample(x: Any, y: Any, table: Any, weights: Any, passes: Any, block: Any, start: int, stop: int) -> None:
-    """Blocks [start, stop) of y; the arguments are those of resampling.Plan."""
+def resample(
+    x: Any, y: Any, table: Any, weights: Any, passes: Any, block: Any, streamed: bool, start: int, stop: int
+) -> None:
+    """Blocks [start, stop) of y, rows stored past the caches if `streamed`; the others are those of resampling.Plan."""
     planes, rows, cuts, lead_inputs, lead_outputs, behind_inputs, behind_outputs, kept, columns, span = block
     lanes = VECTOR_BYTES // x.itemsize
     scratch, turned = np.empty(kept, x.dtype), np.zeros((columns + span) * lanes, x.dtype)
@@ -41,25 +45,33 @@ def resample(x: Any, y: Any, table: Any, weights: Any, passes: Any, block: Any, 
             s0, s1 = table[o0, FIRST], table[o1 - 1, FIRST] + table[o1 - 1, TAPS]
         source = pointer(x, (plane * lead_inputs + s0) * behind_inputs)
         for p in range(len(passes)):
-            begin, inputs, outputs, inner, between, lead_is_done, place, chunk = passes[p]
+            begin, inputs, outputs, inner, between, lead_is_done, place, chunk, paired, pairs = passes[p]
             here, shift, images = table[o0:o1], s0, count
+            if begin == 0:  # of the outputs from o0 on
+                skipped = max(0, (o0 - paired + 1) // 2)
+                paired, pairs = paired + 2 * skipped - o0, min(pairs, (o1 - paired) // 2) - skipped
             if begin > 0:
                 length = o1 - o0 if lead_is_done else s1 - s0
                 here, shift, images = table[begin : begin + outputs], 0, count * length * between
-            target = pointer(scratch, place)
+            target, past = pointer(scratch, place), 0
             if place < 0:
                 target = pointer(y, (plane * lead_outputs + o0) * behind_outputs)
-            if chunk > 0 and images >= lanes:
+                past = streamed and inner % lanes == 0 and pointer(y) % VECTOR_BYTES == 0
+            if inner == 1 and pairs >= lanes:
+                _in_pairs(x, source, inputs, shift, target, outputs, images, here, weights, paired, pairs)
+            elif chunk > 0 and images >= lanes:
                 _across(x, source, inputs, shift, target, outputs, images, here, weights, turned, chunk, span)
             else:
-                _along(x, source, inputs, shift, target, outputs, images, inner, here, weights)
+                _along(x, source, inputs, shift, target, outputs, images, inner, here, weights, past)
             source = target
+    if streamed:
+        settle()
 
 
 @routine
 def _along(
     x: Any, source: int, inputs: int, shift: int, target: int, outputs: int, images: int, inner: int, table: Any,
-    weights: Any,
+    weights: Any, streamed: int,
 ) -> None:  # fmt: skip
     """The rows of `table`, of `inner` elements, in images of `outputs` rows from those of `inputs` rows.
 
@@ -81,21 +93,55 @@ def _along(
             taps, factors = table[o, TAPS], pointer(weights, table[o, WEIGHTS])
             o += 1
             if inner == 1:  # where the tests of the loops below cost more than the sum
-                weighted_sum(x, 1, 1, to, place, 1, factors, taps)
+                weighted_sum(x, 1, 1, to, place, 1, factors, taps, 0)
                 continue
             j = 0
             while j + _VECTORS * lanes <= inner:
-                weighted_sum(x, 0, _VECTORS, to + j * size, place + j * size, inner, factors, taps)
+                weighted_sum(x, 0, _VECTORS, to + j * size, place + j * size, inner, factors, taps, streamed)
                 j += _VECTORS * lanes
             while j + lanes <= inner:
-                weighted_sum(x, 0, 1, to + j * size, place + j * size, inner, factors, taps)
+                weighted_sum(x, 0, 1, to + j * size, place + j * size, inner, factors, taps, streamed)
                 j += lanes
             if j < inner and inner >= lanes:
                 j = inner - lanes
-                weighted_sum(x, 0, 1, to + j * size, place + j * size, inner, factors, taps)
+                weighted_sum(x, 0, 1, to + j * size, place + j * size, inner, factors, taps, streamed)
             elif j < inner:
                 for i in range(inner):
-                    weighted_sum(x, 1, 1, to + i * size, place + i * size, inner, factors, taps)
+                    weighted_sum(x, 1, 1, to + i * size, place + i * size, inner, factors, taps, 0)
+
+
+@routine
+def _in_pairs(
+    x: Any, source: int, inputs: int, shift: int, target: int, outputs: int, rows: int, table: Any, weights: Any,
+    paired: int, pairs: int,
+) -> None:  # fmt: skip
+    """The same for rows of single elements whose outputs come in pairs, from number `paired` of `table` on."""
+    size = x.itemsize
+    taps, first = table[paired, TAPS], table[paired, FIRST]
+    apart, factors = table[paired + 1, FIRST] - first, pointer(weights, table[paired, WEIGHTS])
+    for row in range(rows):
+        begin, to = source + (row * inputs - shift) * size, target + row * outputs * size
+        place, behind = begin + first * size, to + paired * size
+        if taps == 1:
+            weighted_pairs(x, 1, behind, place, apart, factors, pairs)
+        elif taps == 2:
+            weighted_pairs(x, 2, behind, place, apart, factors, pairs)
+        else:
+            weighted_pairs(x, 4, behind, place, apart, factors, pairs)
+        for o in range(paired):
+            _single(x, begin, to, o, table, weights)
+        for o in range(paired + 2 * pairs, len(table)):
+            _single(x, begin, to, o, table, weights)
+
+
+@inlined
+def _single(x: Any, source: int, target: int, o: int, table: Any, weights: Any) -> None:
+    size, taps = x.itemsize, table[o, TAPS]
+    if taps > 0:
+        factors = pointer(weights, table[o, WEIGHTS])
+        weighted_sum(x, 1, 1, target + o * size, source + table[o, FIRST] * size, 1, factors, taps, 0)
+    else:
+        zero_bytes(target + o * size, size)
 
 
 @routine
@@ -117,7 +163,7 @@ def _across(
                 place, taps = pointer(turned, (here[i, FIRST] - begin) * lanes), here[i, TAPS]
                 if taps > 0:
                     weighted_sum(
-                        x, 0, 1, sums + i * VECTOR_BYTES, place, lanes, pointer(weights, here[i, WEIGHTS]), taps
+                        x, 0, 1, sums + i * VECTOR_BYTES, place, lanes, pointer(weights, here[i, WEIGHTS]), taps, 0
                     )
                 else:
                     zero_bytes(sums + i * VECTOR_BYTES, VECTOR_BYTES)

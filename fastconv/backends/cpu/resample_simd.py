@@ -11,18 +11,21 @@ from fastconv.backends.cpu.emitter import Emitter, short_loop
 
 
 @intrinsic(prefer_literal=True)
-def weighted_sum(typing_context, like, lanes, vectors, target, source, pitch, weights, taps):  # type: ignore[no-untyped-def]
+def weighted_sum(  # type: ignore[no-untyped-def]
+    typing_context, like, lanes, vectors, target, source, pitch, weights, taps, streamed
+):
     """target[j] = Σ_t weights[t] · source[t · pitch + j] for t < taps (taps ≥ 1) in that order, j < vectors · lanes.
 
     `lanes` is 1, or 0 for those of the host: the bits are the same. `target`, `source` and `weights` are addresses.
+    With `streamed` ≠ 0 the target is stored past the caches and must be aligned to whole vectors.
     Most outputs have one tap or two, for which a loop would cost more than its work: it begins with the third.
     """
     wanted, count = lanes.literal_value, vectors.literal_value
-    signature = types.void(like, lanes, vectors, *[types.intp] * 5)
+    signature = types.void(like, lanes, vectors, *[types.intp] * 6)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0], wanted or None)
-        target, source, pitch, weights, taps = args[3:]
+        target, source, pitch, weights, taps, streamed = args[3:]
         target, source, weights = (emit.pointer(address) for address in (target, source, weights))
         places = [emit.index(v * emit.lanes) for v in range(count)]
 
@@ -55,8 +58,55 @@ def weighted_sum(typing_context, like, lanes, vectors, target, source, pitch, we
         for total, *values in zip(totals, first, second, last):
             for value, block in zip(values, (one, two, end)):
                 total.add_incoming(value, block)
-        for total, place in zip(totals, places):
-            emit.store(total, emit.at(target, place))
+        with builder.if_else(builder.icmp_signed("!=", streamed, emit.index(0))) as (past, usual):
+            for branch, store in ((past, emit.stream), (usual, emit.store)):
+                with branch:
+                    for total, place in zip(totals, places):
+                        store(total, emit.at(target, place))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+PAIRED_TAPS = (1, 2, 4)
+"""Taps of the outputs that `weighted_pairs` computes: of nearest neighbours, lines and cubics."""
+
+
+@intrinsic(prefer_literal=True)
+def weighted_pairs(typing_context, like, taps, target, source, apart, weights, pairs):  # type: ignore[no-untyped-def]
+    """target[2j + i] = Σ_t weights[i · taps + t] · source[i · apart + t + j] for i < 2, j < pairs (pairs ≥ lanes).
+
+    The bits are those of `weighted_sum`.
+    """
+    count = taps.literal_value
+    signature = types.void(like, taps, *[types.intp] * 5)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = Emitter(builder, signature.args[0])
+        target, source, apart, weights, pairs = args[2:]
+        target, source, weights = (emit.pointer(address) for address in (target, source, weights))
+        sources = source, emit.at(source, apart)
+        places = [emit.index(t) for t in range(2 * count)]
+        factors = [emit.splat(builder.load(emit.at(weights, place))) for place in places]
+        lanes, behind = emit.index(emit.lanes), builder.sub(pairs, emit.index(emit.lanes))
+
+        def vector(v: Any, values: list[list[Any]]) -> list[list[Any]]:
+            j = builder.mul(v, lanes)
+            j = builder.select(builder.icmp_signed("<", j, behind), j, behind)  # the last vector overlaps
+            sums = []
+            for i, row in enumerate(sources):
+                taken = [emit.load(emit.at(emit.at(row, j), place)) for place in places[:count]]
+                total = builder.fmul(factors[i * count], taken[0])
+                for factor, value in zip(factors[i * count + 1 :], taken[1:]):
+                    total = emit.fma(factor, value, total)
+                sums.append(total)
+            to = emit.at(target, builder.add(j, j))
+            for number, mixed in enumerate(emit.interleaved(sums)):
+                emit.store(mixed, emit.at(to, emit.index(number * emit.lanes)))
+            return values
+
+        vectors = builder.sdiv(builder.add(pairs, emit.index(emit.lanes - 1)), lanes)
+        short_loop(emit, vectors, [], vector)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -226,6 +226,17 @@ def prefetch(typing_context, like, address):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def settle(typing_context):  # type: ignore[no-untyped-def]
+    """What was stored past the caches is in memory, before any other thread can ask for it."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
 def copy_rows(typing_context, like, target, source):  # type: ignore[no-untyped-def]
     """target[r] = source[r] for the rows of a block."""
     signature = types.void(like, *[types.intp] * 2)
