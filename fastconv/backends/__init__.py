@@ -75,7 +75,7 @@ def is_cupy(array: Any) -> bool:
 
 def is_floating(dtype: Any) -> bool:
     """True for floating dtypes, bfloat16 (which NumPy has from ml_dtypes) among them."""
-    return bool(dtype.kind == "f" or dtype.name == "bfloat16")
+    return bool(dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16"))  # a name takes microseconds
 
 
 def adopted(value: Any) -> Any:

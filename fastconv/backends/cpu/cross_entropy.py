@@ -4,7 +4,7 @@ The logits are (N, C, inner). Nothing of their size is stored: forward keeps the
 exponentials of each position, backward computes the probabilities from them again. With inner = 1 a position is a row
 and a task; otherwise a task is up to 256 neighbouring positions of one sample, and all loops vectorise across them.
 What belongs to the class of a position is then picked by comparing every class with it: a gather costs more. Sums are
-float64, in an order that depends on C alone. Cost: one exponential an element and direction.
+float64, in an order that depends on C alone. Cost: one exponential an element and direction, as two loops.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import sums
-from fastconv.backends.cpu.elementary import exp_negative, like, log, maximum
+from fastconv.backends.cpu.elementary import exp_of_parts, like, log, maximum, negative_exponent
 from fastconv.backends.cpu.host import flat, kernel, routine
 from fastconv.backends.cpu.memory import empty
 from fastconv.backends.threads import RangeCall, parallel_for
@@ -24,7 +24,7 @@ from fastconv.backends.threads import RangeCall, parallel_for
 Array = npt.NDArray[Any]
 
 _COLUMNS = 256
-_NS_PER_BYTE = 0.3
+_NS_PER_BYTE = 0.25
 
 
 def cross_entropy(x: Array, classes: Array, weight: Array | None, smoothing: float) -> tuple[Array, Array]:
@@ -68,14 +68,16 @@ def _rows(
     x: Any, classes: Any, weight: Any, losses: Any, normalisers: Any, smoothing: float, start: int, stop: int
 ) -> None:
     count = weight.size
-    powers, weights = np.empty(count, x.dtype), sums.total(weight)
+    powers, scales, weights = np.empty(count, x.dtype), np.empty(count, x.dtype), sums.total(weight)
     for row in range(start, stop):
         source, target = x[row * count : (row + 1) * count], classes[row]
         largest = source[0]
         for i in range(source.size):
             largest = maximum(largest, source[i])
         for i in range(source.size):
-            powers[i] = exp_negative(source[i] - largest)
+            powers[i], scales[i] = negative_exponent(source[i] - largest)
+        for i in range(source.size):
+            powers[i] = exp_of_parts(powers[i], scales[i])
         shift = like(largest, math.log(sums.total(powers)))
         normalisers[0, row], normalisers[1, row] = largest, shift
         if target < 0:
@@ -93,7 +95,7 @@ def _rows_grad(
     g: Any, x: Any, normalisers: Any, classes: Any, weight: Any, gx: Any, smoothing: float, start: int, stop: int
 ) -> None:
     count = weight.size
-    weights = sums.total(weight)
+    scales, weights = np.empty(count, x.dtype), sums.total(weight)
     for row in range(start, stop):
         source, result, target = x[row * count : (row + 1) * count], gx[row * count : (row + 1) * count], classes[row]
         if target < 0:
@@ -103,7 +105,9 @@ def _rows_grad(
         own, even = g[row] * (1.0 - smoothing) * weight[target], g[row] * smoothing / count
         factor = like(largest, own + even * weights)
         for i in range(source.size):
-            result[i] = exp_negative(source[i] - largest - shift) * factor
+            result[i], scales[i] = negative_exponent(source[i] - largest - shift)
+        for i in range(source.size):
+            result[i] = exp_of_parts(result[i], scales[i]) * factor
         if smoothing != 0.0:
             share = like(largest, even)
             for i in range(source.size):
@@ -120,13 +124,14 @@ def _columns(
     weights = sums.total(weight)
     power, total, even = np.empty(_COLUMNS, x.dtype), np.empty(_COLUMNS), np.empty(_COLUMNS)
     own_score, own_weight, own_class = power.copy(), power.copy(), np.empty(_COLUMNS, np.int32)
+    scale = power.copy()
     for task in range(start, stop):
         sample, column = task // blocks, task % blocks * _COLUMNS
         columns = min(_COLUMNS, inner - column)
         at, first = sample * inner + column, sample * count * inner + column
         largest, shift = normalisers[0, at : at + columns], normalisers[1, at : at + columns]
         loss = losses[at : at + columns]
-        powers, totals, evens = power[:columns], total[:columns], even[:columns]
+        powers, scales, totals, evens = power[:columns], scale[:columns], total[:columns], even[:columns]
         scores, factors, numbers = own_score[:columns], own_weight[:columns], own_class[:columns]
         _class_numbers(classes[at : at + columns], numbers)
         for i in range(columns):
@@ -137,7 +142,9 @@ def _columns(
         for c in range(count):
             source, label, share = x[first + c * inner : first + c * inner + columns], np.int32(c), weight[c]
             for i in range(source.size):
-                powers[i] = exp_negative(source[i] - largest[i])
+                powers[i], scales[i] = negative_exponent(source[i] - largest[i])
+            for i in range(source.size):
+                powers[i] = exp_of_parts(powers[i], scales[i])
             for i in range(source.size):
                 totals[i] += powers[i]
             for i in range(source.size):  # sums with one term: a choice between new and old would be a masked store
@@ -186,14 +193,15 @@ def _columns_grad(
     count, blocks = weight.size, (inner + _COLUMNS - 1) // _COLUMNS
     weights = sums.total(weight)
     own, even, factor = np.empty(_COLUMNS, x.dtype), np.empty(_COLUMNS, x.dtype), np.empty(_COLUMNS, x.dtype)
-    own_class = np.empty(_COLUMNS, np.int32)
+    scale, own_class = np.empty(_COLUMNS, x.dtype), np.empty(_COLUMNS, np.int32)
     for task in range(start, stop):
         sample, column = task // blocks, task % blocks * _COLUMNS
         columns = min(_COLUMNS, inner - column)
         at, first = sample * inner + column, sample * count * inner + column
         largest, shift = normalisers[0, at : at + columns], normalisers[1, at : at + columns]
         cotangents = g[at : at + columns]
-        owns, evens, factors, numbers = own[:columns], even[:columns], factor[:columns], own_class[:columns]
+        owns, evens, factors, scales = own[:columns], even[:columns], factor[:columns], scale[:columns]
+        numbers = own_class[:columns]
         _class_numbers(classes[at : at + columns], numbers)
         for i in range(columns):
             owns[i] = like(owns[i], 0.0)
@@ -210,7 +218,9 @@ def _columns_grad(
             source, result, label = x[begin : begin + columns], gx[begin : begin + columns], np.int32(c)
             share = weight[c]
             for i in range(source.size):
-                slope, target = exp_negative(source[i] - largest[i] - shift[i]) * factors[i], owns[i]
+                result[i], scales[i] = negative_exponent(source[i] - largest[i] - shift[i])
+            for i in range(source.size):
+                slope, target = exp_of_parts(result[i], scales[i]) * factors[i], owns[i]
                 slope -= target if numbers[i] == label else like(slope, 0.0)
                 result[i] = slope if numbers[i] >= 0 else like(slope, 0.0)
             if smoothing != 0.0:
