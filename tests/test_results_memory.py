@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastconv as fc
-from fastconv.backends.cpu import memory
+from fastconv.backends.cpu import memory, patches, resampling
 
 FLOAT = np.dtype("float32")
 FLOATS = memory.LEAST_BYTES // 4
@@ -102,3 +102,15 @@ def test_results_may_die_when_the_interpreter_has_cleared_the_module(blocks, mon
         monkeypatch.setattr(memory, name, None)
     blocks.give_back(block)
     assert blocks.lent == 0
+
+
+@pytest.mark.parametrize("columns", [64, 61])
+def test_large_results_have_the_bits_of_small_ones(columns, monkeypatch):
+    """They are stored past the caches, where lines begin at whole vectors."""
+    generator = np.random.default_rng(0)
+    x, w = (generator.standard_normal(shape, "float32") for shape in ((1, 8, 64, columns), (8, 24, 2, 2)))
+    calls = [lambda: fc.conv_transpose2d(x, w, stride=2), lambda: fc.interpolate(x, scale_factor=4, mode="bilinear")]
+    usual = [call().tobytes() for call in calls]
+    for module in (patches, resampling):
+        monkeypatch.setattr(module, "STREAMED_BYTES", 0)
+    assert [call().tobytes() for call in calls] == usual

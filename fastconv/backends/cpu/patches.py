@@ -23,10 +23,10 @@ from fastconv.backends.cpu.column_gather import gather_columns
 from fastconv.backends.cpu.correlate import pack, tile_width, tiles_strided
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided
-from fastconv.backends.cpu.host import flat, inlined, kernel, pointer, routine
+from fastconv.backends.cpu.host import STREAMED_BYTES, VECTOR_BYTES, flat, inlined, kernel, pointer, routine
 from fastconv.backends.cpu.plan import TILE_VECTORS, input_grad_plans
 from fastconv.backends.cpu.scratch import call_scratch, scratch
-from fastconv.backends.cpu.simd import ROWS, WIDE, interleave
+from fastconv.backends.cpu.simd import ROWS, WIDE, interleave, settle, stream_pairs
 from fastconv.backends.threads import parallel_for
 from fastconv.geometry import ConvGeometry
 
@@ -111,20 +111,14 @@ def _stretches(first: int, count: int, group: int, groups: int, channels: int, s
 
 
 @inlined
-def put_together(rows: Any, source: int, pitch: int, kw: int, x: Any, to: int, count: int) -> None:
-    """x[to + w · kw + k] = rows[source + k · pitch + w] for k < kw, w < count."""
-    size = x.itemsize
-    lanes = _LANES4 if size == 4 else _LANES8
+def put_together(rows: Any, source: int, pitch: int, kw: int, x: Any, to: int, count: int, streamed: bool) -> None:
+    """x[to + w · kw + k] = rows[source + k · pitch + w] for k < kw, w < count; past the caches if `streamed`."""
+    lanes = _LANES4 if x.itemsize == 4 else _LANES8
     if kw in (2, 3, 4) and count >= lanes:
-        for j in range(0, count, lanes):
-            w = min(j, count - lanes)  # the last vectors overlap those before
-            origin, target = pointer(rows, source + w), pointer(x, to + w * kw)
-            if kw == 2:
-                interleave(x, 2, origin, pitch, 1, target)
-            elif kw == 3:
-                interleave(x, 3, origin, pitch, 1, target)
-            else:
-                interleave(x, 4, origin, pitch, 1, target)
+        _put_vectors(rows, source, pitch, kw, x, to, count // lanes, streamed)
+        if count % lanes:
+            last = count - lanes  # these overlap those before
+            _put_vectors(rows, source + last, pitch, kw, x, to + last * kw, 1, False)
     else:
         for k in range(kw):
             line = np.uintp(source + k * pitch)
@@ -133,7 +127,22 @@ def put_together(rows: Any, source: int, pitch: int, kw: int, x: Any, to: int, c
 
 
 @routine
-def _put_lines(rows: Any, pitch: int, x: Any, sizes: Any, first: int, last: int, stretches: Any) -> None:
+def _put_vectors(rows: Any, source: int, pitch: int, kw: int, x: Any, to: int, vectors: int, streamed: bool) -> None:
+    origin, target = pointer(rows, source), pointer(x, to)
+    if kw == 2 and streamed and target % VECTOR_BYTES == 0:
+        stream_pairs(x, origin, pitch, vectors, target)
+    elif kw == 2:
+        interleave(x, 2, origin, pitch, vectors, target)
+    elif kw == 3:
+        interleave(x, 3, origin, pitch, vectors, target)
+    else:
+        interleave(x, 4, origin, pitch, vectors, target)
+
+
+@routine
+def _put_lines(
+    rows: Any, pitch: int, x: Any, sizes: Any, first: int, last: int, stretches: Any, streamed: bool
+) -> None:
     """Lines first ≤ line < last of (channel, row of a patch), each of kw rows, to where their stretches lie in x."""
     depth, height, width, kd, kh, kw = sizes[:6]
     for line in range(first, last):
@@ -142,7 +151,8 @@ def _put_lines(rows: Any, pitch: int, x: Any, sizes: Any, first: int, last: int,
         to = ((channel * depth + i) * height + j) * width
         source = (line - first) * kw * pitch
         for n in range(len(stretches)):
-            put_together(rows, source + stretches[n, 1], pitch, kw, x, to + stretches[n, 0], stretches[n, 2])
+            place, column, count = stretches[n]
+            put_together(rows, source + column, pitch, kw, x, to + place, count, streamed)
 
 
 @routine
@@ -158,8 +168,15 @@ def _multiply_unit(
         r0 = block * ROWS
         mr = min(ROWS, packed_rows - r0)
         a, s, c = packed + r0 * k * size, start + r0 * size, rows + (r0 - first * ROWS) * pitch * size
-        for at in range(0, count, span):
-            q, n = 0, min(span, count - at)
+        at = 0
+        while at < count:
+            width, wide = tile_width(mr, lanes, count - at)
+            q, n, number = 0, min(span, count - at), (count - at) // span
+            if width == span and number > 0:
+                b, target = panel + at // span * step * size, c + at * size
+                tiles_strided(zero, mr, wide, a, b, span, k, s, target, pitch, 0, 0, number, step * size, span * size)
+                at += number * span
+                continue
             while q < n:
                 width, wide = tile_width(mr, lanes, n - q)
                 if q + width > span:
@@ -167,12 +184,13 @@ def _multiply_unit(
                 b = panel + (at // span * step + q) * size
                 tiles_strided(zero, mr, wide, a, b, span, k, s, c + (at + q) * size, pitch, 0, 0, 1, 0, 0)
                 q += width
+            at += span
 
 
 @kernel
 def _multiply(
     x: Any, packed: Any, y: Any, plan: Any, positions: Any, sizes: Any, unit: int, memory: Any, chunks: int,
-    begin: int, end: int,
+    streamed: bool, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (group, panel of columns over all samples, chunk of units), the last fastest.
 
@@ -206,7 +224,9 @@ def _multiply(
                 pointer(memory), pitch,
             )  # fmt: skip
             lines = block * ROWS // kw, min(behind * ROWS, p.rows) // kw
-            _put_lines(memory, pitch, y, sizes, lines[0], lines[1], stretches)
+            _put_lines(memory, pitch, y, sizes, lines[0], lines[1], stretches, streamed)
+    if streamed:
+        settle()
 
 
 class InputGrad:
@@ -238,7 +258,7 @@ class InputGrad:
             memory = scratch(self.elements, dtype)
             _multiply(
                 source, packed, target, c.plan, self.positions, self.sizes, self.unit, memory, chunks,
-                begin, end,
+                target.nbytes >= STREAMED_BYTES, begin, end,
             )  # fmt: skip
 
         parallel_for(pack_weights, c.groups * c.blocks, weights.size * _NS_PER_ELEMENT)

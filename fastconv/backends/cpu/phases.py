@@ -163,7 +163,7 @@ def _put_rows(
     for m in range(valid):
         for r in range(rows):
             source, target = m * line + r * pitch, to + m * row_step + r * line_step
-            put_together(lines, source, ROWS * line, phases, y, target, columns)
+            put_together(lines, source, ROWS * line, phases, y, target, columns, False)
             for k in range(total - columns * phases):
                 y[target + columns * phases + k] = lines[source + k * ROWS * line + columns]
 

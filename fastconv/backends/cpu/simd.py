@@ -295,6 +295,30 @@ def interleave(typing_context, like, rows, source, stride, vectors, target):  # 
 
 
 @intrinsic
+def stream_pairs(typing_context, like, source, stride, vectors, target):  # type: ignore[no-untyped-def]
+    """`interleave` of two rows to a target that is aligned to whole vectors, past the caches: `settle` comes after."""
+    signature = types.void(like, *[types.intp] * 4)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = Emitter(builder, signature.args[0])
+        source, stride, vectors, target = args[1:]
+        source, target = emit.pointer(source), emit.pointer(target)
+
+        def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
+            k = builder.mul(i, emit.index(emit.lanes))
+            out = emit.at(target, builder.add(k, k))
+            rows = [emit.load(emit.at(row, k)) for row in (source, emit.at(source, stride))]
+            for number, vector in enumerate(emit.interleaved(rows)):
+                emit.stream(vector, emit.at(out, emit.index(number * emit.lanes)))
+            return values
+
+        emit.loop(vectors, [], step)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
 def transpose(typing_context, like, source, stride, vectors, target, pitch):  # type: ignore[no-untyped-def]
     """target[k · pitch + m] = source[m · stride + k] for m < lanes, k < vectors · lanes (vectors ≥ 1), in registers."""
     signature = types.void(like, *[types.intp] * 5)
