@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastconv as fc
-from fastconv.backends.cpu import memory, patches, resampling
+from fastconv.backends.cpu import memory, patches, pointwise, resampling
 
 FLOAT = np.dtype("float32")
 FLOATS = memory.LEAST_BYTES // 4
@@ -106,11 +106,21 @@ def test_results_may_die_when_the_interpreter_has_cleared_the_module(blocks, mon
 
 @pytest.mark.parametrize("columns", [64, 61])
 def test_large_results_have_the_bits_of_small_ones(columns, monkeypatch):
-    """They are stored past the caches, where lines begin at whole vectors."""
+    """They are stored past the caches, where whole vectors begin."""
     generator = np.random.default_rng(0)
     x, w = (generator.standard_normal(shape, "float32") for shape in ((1, 8, 64, columns), (8, 24, 2, 2)))
-    calls = [lambda: fc.conv_transpose2d(x, w, stride=2), lambda: fc.interpolate(x, scale_factor=4, mode="bilinear")]
-    usual = [call().tobytes() for call in calls]
-    for module in (patches, resampling):
+    x.reshape(-1)[::7], x.reshape(-1)[::11] = -0.0, np.nan
+
+    def results():
+        yield fc.conv_transpose2d(x, w, stride=2).tobytes()
+        yield fc.interpolate(x, scale_factor=4, mode="bilinear").tobytes()
+        tensor = fc.Tensor(x.reshape(-1)[3:], requires_grad=True)
+        y = fc.relu(tensor)
+        y.backward(x.reshape(-1)[:-3])
+        yield y.numpy().tobytes()
+        yield tensor.grad.tobytes()
+
+    usual = list(results())
+    for module in (patches, pointwise, resampling):
         monkeypatch.setattr(module, "STREAMED_BYTES", 0)
-    assert [call().tobytes() for call in calls] == usual
+    assert list(results()) == usual

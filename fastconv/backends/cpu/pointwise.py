@@ -2,7 +2,8 @@
 
 One loop for each activation and direction, over flat arrays, without a branch: LLVM vectorises all of them, and only
 those that are asked for are compiled. The cheap ones cost one pass over memory, the others one or two exponentials
-(elementary.py) per element. Gradients are written so that they neither cancel nor overflow in the tails.
+(elementary.py) per element. Gradients are written so that they neither cancel nor overflow in the tails. Large results
+of the rectifier are stored past the caches: it computes so little that the read of what is overwritten would show.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from fastconv.backends.cpu.elementary import (
     sigmoid_and_slope,
     tanh,
 )
-from fastconv.backends.cpu.host import inlined, kernel
+from fastconv.backends.cpu.host import STREAMED_BYTES, VECTOR_BYTES, inlined, kernel, pointer, routine
 from fastconv.backends.cpu.memory import empty
+from fastconv.backends.cpu.simd import settle, stream_unless
 from fastconv.backends.threads import parallel_for
 
 Array = npt.NDArray[Any]
@@ -43,6 +45,8 @@ def activation_forward(x: Array, name: str, alpha: float) -> Array:
     """See contract.Backend.activation_forward."""
     loop, ns = _FORWARD[name]
     y = empty(x.shape, x.dtype)
+    if name == "relu" and y.nbytes >= STREAMED_BYTES:
+        loop = _relu_streamed
     flat_x, flat_y = x.reshape(-1), y.reshape(-1)
     alpha = float(alpha)
     parallel_for(
@@ -55,6 +59,8 @@ def activation_backward(gy: Array, x: Array, y: Array, name: str, alpha: float) 
     """See contract.Backend.activation_backward."""
     loop, ns = _BACKWARD[name]
     gx = empty(gy.shape, gy.dtype)
+    if name == "relu" and gx.nbytes >= STREAMED_BYTES:
+        loop = _relu_grad_streamed
     operand = y if name in _FROM_RESULT else x
     flat_gy, flat_operand, flat_gx = gy.reshape(-1), operand.reshape(-1), gx.reshape(-1)
     alpha = float(alpha)
@@ -69,18 +75,51 @@ def activation_backward(gy: Array, x: Array, y: Array, name: str, alpha: float) 
 # Every loop slices first: from 0 to the length of a slice LLVM sees that no index is negative.
 
 
-@kernel
-def _relu(x: Any, y: Any, alpha: float, start: int, stop: int) -> None:
+@routine
+def _relu_part(x: Any, y: Any, alpha: float, start: int, stop: int) -> None:
     x, y = x[start:stop], y[start:stop]
     for i in range(x.size):
         y[i] = like(x[i], 0.0) if x[i] < like(x[i], 0.0) else x[i]  # a NaN is not smaller, and stays
 
 
-@kernel
-def _relu_grad(gy: Any, y: Any, gx: Any, alpha: float, start: int, stop: int) -> None:
+@routine
+def _relu_grad_part(gy: Any, y: Any, gx: Any, alpha: float, start: int, stop: int) -> None:
     gy, y, gx = gy[start:stop], y[start:stop], gx[start:stop]
     for i in range(y.size):
         gx[i] = like(y[i], 0.0) if y[i] <= like(y[i], 0.0) else gy[i]
+
+
+_relu, _relu_grad = kernel(_relu_part.py_func), kernel(_relu_grad_part.py_func)
+
+
+@kernel
+def _relu_streamed(x: Any, y: Any, alpha: float, start: int, stop: int) -> None:
+    first, vectors = _whole_vectors(y, start, stop)
+    last = first + vectors * (VECTOR_BYTES // y.itemsize)
+    _relu_part(x, y, alpha, start, first)
+    if vectors > 0:
+        stream_unless(x, "<", vectors, pointer(y, first), pointer(x, first), pointer(x, first))
+    _relu_part(x, y, alpha, last, stop)
+    settle()
+
+
+@kernel
+def _relu_grad_streamed(gy: Any, y: Any, gx: Any, alpha: float, start: int, stop: int) -> None:
+    first, vectors = _whole_vectors(gx, start, stop)
+    last = first + vectors * (VECTOR_BYTES // gx.itemsize)
+    _relu_grad_part(gy, y, gx, alpha, start, first)
+    if vectors > 0:
+        stream_unless(gy, "<=", vectors, pointer(gx, first), pointer(gy, first), pointer(y, first))
+    _relu_grad_part(gy, y, gx, alpha, last, stop)
+    settle()
+
+
+@routine
+def _whole_vectors(y: Any, start: int, stop: int) -> tuple[int, int]:
+    """The first of the elements start ≤ i < stop whose address is aligned to whole vectors, and their number then."""
+    lanes = VECTOR_BYTES // y.itemsize
+    first = min(stop, start + -(pointer(y, start) // y.itemsize) % lanes)
+    return first, (stop - first) // lanes
 
 
 @kernel

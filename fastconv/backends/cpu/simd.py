@@ -318,6 +318,32 @@ def stream_pairs(typing_context, like, source, stride, vectors, target):  # type
     return signature, codegen
 
 
+@intrinsic(prefer_literal=True)
+def stream_unless(typing_context, like, condition, vectors, target, source, compared):  # type: ignore[no-untyped-def]
+    """target[j] = 0 where compared[j] < 0 ("<=": ≤ 0), else source[j], for j < vectors · lanes (vectors ≥ 1).
+
+    Addresses; the target is aligned to whole vectors and stored past the caches: `settle` comes after.
+    """
+    operator = condition.literal_value
+    signature = types.void(like, condition, *[types.intp] * 4)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = Emitter(builder, signature.args[0])
+        vectors, *addresses = args[2:]
+        target, source, compared = (emit.pointer(address) for address in addresses)
+
+        def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
+            j = builder.mul(i, emit.index(emit.lanes))
+            falls = builder.fcmp_ordered(operator, emit.load(emit.at(compared, j)), emit.zero)
+            emit.stream(builder.select(falls, emit.zero, emit.load(emit.at(source, j))), emit.at(target, j))
+            return values
+
+        emit.loop(vectors, [], step)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
 @intrinsic
 def transpose(typing_context, like, source, stride, vectors, target, pitch):  # type: ignore[no-untyped-def]
     """target[k · pitch + m] = source[m · stride + k] for m < lanes, k < vectors · lanes (vectors ≥ 1), in registers."""
