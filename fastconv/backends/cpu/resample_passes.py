@@ -33,39 +33,48 @@ def resample(
     x: Any, y: Any, table: Any, weights: Any, passes: Any, block: Any, streamed: bool, start: int, stop: int
 ) -> None:
     """Blocks [start, stop) of y, rows stored past the caches if `streamed`; the others are those of resampling.Plan."""
-    planes, rows, cuts, lead_inputs, lead_outputs, behind_inputs, behind_outputs, kept, columns, span = block
-    lanes = VECTOR_BYTES // x.itemsize
-    scratch, turned = np.empty(kept, x.dtype), np.zeros((columns + span) * lanes, x.dtype)
-    all_planes = y.size // (lead_outputs * behind_outputs)
+    kept, columns, span = block[7:]
+    scratch, turned = np.empty(kept, x.dtype), np.zeros((columns + span) * (VECTOR_BYTES // x.itemsize), x.dtype)
     for task in range(start, stop):
-        plane, o0 = task // cuts * planes, task % cuts * rows
-        o1, count = min(o0 + rows, lead_outputs), min(planes, all_planes - plane)
-        s0, s1 = 0, lead_inputs
-        if cuts > 1:
-            s0, s1 = table[o0, FIRST], table[o1 - 1, FIRST] + table[o1 - 1, TAPS]
-        source = pointer(x, (plane * lead_inputs + s0) * behind_inputs)
-        for p in range(len(passes)):
-            begin, inputs, outputs, inner, between, lead_is_done, place, chunk, paired, pairs = passes[p]
-            here, shift, images = table[o0:o1], s0, count
-            if begin == 0:  # of the outputs from o0 on
-                skipped = max(0, (o0 - paired + 1) // 2)
-                paired, pairs = paired + 2 * skipped - o0, min(pairs, (o1 - paired) // 2) - skipped
-            if begin > 0:
-                length = o1 - o0 if lead_is_done else s1 - s0
-                here, shift, images = table[begin : begin + outputs], 0, count * length * between
-            target, past = pointer(scratch, place), 0
-            if place < 0:
-                target = pointer(y, (plane * lead_outputs + o0) * behind_outputs)
-                past = streamed and inner % lanes == 0 and pointer(y) % VECTOR_BYTES == 0
-            if inner == 1 and pairs >= lanes:
-                _in_pairs(x, source, inputs, shift, target, outputs, images, here, weights, paired, pairs)
-            elif chunk > 0 and images >= lanes:
-                _across(x, source, inputs, shift, target, outputs, images, here, weights, turned, chunk, span)
-            else:
-                _along(x, source, inputs, shift, target, outputs, images, inner, here, weights, past)
-            source = target
+        _resample_block(x, y, table, weights, passes, block, streamed, scratch, turned, task)
     if streamed:
         settle()
+
+
+@routine
+def _resample_block(
+    x: Any, y: Any, table: Any, weights: Any, passes: Any, block: Any, streamed: bool, scratch: Any, turned: Any,
+    task: int,
+) -> None:  # fmt: skip
+    """One block, one axis after the other."""
+    planes, rows, cuts, lead_inputs, lead_outputs, behind_inputs, behind_outputs, _, _, span = block
+    lanes = VECTOR_BYTES // x.itemsize
+    plane, o0 = task // cuts * planes, task % cuts * rows
+    o1, count = min(o0 + rows, lead_outputs), min(planes, y.size // (lead_outputs * behind_outputs) - plane)
+    s0, s1 = 0, lead_inputs
+    if cuts > 1:
+        s0, s1 = table[o0, FIRST], table[o1 - 1, FIRST] + table[o1 - 1, TAPS]
+    source = pointer(x, (plane * lead_inputs + s0) * behind_inputs)
+    for p in range(len(passes)):
+        begin, inputs, outputs, inner, between, lead_is_done, place, chunk, paired, pairs = passes[p]
+        here, shift, images = table[o0:o1], s0, count
+        if begin == 0:  # of the outputs from o0 on
+            skipped = max(0, (o0 - paired + 1) // 2)
+            paired, pairs = paired + 2 * skipped - o0, min(pairs, (o1 - paired) // 2) - skipped
+        if begin > 0:
+            length = o1 - o0 if lead_is_done else s1 - s0
+            here, shift, images = table[begin : begin + outputs], 0, count * length * between
+        target, past = pointer(scratch, place), 0
+        if place < 0:
+            target = pointer(y, (plane * lead_outputs + o0) * behind_outputs)
+            past = streamed and inner % lanes == 0 and pointer(y) % VECTOR_BYTES == 0
+        if inner == 1 and pairs >= lanes:
+            _in_pairs(x, source, inputs, shift, target, outputs, images, here, weights, paired, pairs)
+        elif chunk > 0 and images >= lanes:
+            _across(x, source, inputs, shift, target, outputs, images, here, weights, turned, chunk, span)
+        else:
+            _along(x, source, inputs, shift, target, outputs, images, inner, here, weights, past)
+        source = target
 
 
 @routine
