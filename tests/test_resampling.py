@@ -151,6 +151,21 @@ def test_whole_numbers_exactly(blocks, device, rows, columns, dtype):
 
 
 @pytest.mark.parametrize(
+    ("mode", "scale", "expected"),
+    [
+        ("nearest", 2, (0, 20)),
+        ("linear", 2, (1, 19)),
+        ("bicubic", 2, (3, 17)),
+        ("linear", 0.5, (0, 0)),
+    ],
+)
+def test_doubled_axes_are_computed_in_pairs(mode, scale, expected):
+    shape = (1, 1, 20) if mode != "bicubic" else (1, 1, 20, 20)
+    geometry = interpolation("interpolate", shape, None, scale, mode)
+    assert resampling._pairs(geometry.axes[-1]) == expected
+
+
+@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         ({"mode": "nearest"}, [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]),

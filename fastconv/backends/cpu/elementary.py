@@ -200,7 +200,7 @@ def negative_exponent(x: Any) -> Any:
     """The first half of e^x for x ≤ 0 and rounding errors above it: what `exp_of_parts` takes, in loops of their own.
 
     As one, the steps of an element are a chain so long that a core cannot look ahead over enough vectors to be busy:
-    two loops with what lies between them in the cache take two thirds of the time, and half of that of `exp`.
+    two loops, with what lies between them in the cache, take two thirds of the time.
     """
     tiny = x < _EXP_NORMAL(x)
     x = _EXP_NORMAL(x) if tiny else x

@@ -70,7 +70,8 @@ SECOND_LEVEL_BYTES = _cache_bytes(2, unknown=1 << 20)
 
 STREAMED_BYTES = _cache_bytes(3, unknown=32 << 20) * 3 // 4
 """Results from this size on do not stay in the last cache until somebody reads them. Stored past the caches they save
-the read of each line that an ordinary store begins with: a third of the time of a fill."""
+the read of each line that an ordinary store begins with: a third of the time of a fill. (Smaller ones would have to be
+fetched from memory by who reads them next.) No bit of a result depends on how it is stored."""
 
 
 def _source_digest() -> str:

@@ -134,7 +134,7 @@ def _chunk(axis: Taps) -> int:
 
 def _pairs(axis: Taps) -> tuple[int, int]:
     """Where the outputs of a doubled axis come in pairs, each weighing as the one before, an input further: the first
-    of these outputs, and how many pairs follow. No pairs where an axis is not doubled.
+    of these outputs, and how many pairs follow. Few pairs, if any, where an axis is not doubled.
     """
     counts = np.diff(axis.offsets)
     taps = counts[len(counts) // 2]
