@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.gather import copy_bytes, zero_bytes
-from fastconv.backends.cpu.host import VECTOR_BYTES, inlined, kernel, pointer, routine
+from fastconv.backends.cpu.host import VECTOR_BYTES, kernel, pointer, routine
 from fastconv.backends.cpu.resample_simd import weighted_pairs, weighted_sum
 from fastconv.backends.cpu.simd import settle, transpose
 
@@ -143,8 +143,9 @@ def _in_pairs(
             _single(x, begin, to, o, table, weights)
 
 
-@inlined
+@routine
 def _single(x: Any, source: int, target: int, o: int, table: Any, weights: Any) -> None:
+    """Output o of a row, whose first input and output are `source` and `target`."""
     size, taps = x.itemsize, table[o, TAPS]
     if taps > 0:
         factors = pointer(weights, table[o, WEIGHTS])
