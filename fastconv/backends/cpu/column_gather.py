@@ -18,7 +18,7 @@ import numpy as np
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather_simd import move_vectors
 from fastconv.backends.cpu.host import inlined, pointer, routine
-from fastconv.backends.cpu.simd import prefetch, take_every
+from fastconv.backends.cpu.simd import clear, prefetch, take_every
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 _LINE_BYTES = 64  # of the caches
@@ -40,27 +40,30 @@ def gather_columns(
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     filled = -(-count // width) * width
-    places, zeros = _places(filled, lanes, width, tile_step, size), np.zeros(4 * lanes, x.dtype)
+    pitch, places = filled + 2 * lanes, _places(filled, lanes, width, tile_step, size)
+    # In one array with the lines, which live as long as the moves: of the zeros nothing but their address is kept.
+    lines = np.empty(_TOGETHER * pitch + 4 * lanes, x.dtype)
+    zeros = pointer(lines, _TOGETHER * pitch)
+    for v in range(4):
+        clear(x, zeros + v * lanes * size)
     moves, numbers = _moves(plan, x, zeros, group, c0, first, count, filled, positions, t0, t1)
-    lines = np.empty(_TOGETHER * (filled + 2 * lanes), x.dtype)
-    row = pointer(panel, to)
     _gather(
-        x, row, moves, numbers, lines, places, p.step_w, p.depth * p.height * p.width * size, c1 - c0,
-        tap_step * width * size, channel_step * width * size,
+        x, pointer(panel, to), moves, numbers, lines, pitch, places, p.step_w, p.depth * p.height * p.width * size,
+        c1 - c0, tap_step * width * size, channel_step * width * size,
     )  # fmt: skip
 
 
 @routine
 def _gather(
-    x: Any, panel: int, moves: Any, numbers: Any, lines: Any, places: Any, step: int, volume: int, channels: int,
-    tap_step: int, channel_step: int,
+    x: Any, panel: int, moves: Any, numbers: Any, lines: Any, pitch: int, places: Any, step: int, volume: int,
+    channels: int, tap_step: int, channel_step: int,
 ) -> None:  # fmt: skip
     """All channels, `volume` bytes each, by the moves of their taps to rows of tiles at address `panel`.
 
     Tables and lines come from `gather_columns`: what makes no array counts no references.
     """
-    size, pitch = x.itemsize, len(lines) // _TOGETHER
-    bytes_ = len(places) * (_LANES4 if size == 4 else _LANES8) * size
+    size = x.itemsize
+    length = len(places) * (_LANES4 if size == 4 else _LANES8) * size
     for c in range(0, channels, _TOGETHER):
         some = min(_TOGETHER, channels - c)
         for t in range(len(numbers)):
@@ -68,7 +71,7 @@ def _gather(
             if numbers[t] == _ONE_RUN:
                 for i in range(some):
                     source = moves[t, 0, _FROM] + (c + i) * volume
-                    for line in range(0, bytes_, _LINE_BYTES):
+                    for line in range(0, length, _LINE_BYTES):
                         prefetch(x, source + _AHEAD * volume + line)
                     _to_tiles(x, source, row + i * channel_step, places)
                 continue
@@ -125,12 +128,12 @@ _ONE_RUN = -1  # instead of a number: the moves take whole vectors that lie behi
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
 def _moves(
-    plan: Any, x: Any, zeros: Any, group: int, c0: int, first: int, count: int, filled: int, positions: Any, t0: int,
+    plan: Any, x: Any, zeros: int, group: int, c0: int, first: int, count: int, filled: int, positions: Any, t0: int,
     t1: int,
 ) -> Any:  # fmt: skip
     """The moves of each tap for channel c0, and their numbers: [tap][move], the end of what they read behind the last.
 
-    Outputs from number `first` on, `count` of them, then zeros up to `filled` columns; `zeros` holds what a move takes.
+    Outputs from number `first` on, `count` of them, then zeros up to `filled` columns, from address `zeros`.
     """
     p = plan[0]
     size = x.itemsize
@@ -153,12 +156,12 @@ def _moves(
             if 0 <= z < p.depth and 0 <= y < p.height:
                 before, behind = _inside(v, p.step_w, p.width, n)
             source = pointer(x, ((channel + z) * p.height + y) * p.width + v)
-            number = _put(moves[t], numbers[t], column, before, pointer(zeros), 0, lanes, size)
+            number = _put(moves[t], numbers[t], column, before, zeros, 0, lanes, size)
             from_ = source + before * p.step_w * size
             number = _put(moves[t], number, column + before, behind - before, from_, p.step_w, lanes, size)
             if behind > before:
                 ends[t] = max(ends[t], from_ + -(-(behind - before) // lanes) * lanes * p.step_w * size)
-            numbers[t] = _put(moves[t], number, column + behind, long - behind, pointer(zeros), 0, lanes, size)
+            numbers[t] = _put(moves[t], number, column + behind, long - behind, zeros, 0, lanes, size)
         column += n
         w = 0
         sample, d, h = row_after(p, sample, d, h)
