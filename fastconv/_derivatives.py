@@ -103,7 +103,10 @@ def clip(a: Array, low: float | None, high: float | None) -> tuple[Array, Vjp]:
         inside &= a >= low
     if high is not None:
         inside &= a <= high
-    return xp.clip(a, low, high), lambda gy: gy * inside
+    # Not by xp.clip, which has no bfloat16 in CuPy; beside a Python float that dtype would become float32.
+    limit = a.dtype.type if backends.is_floating(a.dtype) else lambda number: number
+    y = a if low is None else xp.maximum(a, limit(low))
+    return y if high is None else xp.minimum(y, limit(high)), lambda gy: gy * inside
 
 
 def cast(a: Array, dtype: Any) -> tuple[Array, Vjp]:

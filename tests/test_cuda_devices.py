@@ -233,6 +233,28 @@ def test_a_graph_keeps_the_tables_that_it_reads(monkeypatch):
     assert captured(x).shape == (2, 3, 9)
 
 
+class Reading(nn.Module):
+    def forward(self, x):
+        return x if float(x.sum()) else -x
+
+
+def test_a_graph_is_of_nothing_that_the_host_sees():
+    with pytest.raises(RuntimeError, match="StreamCapture"):
+        nn.capture(Reading().eval(), fc.asarray(drawn(3), device="cuda"))
+
+
+def test_a_table_is_there_before_another_stream_reads_it(monkeypatch):
+    asked, asarray = [], emulated_arrays.Namespace.asarray
+
+    def watched(xp, value, **options):
+        asked.append(options)
+        return asarray(xp, value, **options)
+
+    monkeypatch.setattr(emulated_arrays.Namespace, "asarray", watched)
+    Table(np.arange(3)).on_device()
+    assert asked == [{"blocking": True}]
+
+
 # What is missing
 
 

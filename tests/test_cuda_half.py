@@ -92,6 +92,31 @@ def test_dense_layers_and_padding(dtype):
 
 
 @dtypes
+def test_dropout_and_limits(dtype):
+    """What CuPy's own functions lack for bfloat16."""
+    x = fc.Tensor(to_device(normal((4, 5), dtype)[0], "cuda"), requires_grad=True)
+    fc.manual_seed(0)
+    y = fc.dropout(x, 0.5)
+    y.backward(to_device(np.ones((4, 5), dtype), "cuda"))
+    kept = to_device(y.data, "cpu") != 0
+    assert y.dtype == x.grad.dtype == dtype and 0 < kept.sum() < 20
+    assert np.array_equal(to_device(x.grad, "cpu"), 2 * kept)
+    check(lambda x: fc.Tensor.clip(x, min=-0.5), dtype, (3, 7))
+    check(lambda x: fc.Tensor.clip(x, -0.5, 0.5), dtype, (3, 7))
+
+
+@dtypes
+def test_ignored_classes(dtype):
+    for loss in (fc.nll_loss, fc.cross_entropy):
+        target = to_device(np.array([0, 255, 1], "uint8"), "cuda")
+        x = fc.Tensor(to_device(normal((3, 4), dtype)[0], "cuda"), requires_grad=True)
+        y = loss(x, target, ignore_index=255)
+        y.backward()
+        assert y.dtype == x.grad.dtype == dtype
+        assert not to_device(x.grad, "cpu")[1].any()
+
+
+@dtypes
 def test_a_network_learns(dtype):
     fc.manual_seed(0)
     model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3))

@@ -162,6 +162,7 @@ class _Classes:
                 f"{op}: target of class numbers must have shape {expected} for input shape {x.shape} (N, C, ...), "
                 f"but has shape {numbers.shape}"
             )
+        numbers = numbers.astype("int64", copy=False)  # so that any ignore_index can stand beside them
         return numbers if self.batched else numbers[None]
 
     def _valid(self, op: str) -> Array | None:
@@ -181,7 +182,7 @@ class _Classes:
     def targets(self, ignored: int = -1) -> Array:
         """The classes as int64, `ignored` where they do not count."""
         numbers = self.numbers if self.valid is None else self.xp.where(self.valid, self.numbers, ignored)
-        return self.xp.ascontiguousarray(numbers, "int64")
+        return self.xp.ascontiguousarray(numbers)
 
     def weights(self) -> Array:
         """The weight of each position: that of its class, 0 where ignored."""
@@ -194,7 +195,9 @@ class _Classes:
         return x.reshape(self.shape)
 
     def zero_ignored(self, losses: Array) -> Array:
-        return losses if self.valid is None else self.xp.where(self.valid, losses, self.dtype.type(0))
+        if self.valid is None:
+            return losses
+        return self.xp.where(self.valid, losses, 0).astype(self.dtype, copy=False)  # CuPy's has no bfloat16
 
     def losses(self, log_p: Array) -> Array:
         """−weight · log_p of the target class, 0 where ignored."""

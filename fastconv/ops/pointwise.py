@@ -111,7 +111,11 @@ def dropout(input: Any, p: float = 0.5, training: bool = True) -> Any:
     xp = backends.of(x).xp
     kept = xp.asarray(fastconv_random.generator().random(x.shape, "float32") >= p)
     scale = x.dtype.type(0.0 if p == 1.0 else 1.0 / (1.0 - p))
-    return record(xp.where(kept, x * scale, 0), (input,), lambda gy: (xp.where(kept, gy * scale, 0),))
+
+    def thinned(values: Array) -> Array:
+        return xp.where(kept, values * scale, 0).astype(x.dtype, copy=False)  # CuPy's has no bfloat16
+
+    return record(thinned(x), (input,), lambda gy: (thinned(gy),))
 
 
 def check_activation(op: str, name: str) -> None:

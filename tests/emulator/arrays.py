@@ -1,7 +1,9 @@
 """Arrays that behave as CuPy's do towards the code under test, with NumPy behind them.
 
 What CuPy refuses is refused: NumPy cannot reach the values without `get()`, arrays of two kinds or two devices do not
-mix, and reductions give arrays, never scalars. New memory is full of NaN.
+mix, and reductions give arrays, never scalars. New memory is full of NaN. While a graph is recorded, nothing is copied
+from the host and nothing read there. Functions of CuPy's that no code of ours may use are not here: `concatenate`
+copies a table from the host where there are more than eight arrays, `clip` has no bfloat16.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ VIEWS = frozenset("ravel reshape squeeze swapaxes transpose view".split())
 PROPERTIES = frozenset("dtype itemsize nbytes ndim shape size strides".split())
 MAKERS = frozenset("arange empty full ones zeros".split())
 FUNCTIONS = frozenset(
-    "abs add argmax argsort array_equal ascontiguousarray broadcast_arrays broadcast_to clip concatenate cos "
+    "abs add argmax argsort array_equal ascontiguousarray broadcast_arrays broadcast_to cos "
     "cumsum diff divide einsum empty_like equal exp expand_dims expm1 flip full_like greater greater_equal invert "
     "isfinite isnan less less_equal log log1p logical_and logical_not logical_or maximum minimum moveaxis multiply "
     "negative nonzero not_equal ones_like power put_along_axis ravel_multi_index reshape roll sign sqrt square stack "
-    "subtract sum swapaxes take take_along_axis tanh tensordot transpose unique where zeros_like".split()
+    "subtract sum swapaxes take take_along_axis tanh tensordot transpose unique zeros_like".split()
 )
 VALUES = frozenset(
     "broadcast_shapes e float16 float32 float64 inf int32 int64 nan ndindex newaxis pi result_type dtype".split()
@@ -64,6 +66,17 @@ class Device:
         return hash(self.id)
 
 
+class Recording:
+    """Whether a graph is recorded."""
+
+    active = False
+
+    @classmethod
+    def forbids(cls, what: str) -> None:
+        if cls.active:
+            raise RuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while a graph is recorded")
+
+
 class Flags:
     """The three flags that CuPy's arrays have."""
 
@@ -95,6 +108,7 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         return wrapped(result, Device.current() if name == "copy" else self.device.id)
 
     def get(self) -> np.ndarray:
+        Recording.forbids("values were read")
         return self._host.copy()
 
     def set(self, values: np.ndarray) -> None:
@@ -102,10 +116,10 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         self._host[...] = values
 
     def item(self) -> Any:
-        return self._host.item()
+        return self.get().item()
 
     def tolist(self) -> Any:
-        return self._host.tolist()
+        return self.get().tolist()
 
     @property
     def T(self) -> DeviceArray:
@@ -155,16 +169,16 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         return (self[i] for i in range(len(self)))
 
     def __bool__(self) -> bool:
-        return bool(self._host)
+        return bool(self.get())
 
     def __int__(self) -> int:
-        return int(self._host)
+        return int(self.get())
 
     def __float__(self) -> float:
-        return float(self._host)
+        return float(self.get())
 
     def __index__(self) -> int:
-        return self._host.__index__()
+        return self.get().__index__()
 
     def __repr__(self) -> str:
         return f"device {self.device.id}: {self._host!r}"
@@ -190,7 +204,9 @@ class Namespace:
             return self._function(getattr(np, name))
         raise AttributeError(f"the emulated device has no xp.{name}; if CuPy has, add it to FUNCTIONS")
 
-    def asarray(self, value: Any, dtype: Any = None, order: str | None = None) -> DeviceArray:
+    def asarray(
+        self, value: Any, dtype: Any = None, order: str | None = None, *, blocking: bool = False
+    ) -> DeviceArray:
         if hasattr(value, "__cuda_array_interface__") and not isinstance(value, DeviceArray):
             return self.from_dlpack(value.array)  # another library's: shared
         host = as_host(value)
@@ -199,9 +215,12 @@ class Namespace:
             if result is host and value.device.id == Device.current():
                 return value
             return DeviceArray(result if result is not host else host.copy())
+        Recording.forbids("an array was copied from the host")
         return DeviceArray(result.copy() if np.shares_memory(result, host) else result)
 
     def array(self, value: Any, dtype: Any = None, order: str = "K", copy: bool = True) -> DeviceArray:
+        if not isinstance(value, DeviceArray):
+            Recording.forbids("an array was copied from the host")
         return DeviceArray(np.array(as_host(value), dtype, order=order, copy=copy))
 
     def from_dlpack(self, value: Any) -> DeviceArray:
@@ -209,6 +228,14 @@ class Namespace:
             raise TypeError("from_dlpack: not on a CUDA device")
         source = value if isinstance(value, DeviceArray) else value.array
         return DeviceArray(source._host.view(), source.device.id)
+
+    def where(self, condition: DeviceArray, *choices: Any) -> Any:
+        """As CuPy's: numbers must fit the dtype of the array beside them, and bfloat16 becomes float32."""
+        check_operands((condition, *choices))
+        dtype = np.result_type(*unwrapped(choices))
+        dtype = np.dtype("float32") if dtype.name == "bfloat16" else dtype
+        given = [x.astype(dtype) if isinstance(x, np.ndarray) else dtype.type(x) for x in unwrapped(choices)]
+        return wrapped(np.where(condition._host, *given), Device.current())
 
     def _value(self, name: str) -> Any:
         if name != "result_type":

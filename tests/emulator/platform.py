@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from emulator.arrays import Device, DeviceArray, Namespace, unwrapped
+from emulator.arrays import Device, DeviceArray, Namespace, Recording, unwrapped
 from emulator.kernels import EmulatedModule, KernelError
 from fastconv.backends.cuda import platform
 from fastconv.backends.cuda.module import TEMPLATES, source
@@ -96,7 +96,12 @@ def names_beside(code: str, name: str) -> tuple[str, ...]:
 
 def record(work: Callable[[], list[Any]]) -> tuple[Callable[[], None], list[Any]]:
     """As a CUDA graph does, write what the work gives to the same memory each time."""
-    results = work()
+    work()
+    Recording.active = True
+    try:
+        results = work()
+    finally:
+        Recording.active = False
 
     def launch() -> None:
         for place, array in zip(results, work()):

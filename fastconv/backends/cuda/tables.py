@@ -40,7 +40,8 @@ class Table:
         on = platform.current()
         key = on.xp, on.current_device()
         if key not in self._copies:
-            self._copies[key] = on.xp.asarray(self._elements)
+            # Waited for, because other streams will find the copy here.
+            self._copies[key] = on.xp.asarray(self._elements, blocking=True)
         used = _used.get()
         if used is not None:
             used.append(self)
