@@ -20,6 +20,7 @@ import fastconv as fc
 from fastconv.autograd import to_device
 from fastconv.backends.cuda import convolution, correlation, depthwise, implicit_gemm, platform
 from fastconv.backends.cuda.direct import Direct, DirectWeightGrad
+from fastconv.backends.cuda.launch import tiles_grid
 from fastconv.geometry import ConvGeometry
 
 on_gpu = pytest.mark.usefixtures("gpu")
@@ -300,6 +301,20 @@ def test_chunks_fit_into_shared_memory_and_hold_all_channels():
             assert implicit_gemm.shared_bytes(cut, tile, products) <= implicit_gemm.SHARED_BYTES
             assert cut.count * cut.words * products.channels >= found.channels
             assert cut.steps * products.step_words >= cut.words * taps > (cut.steps - 1) * products.step_words
+
+
+def test_places_of_all_pixels_fit_where_the_positions_were():
+    """Also where a box has fewer outputs than a block has threads."""
+    found = correlation.forward(geometry_of("n1 c4 l16 k4 f1"))
+    tile, products = correlation.tile(found.phases[0], 16), implicit_gemm.TENSOR["tf32"][0]
+    cut = implicit_gemm.Chunks(words=4, steps=1, count=1)
+    before = (3 * 2 * products.step_weights + 4 * tile.pitch + products.step_words) * 4
+    assert tile.positions == 16
+    assert implicit_gemm.shared_bytes(cut, tile, products, 1) == before + 4 * implicit_gemm.PIXELS
+
+
+def test_a_product_of_many_columns_stays_below_the_limit_of_a_grid():
+    assert tiles_grid(65, 64 * 70_000, 64) == (2 * 70_000,)
 
 
 def test_long_sums_of_few_outputs_are_split_whatever_the_batch():

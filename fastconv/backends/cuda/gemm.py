@@ -9,7 +9,7 @@ import numpy as np
 
 from fastconv.backends.cuda import platform
 from fastconv.backends.cuda.device import primitive
-from fastconv.backends.cuda.launch import THREADS
+from fastconv.backends.cuda.launch import THREADS, tiles_grid
 from fastconv.backends.cuda.module import TYPES, Template
 
 Array = Any
@@ -27,9 +27,8 @@ def matmul(a: Array, b: Array) -> Array:
     (m, k), n = a.shape, b.shape[1]
     a, b = (x if x.flags.c_contiguous or x.flags.f_contiguous else xp.ascontiguousarray(x) for x in (a, b))
     c = xp.empty((m, n), a.dtype)
-    grid = (-(-m // _TILE), -(-n // _TILE))
     kernel = _MATMUL(TYPES[a.dtype.name])
-    kernel(grid, (THREADS,), _memory(a), _memory(b), c, m, n, k, _strides(a), _strides(b))
+    kernel(tiles_grid(m, n, _TILE), (THREADS,), _memory(a), _memory(b), c, m, n, k, _strides(a), _strides(b))
     return c
 
 

@@ -118,10 +118,14 @@ def chunks(
 
 
 def shared_bytes(cut: Chunks, found: Tile, products: Products, tiles: int = 2) -> int:
-    """Shared memory of a block: stages of weights, tiles, offsets of the steps, positions of the source."""
+    """Shared memory of a block: stages of weights, tiles, offsets of the steps, positions of the source.
+
+    At the end all pixels' places in the target lie where the positions were.
+    """
     stages = STAGES * products.stage_steps * products.step_weights
+    positions = max(found.positions, PIXELS)
     return (stages + tiles * cut.words * found.pitch) * products.word_bytes + 4 * (
-        cut.steps * products.step_words + found.positions
+        cut.steps * products.step_words + positions
     )
 
 

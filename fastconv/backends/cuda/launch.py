@@ -24,6 +24,11 @@ def blocks_for(items: int, per_block: int = THREADS) -> tuple[int]:
     return (-(-items // per_block),)
 
 
+def tiles_grid(rows: int, columns: int, side: int) -> tuple[int]:
+    """A grid for the tiles of a matrix, row of tiles after row; of one axis, because only that is long enough."""
+    return (-(-rows // side) * -(-columns // side),)
+
+
 def packs(array: Any) -> int:
     """How many packs of 16 bytes (kernels/packs.cuh) an array has, the last one perhaps not full."""
     elements, per_pack = int(array.size), 16 // int(array.dtype.itemsize)

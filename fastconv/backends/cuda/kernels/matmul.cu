@@ -16,7 +16,8 @@ matmul(const T* a, const T* b, T* c, int m, int n, int k, const Factor of_a, con
   using A = Compute<T>;
   __shared__ A left[DEPTH][TILE + 1], right[DEPTH][TILE + 1];  // + 1 spreads columns over the banks
   const int thread = threadIdx.x, row = thread / (TILE / OWN), column = thread % (TILE / OWN);
-  const int top = blockIdx.x * TILE, first = blockIdx.y * TILE;
+  const int across = (n + TILE - 1) / TILE;  // tiles of a row of C
+  const int top = blockIdx.x / across * TILE, first = blockIdx.x % across * TILE;
   // Neighbouring threads load neighbours in memory: along K, or along the other axis where that one is contiguous.
   const bool a_along_k = of_a.column == 1, b_along_k = of_b.row == 1;
 
