@@ -34,6 +34,20 @@ def _to(operand: Array | float) -> Vjp:
     return lambda gy: unbroadcast(gy, shape).astype(dtype, copy=False)
 
 
+def beside(other: Array | float, x: Array | float) -> Array | float:
+    """`x` as it stands beside `other`: beside a floating array, an integer one has the dtype of that.
+
+    So has a Python float beside bfloat16: NumPy and CuPy would take both to float32.
+    """
+    dtype = getattr(other, "dtype", None)
+    if dtype is None or not backends.is_floating(dtype):
+        return x
+    if isinstance(x, float) and dtype.name == "bfloat16":
+        with backends.on(other):
+            return backends.of(other).xp.full((), x, dtype)
+    return x if isinstance(x, (bool, int, float)) or x.dtype.kind not in "iub" else x.astype(dtype)
+
+
 def add(a: Array, b: Array) -> tuple[Array, Vjp, Vjp]:
     return a + b, _to(a), _to(b)
 
@@ -180,9 +194,9 @@ def variance(a: Array, dim: int | Sequence[int] | None, correction: float, keepd
     axes = _axes(dim, a.ndim)
     restore = _restore(axes, a.shape)
     deviation = a - a.mean(axis=axes, keepdims=True)
-    degrees = _count(a, dim) - correction
-    y = (deviation * deviation).sum(axis=axes, keepdims=keepdim) / degrees
-    return y, lambda gy: deviation * restore(gy * (2 / degrees))
+    degrees, number = _count(a, dim) - correction, deviation.dtype.type
+    y = (deviation * deviation).sum(axis=axes, keepdims=keepdim) / number(degrees)
+    return y, lambda gy: deviation * restore(gy * number(2 / degrees))
 
 
 def _count(a: Array, dim: int | Sequence[int] | None) -> int:

@@ -368,12 +368,8 @@ def _binary(rule: Callable[..., tuple[Any, ...]], a: Any, b: Any) -> Tensor:
 def _operands(a: Any, b: Any) -> tuple[Any, Any]:
     """Both operands ready for NumPy: numbers as Python numbers, and integers beside floats in the dtype of those."""
     a, b = _operand(a), _operand(b)
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if backends.is_floating(a.dtype) and b.dtype.kind in "iub":
-            b = Tensor(b.data.astype(a.dtype))
-        elif backends.is_floating(b.dtype) and a.dtype.kind in "iub":
-            a = Tensor(a.data.astype(b.dtype))
-    return a, b
+    of_a, of_b = rules.beside(raw(b), raw(a)), rules.beside(raw(a), raw(b))
+    return a if of_a is raw(a) else Tensor(of_a), b if of_b is raw(b) else Tensor(of_b)
 
 
 def _operand(x: Any) -> Any:

@@ -106,6 +106,15 @@ def test_dropout_and_limits(dtype):
 
 
 @dtypes
+def test_arithmetic_with_numbers(dtype):
+    """NumPy and CuPy make float32 of bfloat16 and a Python float."""
+    check(lambda x: 0.5 * x + 1.5, dtype, (3, 7), roundings=2)
+    check(lambda x: (x * x + 1) ** 1.5 / 2.5, dtype, (3, 7), roundings=8)
+    check(lambda x: x.var(), dtype, (3, 7), roundings=8)
+    check(lambda x: x.mean(1), dtype, (3, 7), roundings=4)
+
+
+@dtypes
 def test_ignored_classes(dtype):
     for loss in (fc.nll_loss, fc.cross_entropy):
         target = to_device(np.array([0, 255, 1], "uint8"), "cuda")
