@@ -18,6 +18,7 @@ import fastconv as fc
 from fastconv import backends, cli, data, models, nn, training
 from fastconv.autograd import to_device
 from fastconv.backends.cuda import convolution, correlation, platform
+from fastconv.backends.cuda.module import Kernel
 from fastconv.backends.cuda.tables import Table
 from fastconv.data import Batches
 from fastconv.errors import DeviceError
@@ -208,6 +209,23 @@ def test_memory_that_runs_out_is_named_and_freed(monkeypatch):
 
 def replaced(**parts):
     return replace(platform.current(), **parts)
+
+
+class Raw:
+    """What a kernel is told before its launches."""
+
+    max_dynamic_shared_size_bytes = 0
+
+    def __call__(self, grid, block, arguments, shared_mem):
+        assert shared_mem <= self.max_dynamic_shared_size_bytes
+
+
+def test_no_launch_takes_shared_memory_from_another_thread():
+    raw, allowed = Raw(), []
+    for shared in (90 << 10, 50 << 10):
+        Kernel(raw)((1,), (32,), shared=shared)
+        allowed.append(raw.max_dynamic_shared_size_bytes)
+    assert allowed == [99 << 10, 99 << 10]
 
 
 # Graphs

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastconv.backends.cuda import platform
 from fastconv.backends.cuda.correlation import Axes, Correlation, Tile, records, tile
-from fastconv.backends.cuda.launch import MAX_GRID_YZ, blocks_for
+from fastconv.backends.cuda.launch import MAX_GRID_YZ, blocks_for, shared_limit
 from fastconv.backends.cuda.module import TYPES, Template
 from fastconv.backends.cuda.tables import Table
 
@@ -29,11 +29,6 @@ SPLIT_BLOCKS, SPLIT_WORDS, MAX_SPLITS = 32, 128, 8
 """The chunks of a sum are split where a sample gives fewer blocks than this, but not into parts shorter than that."""
 
 GRID = np.dtype([(name, np.int32) for name in ("row_blocks", "boxes", "splits", "tiles")])
-
-
-def shared_limit(capability: int) -> int:
-    """What a block may take at all: every architecture from that one on has it."""
-    return (99 if capability >= 80 else 64) << 10
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,11 @@ MANY_TERMS = 64
 """From here on a warp gathers them faster than a thread: its loads are neighbours in memory."""
 
 
+def shared_limit(capability: int) -> int:
+    """What a block may take of shared memory: every architecture from that one on has it."""
+    return (99 if capability >= 80 else 64) << 10
+
+
 def blocks_for(items: int, per_block: int = THREADS) -> tuple[int]:
     """A grid of one axis in which `per_block` items fall to a block; the kernel passes over those behind the end."""
     return (-(-items // per_block),)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cuda import platform
+from fastconv.backends.cuda.launch import shared_limit
 
 FOLDER = Path(__file__).parent / "kernels"
 OPTIONS = ("--std=c++17",)
@@ -66,7 +67,8 @@ class Kernel:
         if 0 in grid:
             return
         if shared > STATIC_SHARED_BYTES:
-            self._raw.max_dynamic_shared_size_bytes = shared
+            # Not `shared`: another thread may allow less for its own launch before this one is made.
+            self._raw.max_dynamic_shared_size_bytes = shared_limit(platform.current().capability())
         self._raw(grid, block, tuple(map(_argument, arguments)), shared_mem=shared)
 
 

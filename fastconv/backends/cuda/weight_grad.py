@@ -11,8 +11,8 @@ import numpy as np
 from fastconv.backends.cuda import correlation as correlations
 from fastconv.backends.cuda import platform
 from fastconv.backends.cuda.correlation import records, tile
-from fastconv.backends.cuda.implicit_gemm import FMA, TENSOR, THREADS, Products, near, shared_limit
-from fastconv.backends.cuda.launch import blocks_for
+from fastconv.backends.cuda.implicit_gemm import FMA, TENSOR, THREADS, Products, near
+from fastconv.backends.cuda.launch import blocks_for, shared_limit
 from fastconv.backends.cuda.module import TYPES, Template
 from fastconv.backends.cuda.tables import Table
 from fastconv.geometry import ConvGeometry
