@@ -251,6 +251,19 @@ def test_a_graph_keeps_the_tables_that_it_reads(monkeypatch):
     assert captured(x).shape == (2, 3, 9)
 
 
+@pytest.mark.parametrize("leave", [lambda model: model.to("cpu"), lambda model: None], ids=["moved", "forgotten"])
+def test_a_graph_keeps_the_parameters_that_it_reads(leave):
+    """A graph of the GPU knows addresses: here, as there, it holds nothing of the work that it recorded."""
+    platform.use(replaced(record=lambda work: (lambda: None, work())))  # the fixture takes it away again
+    model = nn.Sequential(nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3)).to("cuda").eval()
+    read = [weakref.ref(array._host) for array in model.state_dict().values()]
+    captured = nn.capture(model, fc.asarray(drawn((2, 2, 11)), device="cuda"))
+    leave(model)
+    del model
+    gc.collect()
+    assert captured is not None and all(memory() is not None for memory in read)
+
+
 class Reading(nn.Module):
     def forward(self, x):
         return x if float(x.sum()) else -x

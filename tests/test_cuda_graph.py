@@ -9,6 +9,16 @@ import fastconv as fc
 from fastconv import nn
 
 
+def test_a_graph_outlives_its_model(gpu):
+    model = nn.Conv1d(2, 3, 3).to("cuda").eval()
+    x = fc.asarray(np.random.default_rng(0).standard_normal((2, 2, 11), dtype="float32"), device="cuda")
+    expected, shapes = model(x).data.get(), [parameter.shape for parameter in model.parameters()]
+    captured = nn.capture(model, x)
+    del model
+    taken = [fc.asarray(np.full(shape, np.nan, "float32"), device="cuda") for shape in shapes * 8]
+    assert np.array_equal(captured(x).get(), expected) and taken
+
+
 class Dense(nn.Module):
     """Joins the results of so many layers, as DenseNet does."""
 

@@ -30,6 +30,8 @@ class Captured:
         with backends.on(arrays[0]):
             self._inputs = [array.copy() for array in arrays]
             self._graph = backends.of(arrays[0]).capture(lambda: _forward(model, self._inputs))
+        # The graph reads this memory, whoever else forgets it.
+        self._read = model, list(model.state_dict().values())
 
     def __call__(self, *inputs: Any) -> Any:
         given = [raw(x) for x in inputs]
