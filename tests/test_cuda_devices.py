@@ -78,6 +78,13 @@ def test_asarray_goes_where_it_is_told():
     assert x.any(), "a copy on a device is no view of the host"
 
 
+def test_strided_arrays_go_between_devices():
+    """CuPy copies contiguous ones only."""
+    x = drawn((4, 6))
+    there = fc.asarray(fc.asarray(x, device="cuda")[::2, ::3], device="cuda:1")
+    assert backends.device_of(there) == "cuda:1" and np.array_equal(there.get(), x[::2, ::3])
+
+
 def test_a_tensor_goes_and_its_gradient_comes_back():
     x = fc.Tensor(drawn((2, 3)), requires_grad=True)
     y = (x.to("cuda") * 2).to("cuda:1").to("cpu") * 3

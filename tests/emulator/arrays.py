@@ -214,6 +214,8 @@ class Namespace:
         if isinstance(value, DeviceArray):
             if result is host and value.device.id == Device.current():
                 return value
+            if value.device.id != Device.current() and not (host.flags.c_contiguous or host.flags.f_contiguous):
+                raise NotImplementedError("CuPy cannot copy non-contiguous array between devices.")
             return DeviceArray(result if result is not host else host.copy())
         Recording.forbids("an array was copied from the host")
         return DeviceArray(result.copy() if np.shares_memory(result, host) else result)

@@ -43,6 +43,9 @@ def on_device(array: Array, device: str) -> Array:
     on = platform.current()
     if isinstance(array, np.ndarray):
         array = np.asarray(array, array.dtype.newbyteorder("="))  # a GPU has one byte order
+    elif array.device.id != number(device) and not (array.flags.c_contiguous or array.flags.f_contiguous):
+        with current(array):  # between devices CuPy copies what is contiguous only
+            array = on.xp.ascontiguousarray(array)
     with on.device(number(device)):
         return on.xp.asarray(array)
 
