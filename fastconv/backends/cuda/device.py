@@ -41,7 +41,7 @@ def number(device: str) -> int:
 def on_device(array: Array, device: str) -> Array:
     """`array`, of NumPy or CuPy, on "cuda" or "cuda:1": itself if it is there."""
     on = platform.current()
-    if isinstance(array, np.ndarray):
+    if isinstance(array, (np.ndarray, np.generic)):
         array = np.asarray(array, array.dtype.newbyteorder("="))  # a GPU has one byte order
     elif array.device.id != number(device) and not (array.flags.c_contiguous or array.flags.f_contiguous):
         with current(array):  # between devices CuPy copies what is contiguous only
