@@ -2,9 +2,9 @@
 
 Idea: in the gathered box of a source (see gather.py) tap k of every output lies at the same distance off[k], so the
 convolution is the product of the packed weights [rows][k] with a matrix whose row k is the box, shifted; nothing is
-unfolded. Loop order: box → tile of columns → block of output rows → k (in `simd.outer`). Registers hold the tile's
-outputs, the first-level cache the tile's source (shared by all row blocks), the second level the box; the packed
-weights stream. Cost per output: k FMAs; per tile and k 8 weights and 3 source vectors for 24 vector FMAs.
+unfolded. Loop order: box → block of output rows → run of tiles of columns → k (in `simd.outer`). Registers hold the
+tile's outputs, the first-level cache the block's weights, the second level the box, which each block reads anew. Cost
+per output: k FMAs; per tile and k 8 weights and 3 source vectors for 24 vector FMAs, 6 and 2 for 12 with 16 registers.
 Floor: the FMA rate for many rows, the source and target traffic for few.
 
 One call packs and computes: two would cost a small convolution more than its arithmetic. What a kernel needs to know

@@ -50,7 +50,7 @@ class Emitter:
         self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.itemsize)
 
     def stream(self, value: Any, pointer: Any) -> None:
-        """To memory past the caches; the address is a multiple of a vector. Before others read it: `simd.settle`."""
+        """To memory past the caches; the address is a multiple of a vector. Before others read it: `simd.fence`."""
         store = self.builder.store(
             value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.itemsize * self.lanes
         )

@@ -26,7 +26,7 @@ from fastconv.backends.cpu.gather import copy_strided
 from fastconv.backends.cpu.host import STREAMED_BYTES, VECTOR_BYTES, flat, inlined, kernel, pointer, routine
 from fastconv.backends.cpu.plan import TILE_VECTORS, input_grad_plans
 from fastconv.backends.cpu.scratch import call_scratch, scratch
-from fastconv.backends.cpu.simd import ROWS, WIDE, interleave, settle, stream_pairs
+from fastconv.backends.cpu.simd import ROWS, WIDE, fence, interleave, stream_pairs
 from fastconv.backends.threads import parallel_for
 from fastconv.geometry import ConvGeometry
 
@@ -226,7 +226,7 @@ def _multiply(
             lines = block * ROWS // kw, min(behind * ROWS, p.rows) // kw
             _put_lines(memory, pitch, y, sizes, lines[0], lines[1], stretches, streamed)
     if streamed:
-        settle()
+        fence()
 
 
 class InputGrad:

@@ -27,7 +27,7 @@ from fastconv.backends.cpu.elementary import (
 )
 from fastconv.backends.cpu.host import STREAMED_BYTES, VECTOR_BYTES, inlined, kernel, pointer, routine
 from fastconv.backends.cpu.memory import empty
-from fastconv.backends.cpu.simd import settle, stream_unless
+from fastconv.backends.cpu.simd import fence, stream_unless
 from fastconv.backends.threads import parallel_for
 
 Array = npt.NDArray[Any]
@@ -100,7 +100,7 @@ def _relu_streamed(x: Any, y: Any, alpha: float, start: int, stop: int) -> None:
     if vectors > 0:
         stream_unless(x, "<", vectors, pointer(y, first), pointer(x, first), pointer(x, first))
     _relu_part(x, y, alpha, last, stop)
-    settle()
+    fence()
 
 
 @kernel
@@ -111,7 +111,7 @@ def _relu_grad_streamed(gy: Any, y: Any, gx: Any, alpha: float, start: int, stop
     if vectors > 0:
         stream_unless(gy, "<=", vectors, pointer(gx, first), pointer(gy, first), pointer(y, first))
     _relu_grad_part(gy, y, gx, alpha, last, stop)
-    settle()
+    fence()
 
 
 @routine

@@ -20,7 +20,7 @@ import numpy as np
 from fastconv.backends.cpu.gather import copy_bytes, zero_bytes
 from fastconv.backends.cpu.host import VECTOR_BYTES, kernel, pointer, routine
 from fastconv.backends.cpu.resample_simd import weighted_pairs, weighted_sum
-from fastconv.backends.cpu.simd import settle, transpose
+from fastconv.backends.cpu.simd import fence, transpose
 
 FIRST, TAPS, WEIGHTS = range(3)
 """Columns of a table: the first tap of an output, how many it has, where their weights begin."""
@@ -38,7 +38,7 @@ def resample(
     for task in range(start, stop):
         _resample_block(x, y, table, weights, passes, block, streamed, scratch, turned, task)
     if streamed:
-        settle()
+        fence()
 
 
 @routine

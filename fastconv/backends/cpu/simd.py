@@ -226,7 +226,7 @@ def prefetch(typing_context, like, address):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def settle(typing_context):  # type: ignore[no-untyped-def]
+def fence(typing_context):  # type: ignore[no-untyped-def]
     """What was stored past the caches is in memory, before any other thread can ask for it."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -262,6 +262,20 @@ def _store_columns(emit: Emitter, rows: list[Any], target: Any) -> None:
                 emit.store(vector, place)
 
 
+def _by_vectors(
+    emit: Emitter, rows: list[Any], vectors: Any, target: Any, put: Callable[[list[Any], Any], None]
+) -> None:
+    """put(a vector of each row, its place) for all vectors of the rows; their elements together follow at `target`."""
+
+    def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
+        k = emit.builder.mul(i, emit.index(emit.lanes))
+        out = emit.at(target, emit.builder.mul(k, emit.index(len(rows))))
+        put([emit.load(emit.at(row, k)) for row in rows], out)
+        return values
+
+    emit.loop(vectors, [], step)
+
+
 @intrinsic(prefer_literal=True)
 def interleave(typing_context, like, rows, source, stride, vectors, target):  # type: ignore[no-untyped-def]
     """target[k][m] = source[m · stride + k] for m < rows, k < vectors · lanes (vectors ≥ 1).
@@ -277,18 +291,14 @@ def interleave(typing_context, like, rows, source, stride, vectors, target):  # 
         source, target = emit.pointer(source), emit.pointer(target)
         rows_in = [emit.at(source, builder.mul(stride, emit.index(m))) for m in range(mr)]
 
-        def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
-            k = builder.mul(i, emit.index(emit.lanes))
-            out = emit.at(target, builder.mul(k, emit.index(mr)))
-            loaded = [emit.load(emit.at(row, k)) for row in rows_in]
+        def put(loaded: list[Any], out: Any) -> None:
             if 2 * mr > emit.lanes:
                 _store_columns(emit, loaded, out)
             else:
                 for number, vector in enumerate(emit.interleaved(loaded)):
                     emit.store(vector, emit.at(out, emit.index(number * emit.lanes)))
-            return values
 
-        emit.loop(vectors, [], step)
+        _by_vectors(emit, rows_in, vectors, target, put)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -296,7 +306,7 @@ def interleave(typing_context, like, rows, source, stride, vectors, target):  # 
 
 @intrinsic
 def stream_pairs(typing_context, like, source, stride, vectors, target):  # type: ignore[no-untyped-def]
-    """`interleave` of two rows to a target that is aligned to whole vectors, past the caches: `settle` comes after."""
+    """`interleave` of two rows to a target that is aligned to whole vectors, past the caches: `fence` comes after."""
     signature = types.void(like, *[types.intp] * 4)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -304,15 +314,11 @@ def stream_pairs(typing_context, like, source, stride, vectors, target):  # type
         source, stride, vectors, target = args[1:]
         source, target = emit.pointer(source), emit.pointer(target)
 
-        def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
-            k = builder.mul(i, emit.index(emit.lanes))
-            out = emit.at(target, builder.add(k, k))
-            rows = [emit.load(emit.at(row, k)) for row in (source, emit.at(source, stride))]
-            for number, vector in enumerate(emit.interleaved(rows)):
+        def put(loaded: list[Any], out: Any) -> None:
+            for number, vector in enumerate(emit.interleaved(loaded)):
                 emit.stream(vector, emit.at(out, emit.index(number * emit.lanes)))
-            return values
 
-        emit.loop(vectors, [], step)
+        _by_vectors(emit, [source, emit.at(source, stride)], vectors, target, put)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -322,7 +328,7 @@ def stream_pairs(typing_context, like, source, stride, vectors, target):  # type
 def stream_unless(typing_context, like, condition, vectors, target, source, compared):  # type: ignore[no-untyped-def]
     """target[j] = 0 where compared[j] < 0 ("<=": ≤ 0), else source[j], for j < vectors · lanes (vectors ≥ 1).
 
-    Addresses; the target is aligned to whole vectors and stored past the caches: `settle` comes after.
+    Addresses; the target is aligned to whole vectors and stored past the caches: `fence` comes after.
     """
     operator = condition.literal_value
     signature = types.void(like, condition, *[types.intp] * 4)
