@@ -151,18 +151,20 @@ def test_whole_numbers_exactly(blocks, device, rows, columns, dtype):
 
 
 @pytest.mark.parametrize(
-    ("mode", "scale", "expected"),
+    ("mode", "scale", "doubled", "halved"),
     [
-        ("nearest", 2, (0, 20)),
-        ("linear", 2, (1, 19)),
-        ("bicubic", 2, (3, 17)),
-        ("linear", 0.5, (0, 0)),
+        ("nearest", 2, (2, 0, 20), (1, 0, 20)),
+        ("linear", 2, (2, 1, 19), (1, 1, 18)),
+        ("bicubic", 2, (2, 3, 17), (1, 2, 16)),
+        ("linear", 0.5, (1, 0, 10), (2, 0, 10)),
+        ("linear", 0.7, (1, 0, 0), (2, 0, 0)),
     ],
 )
-def test_doubled_axes_are_computed_in_pairs(mode, scale, expected):
+def test_doubled_and_halved_axes_are_regular(mode, scale, doubled, halved):
+    """The axis and its adjoint: outputs of a group, the first one, groups."""
     shape = (1, 1, 20) if mode != "bicubic" else (1, 1, 20, 20)
-    geometry = interpolation("interpolate", shape, None, scale, mode)
-    assert resampling._pairs(geometry.axes[-1]) == expected
+    axis = interpolation("interpolate", shape, None, scale, mode).axes[-1]
+    assert (resampling._regular(axis), resampling._regular(axis.transposed)) == (doubled, halved)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ The axes are resampled one after the other, those that shrink the block most fir
 scratch in the second-level cache. Along every axis but the last an output is a row: a weighted sum of rows of the
 source, vector by vector, sums in registers. Along the last axis as many rows as a vector has lanes are turned in
 registers, a piece at a time that stays in the first-level cache, so that an output is again a vector, and turned back.
-Where that axis is doubled nothing is turned: neighbouring inputs make a vector of outputs with even and one with odd
-numbers, whose lanes are mixed. Rows of large results are stored past the caches.
+Where that axis is doubled or halved nothing is turned: doubled, neighbouring inputs make a vector of outputs with even
+and one with odd numbers, whose lanes are mixed; halved, the inputs are parted into even and odd ones before the sum.
+Rows of large results are stored past the caches.
 Cost: a load and a multiply-add for each tap of a vector, along the last axis three shuffles for each one read or
-written besides (doubled: two for each one written). Floor: input and output once through memory.
+written besides (doubled: two for each one written; halved: one for each tap and one). Floor: input and output once
+through memory.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 
 from fastconv.backends.cpu.gather import copy_bytes, zero_bytes
 from fastconv.backends.cpu.host import VECTOR_BYTES, kernel, pointer, routine
-from fastconv.backends.cpu.resample_simd import weighted_pairs, weighted_sum
+from fastconv.backends.cpu.resample_simd import weighted_halves, weighted_pairs, weighted_sum
 from fastconv.backends.cpu.simd import fence, transpose
 
 FIRST, TAPS, WEIGHTS = range(3)
@@ -56,11 +58,12 @@ def _resample_block(
         s0, s1 = table[o0, FIRST], table[o1 - 1, FIRST] + table[o1 - 1, TAPS]
     source = pointer(x, (plane * lead_inputs + s0) * behind_inputs)
     for p in range(len(passes)):
-        begin, inputs, outputs, inner, between, lead_is_done, place, chunk, paired, pairs = passes[p]
+        begin, inputs, outputs, inner, between, lead_is_done, place, chunk, together, first, groups = passes[p]
         here, shift, images = table[o0:o1], s0, count
         if begin == 0:  # of the outputs from o0 on
-            skipped = max(0, (o0 - paired + 1) // 2)
-            paired, pairs = paired + 2 * skipped - o0, min(pairs, (o1 - paired) // 2) - skipped
+            skipped = max(0, (o0 - first + together - 1) // together)
+            groups = min(groups, (o1 - first) // together) - skipped
+            first += together * skipped - o0
         if begin > 0:
             length = o1 - o0 if lead_is_done else s1 - s0
             here, shift, images = table[begin : begin + outputs], 0, count * length * between
@@ -68,8 +71,8 @@ def _resample_block(
         if place < 0:
             target = pointer(y, (plane * lead_outputs + o0) * behind_outputs)
             past = streamed and inner % lanes == 0 and pointer(y) % VECTOR_BYTES == 0
-        if inner == 1 and pairs >= lanes:
-            _in_pairs(x, source, inputs, shift, target, outputs, images, here, weights, paired, pairs)
+        if inner == 1 and groups >= lanes:
+            _in_groups(x, source, inputs, shift, target, outputs, images, here, weights, together, first, groups)
         elif chunk > 0 and images >= lanes:
             _across(x, source, inputs, shift, target, outputs, images, here, weights, turned, chunk, span)
         else:
@@ -120,27 +123,38 @@ def _along(
 
 
 @routine
-def _in_pairs(
+def _in_groups(
     x: Any, source: int, inputs: int, shift: int, target: int, outputs: int, rows: int, table: Any, weights: Any,
-    paired: int, pairs: int,
+    together: int, first: int, groups: int,
 ) -> None:  # fmt: skip
-    """The same for rows of single elements whose outputs come in pairs, from number `paired` of `table` on."""
+    """The same for rows of single elements in which `groups` groups of outputs weigh alike, from `first` of `table` on.
+
+    In each are `together` outputs, 2 or 1, and the next one begins 1 or 2 inputs further.
+    """
     size = x.itemsize
-    taps, first = table[paired, TAPS], table[paired, FIRST]
-    apart, factors = table[paired + 1, FIRST] - first, pointer(weights, table[paired, WEIGHTS])
+    end, taps, begin = first + together * groups, table[first, TAPS], table[first, FIRST]
+    apart, factors = table[first + together - 1, FIRST] - begin, pointer(weights, table[first, WEIGHTS])
+    if together * groups == outputs and (3 - together) * groups == inputs:  # from row to row, too
+        groups, rows = groups * rows, 1
     for row in range(rows):
-        begin, to = source + (row * inputs - shift) * size, target + row * outputs * size
-        place, behind = begin + first * size, to + paired * size
-        if taps == 1:
-            weighted_pairs(x, 1, behind, place, apart, factors, pairs)
+        place, to = source + (row * inputs - shift) * size, target + row * outputs * size
+        behind, place_of_first = to + first * size, place + begin * size
+        if together == 2 and taps == 1:
+            weighted_pairs(x, 1, behind, place_of_first, apart, factors, groups)
+        elif together == 2 and taps == 2:
+            weighted_pairs(x, 2, behind, place_of_first, apart, factors, groups)
+        elif together == 2:
+            weighted_pairs(x, 4, behind, place_of_first, apart, factors, groups)
         elif taps == 2:
-            weighted_pairs(x, 2, behind, place, apart, factors, pairs)
+            weighted_halves(x, 2, behind, place_of_first, factors, groups)
+        elif taps == 4:
+            weighted_halves(x, 4, behind, place_of_first, factors, groups)
         else:
-            weighted_pairs(x, 4, behind, place, apart, factors, pairs)
-        for o in range(paired):
-            _single(x, begin, to, o, table, weights)
-        for o in range(paired + 2 * pairs, len(table)):
-            _single(x, begin, to, o, table, weights)
+            weighted_halves(x, 8, behind, place_of_first, factors, groups)
+        for o in range(first):
+            _single(x, place, to, o, table, weights)
+        for o in range(end, len(table)):
+            _single(x, place, to, o, table, weights)
 
 
 @routine

@@ -1,9 +1,10 @@
-"""The vector code of resampling: a weighted sum of rows, in registers."""
+"""The vector code of resampling: weighted sums of rows, and of neighbours within a row, in registers."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -68,8 +69,10 @@ def weighted_sum(  # type: ignore[no-untyped-def]
     return signature, codegen
 
 
-PAIRED_TAPS = (1, 2, 4)
-"""Taps of the outputs that `weighted_pairs` computes: of nearest neighbours, lines and cubics."""
+REGULAR_TAPS = {2: (1, 2, 4), 1: (2, 4, 8)}
+"""Taps of the outputs that `weighted_pairs` and `weighted_halves` compute: of nearest neighbours, lines and cubics, and
+of the gradients of these.
+"""
 
 
 @intrinsic(prefer_literal=True)
@@ -110,3 +113,70 @@ def weighted_pairs(typing_context, like, taps, target, source, apart, weights, p
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def weighted_halves(typing_context, like, taps, target, source, weights, outputs):  # type: ignore[no-untyped-def]
+    """target[j] = Σ_t weights[t] · source[2j + t] for t < taps (even), j < outputs (outputs ≥ lanes).
+
+    The bits are those of `weighted_sum`.
+    """
+    count = taps.literal_value
+    signature = types.void(like, taps, *[types.intp] * 4)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = Emitter(builder, signature.args[0])
+        target, source, weights, outputs = args[2:]
+        target, source, weights = (emit.pointer(address) for address in (target, source, weights))
+        factors = [emit.splat(builder.load(emit.at(weights, emit.index(t)))) for t in range(count)]
+        lanes, behind = emit.index(emit.lanes), builder.sub(outputs, emit.index(emit.lanes))
+
+        def vector(v: Any, values: list[list[Any]]) -> list[list[Any]]:
+            j = builder.mul(v, lanes)
+            j = builder.select(builder.icmp_signed("<", j, behind), j, behind)  # the last vector overlaps
+            begin = emit.at(source, builder.add(j, j))
+            taken = []
+            for t in range(0, count, 2):
+                taken += _even_and_odd(emit, *(emit.load(emit.at(begin, emit.index(t + at))) for at in (0, emit.lanes)))
+            total = builder.fmul(factors[0], taken[0])
+            for factor, value in zip(factors[1:], taken[1:]):
+                total = emit.fma(factor, value, total)
+            emit.store(_in_order(emit, total), emit.at(target, j))
+            return values
+
+        vectors = builder.sdiv(builder.add(outputs, emit.index(emit.lanes - 1)), lanes)
+        short_loop(emit, vectors, [], vector)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _even_and_odd(emit: Emitter, a: Any, b: Any) -> list[Any]:
+    """The elements with even and with odd numbers of two vectors, block of 16 bytes by block: an instruction each."""
+    block = min(emit.lanes, 16 // emit.itemsize)
+    return [
+        emit.builder.shuffle_vector(
+            a,
+            b,
+            _mask(
+                [
+                    vector * emit.lanes + begin + i
+                    for begin in range(0, emit.lanes, block)
+                    for vector in (0, 1)
+                    for i in range(first, block, 2)
+                ]
+            ),
+        )
+        for first in (0, 1)
+    ]
+
+
+def _in_order(emit: Emitter, mixed: Any) -> Any:
+    """A vector whose lanes lie as `_even_and_odd` leaves them."""
+    half = min(emit.lanes, 16 // emit.itemsize) // 2
+    places = [begin + i for first in (0, half) for begin in range(first, emit.lanes, 2 * half) for i in range(half)]
+    return emit.builder.shuffle_vector(mixed, mixed, _mask(places))
+
+
+def _mask(places: list[int]) -> Any:
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places)

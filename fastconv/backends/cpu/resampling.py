@@ -14,7 +14,7 @@ from fastconv.backends.cpu import resample_passes
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.host import STREAMED_BYTES, flat
 from fastconv.backends.cpu.memory import empty
-from fastconv.backends.cpu.resample_simd import PAIRED_TAPS
+from fastconv.backends.cpu.resample_simd import REGULAR_TAPS
 from fastconv.backends.threads import parallel_for
 from fastconv.geometry.resampling import ResampleGeometry, Taps
 
@@ -55,9 +55,9 @@ class Plan:
     """int64 (outputs of all axes, 3): first tap, taps, first weight."""
     weights: Array
     passes: Array
-    """int64 (axes to resample, 10), in their order: where an axis begins in `table` (0: it is the lead), its inputs and
+    """int64 (axes to resample, 11), in their order: where an axis begins in `table` (0: it is the lead), its inputs and
     outputs, elements behind it, images between the lead and it, whether the lead has been resampled, where in scratch
-    the result lies (-1: it is y), columns that are turned together (0: none), and `_pairs`.
+    the result lies (-1: it is y), columns that are turned together (0: none), and `_regular`.
     """
     block: tuple[int, ...]
     """Planes of a block, its outputs along the lead, blocks along the lead; inputs and outputs of the lead, elements
@@ -79,7 +79,7 @@ def _plan(geometry: ResampleGeometry, dtype: np.dtype[Any]) -> Plan:
         chunks.append(_chunk(axes[i]) if inner == 1 else 0)
         spans.append(_longest_run(axes[i], chunks[-1]) if chunks[-1] else 0)
         sizes = int(begins[i]), axes[i].inputs, axes[i].outputs, inner, math.prod(before[1:i])
-        passes.append((*sizes, lead_is_done, kept if i != order[-1] else -1, chunks[-1], *_pairs(axes[i])))
+        passes.append((*sizes, lead_is_done, kept if i != order[-1] else -1, chunks[-1], *_regular(axes[i])))
         if i != order[-1]:
             kept += planes * (rows if lead_is_done or i == 0 else longest) * math.prod(after[1:])
     behind = math.prod(stages[0][1:]), math.prod(stages[-1][1:])
@@ -132,21 +132,22 @@ def _chunk(axis: Taps) -> int:
     return min(axis.outputs, max(1, _CHUNK * axis.outputs // (axis.inputs + axis.outputs)))
 
 
-def _pairs(axis: Taps) -> tuple[int, int]:
-    """Where the outputs of a doubled axis come in pairs, each weighing as the one before, an input further: the first
-    of these outputs, and how many pairs follow. Few pairs, if any, where an axis is not doubled.
+def _regular(axis: Taps) -> tuple[int, int, int]:
+    """How many outputs of a doubled or halved axis, two or one, weigh as those before them, an input or two further;
+    the first of these outputs, and how many such groups there are. Few, if any, where an axis is neither.
     """
+    together = 2 if axis.outputs > axis.inputs else 1
     counts = np.diff(axis.offsets)
     taps = counts[len(counts) // 2]
-    if taps not in PAIRED_TAPS:
-        return 0, 0
-    regular = counts == taps
-    weights = axis.weights[np.where(regular, axis.offsets[:-1], 0)[:, None] + np.arange(taps)]
-    further = (axis.first[2:] - axis.first[:-2] == 1) & (weights[2:] == weights[:-2]).all(1)
-    run = further & regular[:-2] & regular[1:-1] & regular[2:]
-    first = int(run.argmax()) if run.any() else 0
-    length = int(np.append(run[first:], False).argmin())
-    return first, (length + 2) // 2 if length else 0
+    if taps not in REGULAR_TAPS[together]:
+        return together, 0, 0
+    usual = counts == taps
+    weights = axis.weights[np.where(usual, axis.offsets[:-1], 0)[:, None] + np.arange(taps)]
+    same = (axis.first[together:] - axis.first[:-together] == 3 - together) & usual[together:] & usual[:-together]
+    same &= (weights[together:] == weights[:-together]).all(1)
+    first = int(same.argmax()) if same.any() else 0
+    length = int(np.append(same[first:], False).argmin())
+    return together, first, (length + together) // together if length else 0
 
 
 def _longest_run(axis: Taps, outputs: int) -> int:
