@@ -14,6 +14,7 @@ from fastconv import backends
 from fastconv.autograd import Tensor
 
 Array = Any
+Arrays = list[Array]
 Group = dict[str, Any]
 Parameters = Iterable[Tensor] | Iterable[Mapping[str, Any]]
 
@@ -39,15 +40,21 @@ class Optimizer:
     def step(self) -> None:
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    if parameter.grad.shape != parameter.shape:
-                        raise ValueError(
-                            f"{type(self).__name__}: a parameter of shape {parameter.shape} has a gradient of shape "
-                            f"{parameter.grad.shape}"
-                        )
-                    with backends.on(parameter.data):
-                        self._update(parameter.data, parameter.grad, self.state.setdefault(parameter, {}), group)
+            ready = [parameter for parameter in group["params"] if parameter.grad is not None]
+            for parameter in ready:
+                if parameter.grad.shape != parameter.shape:
+                    raise ValueError(
+                        f"{type(self).__name__}: a parameter of shape {parameter.shape} has a gradient of shape "
+                        f"{parameter.grad.shape}"
+                    )
+            alike: dict[tuple[Any, Any], list[tuple[Array, ...]]] = {}  # a parameter that had no gradient lags behind
+            for parameter in ready:
+                x, state = parameter.data, self.state.setdefault(parameter, {})
+                with backends.on(x):
+                    number, arrays = self._advance(x, state, group)
+                alike.setdefault((backends.of(x), number), []).append((x, parameter.grad, *arrays))
+            for (backend, number), members in alike.items():
+                self._update(backend, number, group, *map(list, zip(*members)))
 
     def zero_grad(self) -> None:
         """Forget the gradients of all parameters."""
@@ -81,8 +88,12 @@ class Optimizer:
         for group, loaded in zip(self.param_groups, groups, strict=True):
             group.update({key: value for key, value in loaded.items() if key != "params"})
 
-    def _update(self, x: Array, gradient: Array, state: dict[str, Any], group: Group) -> None:
-        """Change the parameter's array `x` in place; `gradient` must stay as it is."""
+    def _advance(self, x: Array, state: dict[str, Any], group: Group) -> tuple[Any, tuple[Array, ...]]:
+        """A parameter's number in its next step, and the arrays of its state, which are made when they are absent."""
+        raise NotImplementedError
+
+    def _update(self, backend: Any, number: Any, group: Group, x: Arrays, gradient: Arrays, *state: Arrays) -> None:
+        """Change parameters of one number in place, and what `_advance` gave; the gradients must stay as they are."""
         raise NotImplementedError
 
     def _check(self, group: Group) -> None:
@@ -164,16 +175,19 @@ class SGD(Optimizer):
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError("SGD: nesterov=True needs a momentum > 0 and no dampening")
 
-    def _update(self, x: Array, gradient: Array, state: dict[str, Any], group: Group) -> None:
-        backend = backends.of(x)
-        velocity = state.get("momentum_buffer")
-        starts = velocity is None
-        if starts and group["momentum"]:
-            state["momentum_buffer"] = velocity = backend.xp.empty_like(x)
+    def _advance(self, x: Array, state: dict[str, Any], group: Group) -> tuple[bool, tuple[Array, ...]]:
+        if not group["momentum"]:
+            return False, ()
+        starts = state.get("momentum_buffer") is None
+        if starts:
+            state["momentum_buffer"] = backends.of(x).xp.empty_like(x)
+        return starts, (state["momentum_buffer"],)
+
+    def _update(self, backend: Any, starts: bool, group: Group, x: Arrays, gradient: Arrays, *velocity: Arrays) -> None:
         backend.sgd_step(
             x,
             gradient,
-            velocity if group["momentum"] else None,
+            velocity[0] if velocity else None,
             starts=starts,
             lr=group["lr"],
             momentum=group["momentum"],
@@ -208,17 +222,19 @@ class Adam(Optimizer):
         betas = group["betas"]
         self._require(len(betas) == 2 and all(0 <= beta < 1 for beta in betas), "betas", "two numbers in [0, 1)", betas)
 
-    def _update(self, x: Array, gradient: Array, state: dict[str, Any], group: Group) -> None:
-        backend = backends.of(x)
+    def _advance(self, x: Array, state: dict[str, Any], group: Group) -> tuple[int, tuple[Array, ...]]:
         if not state:
-            state.update(step=0, exp_avg=backend.xp.zeros_like(x), exp_avg_sq=backend.xp.zeros_like(x))
+            xp = backends.of(x).xp
+            state.update(step=0, exp_avg=xp.zeros_like(x), exp_avg_sq=xp.zeros_like(x))
         state["step"] += 1
+        return state["step"], (state["exp_avg"], state["exp_avg_sq"])
+
+    def _update(self, backend: Any, step: int, group: Group, x: Arrays, gradient: Arrays, *moments: Arrays) -> None:
         backend.adam_step(
             x,
             gradient,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            step=state["step"],
+            *moments,
+            step=step,
             lr=group["lr"],
             betas=group["betas"],
             eps=group["eps"],

@@ -78,6 +78,27 @@ def test_same_bits_for_any_number_of_threads(kind, options, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize(("kind", "options"), UPDATES, ids=map(describe, UPDATES))
+def test_a_step_of_many_parameters_is_that_of_each_alone(kind, options, monkeypatch):
+    """Whatever their sizes and dtypes, wherever the threads cut, and though one of them lags behind."""
+    monkeypatch.setattr(threads, "SERIAL_NS", 0)
+    fc.set_num_threads(3)
+    generator = np.random.default_rng(6)
+    shapes = [(5,), (0,), (40, 3), (1,), (), (7, 11), (200,)]
+    values = [generator.standard_normal(s).astype(("f4", "f8")[i % 2]) for i, s in enumerate(shapes)]
+    together, alone = ([Tensor(v.copy(), requires_grad=True) for v in values] for _ in range(2))
+    optimizers = [kind(together, **options), *(kind([parameter], **options) for parameter in alone)]
+    for step in range(3):
+        draw_gradients(together, generator)
+        for one, other in zip(together, alone, strict=True):
+            other.grad = one.grad
+        if step == 0:
+            together[2].grad = alone[2].grad = None
+        for optimizer in optimizers:
+            optimizer.step()
+    assert [t.data.tobytes() for t in together] == [t.data.tobytes() for t in alone]
+
+
+@pytest.mark.parametrize(("kind", "options"), UPDATES, ids=map(describe, UPDATES))
 def test_parameters_and_gradients_in_any_layout_and_dtype(kind, options):
     """Changed in place where they lie, whether or not a kernel can take them as they are."""
     generator = np.random.default_rng(5)

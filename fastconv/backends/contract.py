@@ -179,9 +179,9 @@ class Backend(Protocol):
 
     def sgd_step(
         self,
-        x: Array,
-        gradient: Array,
-        velocity: Array | None,
+        x: Sequence[Array],
+        gradient: Sequence[Array],
+        velocity: Sequence[Array] | None,
         *,
         starts: bool,
         lr: float,
@@ -190,19 +190,20 @@ class Backend(Protocol):
         weight_decay: float,
         nesterov: bool,
     ) -> None:
-        """One step of `optim.SGD`, whose docstring has the formulas: changes x and velocity (of x's shape) in place.
+        """One step of `optim.SGD`, whose docstring has the formulas, for any number of parameters: changes x and
+        velocity (of x's shapes) in place.
 
-        `velocity` is None without momentum; where it `starts`, what it holds is not read. All arrays of the optimiser's
-        steps may be strided, and `gradient`, of x's shape, of another floating dtype.
+        `velocity` is None without momentum; where it `starts`, what it holds is not read. All arrays of the
+        optimiser's steps may be strided, and a `gradient`, of its x's shape, of another floating dtype.
         """
         ...
 
     def adam_step(
         self,
-        x: Array,
-        gradient: Array,
-        mean: Array,
-        square: Array,
+        x: Sequence[Array],
+        gradient: Sequence[Array],
+        mean: Sequence[Array],
+        square: Sequence[Array],
         *,
         step: int,
         lr: float,

@@ -16,12 +16,13 @@ import llvmlite.binding as llvm
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba.core import types
+from numba.core import cgutils, types
 from numba.core.caching import FunctionCache
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 from numba.core.types.misc import Omitted, unliteral
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -216,6 +217,23 @@ def pointer(typing: Any, array: Any, index: Any = 0) -> Any:
         return builder.add(address, builder.mul(count, context.get_constant(types.intp, itemsize)))
 
     return types.intp(array, index if given else Omitted(0)), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def array_at(typing: Any, like: Any, address: Any, first: Any, count: Any) -> Any:
+    """Elements [first, first + count) of an array at an address, of `like`'s type; somebody else holds its memory."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        _, address, first, count = values
+        size = context.get_constant(types.intp, like.dtype.bitwidth // 8)
+        data = builder.add(address, builder.mul(first, size))
+        made = context.make_array(like)(context, builder)
+        data = builder.inttoptr(data, context.get_data_type(like.dtype).as_pointer())
+        shape, strides = (cgutils.pack_array(builder, [value]) for value in (count, size))
+        populate_array(made, data=data, shape=shape, strides=strides, itemsize=size, meminfo=None)
+        return made._getvalue()
+
+    return like(like, types.intp, types.intp, types.intp), codegen
 
 
 class _Memory:

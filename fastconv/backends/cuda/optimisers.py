@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from fastconv.backends.cuda import platform
 from fastconv.backends.cuda.device import primitive
 from fastconv.backends.cuda.launch import THREADS, blocks_for, packs
-from fastconv.backends.cuda.module import TYPES, Kernel, Template, size
+from fastconv.backends.cuda.module import TYPES, Template, size
 from fastconv.backends.steps import adam_numbers
 
 Array = Any
@@ -23,11 +24,10 @@ _ADAM_NUMBERS = np.dtype([(name, "f8") for name in ("rate", "first", "second", "
 """`Sgd` and `Adam` of the kernels."""
 
 
-@primitive
 def sgd_step(
-    x: Array,
-    gradient: Array,
-    velocity: Array | None,
+    x: Sequence[Array],
+    gradient: Sequence[Array],
+    velocity: Sequence[Array] | None,
     *,
     starts: bool,
     lr: float,
@@ -38,15 +38,15 @@ def sgd_step(
 ) -> None:
     """See contract.Backend.sgd_step."""
     numbers = np.array((lr, momentum, 1.0 - dampening, weight_decay, nesterov, starts), _SGD_NUMBERS)
-    _update(_SGD(TYPES[x.dtype.name], velocity is not None), numbers, gradient, x, velocity)
+    for arrays in zip(x, gradient, [None] * len(x) if velocity is None else velocity):
+        _update(*arrays, template=_SGD, choice=(velocity is not None,), numbers=numbers)
 
 
-@primitive
 def adam_step(
-    x: Array,
-    gradient: Array,
-    mean: Array,
-    square: Array,
+    x: Sequence[Array],
+    gradient: Sequence[Array],
+    mean: Sequence[Array],
+    square: Sequence[Array],
     *,
     step: int,
     lr: float,
@@ -57,12 +57,16 @@ def adam_step(
 ) -> None:
     """See contract.Backend.adam_step."""
     numbers = np.array(adam_numbers(step, lr, betas, eps, weight_decay, decoupled), _ADAM_NUMBERS)
-    _update(_ADAM(TYPES[x.dtype.name]), numbers, gradient, x, mean, square)
+    for arrays in zip(x, gradient, mean, square):
+        _update(*arrays, template=_ADAM, choice=(), numbers=numbers)
 
 
-def _update(kernel: Kernel, numbers: Any, gradient: Array, x: Array, *state: Array | None) -> None:
+@primitive
+def _update(
+    x: Array, gradient: Array, *state: Array | None, template: Template, choice: tuple[bool, ...], numbers: Any
+) -> None:
     """Run a step over the elements of all arrays; what is not contiguous, or of another dtype, through a copy."""
-    xp = platform.current().xp
+    xp, kernel = platform.current().xp, template(TYPES[x.dtype.name], *choice)
     gradient = xp.ascontiguousarray(gradient.astype(x.dtype, copy=False))
     changed = [x, *state]
     lines = [array if array is None else xp.ascontiguousarray(array.astype(x.dtype, copy=False)) for array in changed]
