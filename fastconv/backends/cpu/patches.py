@@ -24,7 +24,7 @@ from fastconv.backends.cpu.correlate import pack, tile_width, tiles_strided
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided
 from fastconv.backends.cpu.host import STREAMED_BYTES, VECTOR_BYTES, flat, inlined, kernel, pointer, routine
-from fastconv.backends.cpu.plan import TILE_VECTORS, input_grad_plans
+from fastconv.backends.cpu.plan import PANEL_BYTES, TILE_VECTORS, input_grad_plans
 from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import ROWS, WIDE, fence, interleave, stream_pairs
 from fastconv.backends.threads import parallel_for
@@ -37,6 +37,7 @@ _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 OVERRUN = max(WIDE.values()) * _LANES4
 """Columns that a tile may write behind those asked for."""
 
+_PANEL_ROW_BYTES = 768  # the longer a panel, the longer the runs of tiles and the lines that are put together
 _MIN_TASKS = 32  # fewer pieces than this leave threads idle
 _NS_PER_ELEMENT = 0.5
 _NS_PER_FLOP = 0.01
@@ -235,11 +236,16 @@ class InputGrad:
     def __init__(self, geometry: ConvGeometry, itemsize: int) -> None:
         ((c,), _) = input_grad_plans(pointwise_geometry(geometry), itemsize)
         self.correlation, self.taps, self.sizes = c, geometry.taps, _sizes(geometry)
+        tile = TILE_VECTORS * VECTOR_BYTES
+        tiles = min(_PANEL_ROW_BYTES, PANEL_BYTES // c.count) // tile
+        self.panel = max(c.panel_columns, tiles * tile // itemsize)
+        self.plan = c.plan.copy()
+        self.plan["panel"] = self.panel
         self.no_taps, self.positions = np.zeros(1, np.int64), np.zeros((1, 3), np.int64)
         kw = geometry.kernel[-1]
         self.unit = kw // math.gcd(ROWS, kw)
         self.packed_elements = c.groups * c.packed_rows * (c.count + 1)
-        self.elements = (self.unit * ROWS + c.count) * (c.panel_columns + OVERRUN)
+        self.elements = (self.unit * ROWS + c.count) * (self.panel + OVERRUN)
 
     def run(self, gy: Array, w: Array, b: Array | None, gx: Array, relu: bool) -> None:
         """As `Algorithm.run`; no activation follows an input gradient."""
@@ -248,7 +254,7 @@ class InputGrad:
         bias = np.empty(0, dtype) if b is None else np.repeat(b, self.taps)
         packed = call_scratch(self.packed_elements, dtype)
         start = packed[c.groups * c.packed_rows * c.count :]
-        pieces = c.groups * -(-len(gy) * c.outputs // c.panel_columns)
+        pieces = c.groups * -(-len(gy) * c.outputs // self.panel)
         chunks = max(1, min(-(-c.blocks // self.unit), _MIN_TASKS // pieces))
 
         def pack_weights(begin: int, end: int) -> None:
@@ -257,7 +263,7 @@ class InputGrad:
         def multiply(begin: int, end: int) -> None:
             memory = scratch(self.elements, dtype)
             _multiply(
-                source, packed, target, c.plan, self.positions, self.sizes, self.unit, memory, chunks,
+                source, packed, target, self.plan, self.positions, self.sizes, self.unit, memory, chunks,
                 target.nbytes >= STREAMED_BYTES, begin, end,
             )  # fmt: skip
 
