@@ -48,7 +48,7 @@ ROWS = [
     (lambda: conv(dilation=0), ValueError, "conv2d: dilation must be at least 1, got 0"),
     (lambda: conv(stride=2**63), ValueError, f"conv2d: stride must be at most {2**40}, got {2**63}"),
     (lambda: conv(padding=2**62), ValueError, f"conv2d: padding must be at most {2**40}, got {2**62}"),
-    (lambda: conv(dilation=(2,)), ValueError, "conv2d: dilation must be an int or a tuple of 2 ints, got 1: (2,)"),
+    (lambda: conv(stride=(2.0,)), TypeError, "conv2d: stride must be an int or a tuple of 2 ints, got (2.0,)"),
     (lambda: conv(dilation={2}), TypeError, "conv2d: dilation must be an int or a tuple of 2 ints, got {2}"),
     # padding
     (lambda: conv(padding=-1), ValueError, "conv2d: padding must be at least 0, got -1"),

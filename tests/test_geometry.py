@@ -170,6 +170,8 @@ SPELLINGS = [
     {"stride": (np.int64(2), 2), "padding": PAIRS},
     {"stride": 2, "padding": [[1, 1], (1, 1)]},
     {"stride": 2, "padding": (1, (1, 1))},
+    {"stride": (2,), "padding": (1,), "dilation": [1]},
+    {"stride": [np.int64(2)], "padding": ((1, 1),)},
 ]
 
 

@@ -348,6 +348,16 @@ def test_softmax_of_extreme_rows(device):
     assert fc.log_softmax(x.T[:, :0], 0).shape == (3, 0)
 
 
+@pytest.mark.parametrize("axis", [0, -1])
+@pytest.mark.parametrize(("operation", "expected"), [(fc.softmax, 1), (fc.log_softmax, 0)])
+def test_softmax_of_a_number(device, operation, expected, axis):
+    x = fc.Tensor(to_device(np.array(3.0), device), requires_grad=True)
+    y = operation(x, axis)
+    y.backward()
+    assert y.shape == x.grad.shape == ()
+    assert (y.item(), x.grad.item()) == (expected, 0)
+
+
 @every_dtype
 @pytest.mark.parametrize(("shape", "axis"), [((64, 10), 1), ((64, 3, 301), 1), ((64, 7, 5), 2)])
 def test_softmax_has_the_same_bits_for_any_threads_and_batch(device, shape, axis, dtype, monkeypatch):
@@ -434,6 +444,11 @@ BAD_CALLS = [
         lambda: fc.log_softmax(X, -3),
         ValueError,
         "log_softmax: dim must lie between -2 and 1 for input shape (2, 3), got -3",
+    ),
+    (
+        lambda: fc.softmax(X[0, 0], 1),
+        ValueError,
+        "softmax: dim must lie between -1 and 0 for input shape (), got 1",
     ),
     (lambda: fc.dropout(X, 1.5), ValueError, "dropout: p must be a probability, 0 to 1, got 1.5"),
     (

@@ -205,8 +205,9 @@ def test_adaptive_pools(path, device, spatial, sizes, dtype):
 def test_adaptive_sizes_given_in_every_form():
     x = np.arange(24.0).reshape(1, 1, 4, 6)
     assert fc.adaptive_avg_pool2d(x, 2).shape == fc.adaptive_avg_pool2d(x, (2, 2)).shape == (1, 1, 2, 2)
+    assert fc.adaptive_avg_pool2d(x, (2,)).shape == (1, 1, 2, 2)
     assert fc.adaptive_max_pool2d(x, (None, 3)).shape == (1, 1, 4, 3)
-    assert fc.adaptive_avg_pool2d(x, None).tolist() == x.tolist()
+    assert fc.adaptive_avg_pool2d(x, None).tolist() == fc.adaptive_avg_pool2d(x, (None,)).tolist() == x.tolist()
 
 
 def test_numbers_of_the_lectures():

@@ -280,6 +280,7 @@ def test_forms_of_the_input_and_the_arguments(device):
         (None, 2),
         (None, [2.0, 2]),
         (None, np.float32(2)),
+        (None, (2,)),
         (np.array([16, 12]), None),
     ]:
         if isinstance(size, np.ndarray):

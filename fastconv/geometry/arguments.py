@@ -73,19 +73,19 @@ def sizes(op: str, name: str, value: Any) -> tuple[int, ...]:
     return numbers
 
 
+def for_axes(value: Any, rank: int) -> tuple[Any, ...]:
+    """The entries of a tuple (list); a single one, bare or in a tuple, stands for all axes, as in `numpy.pad`."""
+    entries = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return entries * rank if len(entries) == 1 else entries
+
+
 def per_axis(op: str, name: str, value: Any, rank: int, minimum: int) -> tuple[int, ...]:
     """One int for all axes or a tuple (list) of `rank` ints, each at least `minimum` → a tuple of `rank` ints."""
-    number = _index(value)
-    if number is not None:
-        numbers: list[int | None] = [number] * rank
-    elif isinstance(value, (tuple, list)):
-        numbers = [_index(item) for item in value]
-        if len(numbers) != rank:
-            raise ValueError(f"{op}: {name} must be an int or {_count(rank)}, got {len(numbers)}: {value!r}")
-    else:
-        numbers = [None]
-    sizes = tuple(number for number in numbers if number is not None)
-    if len(sizes) != len(numbers):
+    entries = for_axes(value, rank)
+    if len(entries) != rank:
+        raise ValueError(f"{op}: {name} must be an int or {_count(rank)}, got {len(entries)}: {value!r}")
+    sizes = tuple(number for number in map(_index, entries) if number is not None)
+    if len(sizes) != rank:
         raise TypeError(f"{op}: {name} must be an int or {_count(rank)}, got {value!r}")
     _check_range(op, name, minimum, min(sizes), max(sizes), value)
     return sizes
@@ -93,11 +93,8 @@ def per_axis(op: str, name: str, value: Any, rank: int, minimum: int) -> tuple[i
 
 def pairs(op: str, value: Any, rank: int) -> Pairs:
     """Padding as int, as `rank` ints or as `rank` (before, after) pairs → pairs."""
-    number = _index(value)
-    entries = (number,) * rank if number is not None else value
+    entries = for_axes(value, rank)
     forms = f"an int, {_count(rank)} or {_count(rank, '(before, after) pair')}"
-    if not isinstance(entries, (tuple, list)):
-        raise TypeError(f"{op}: padding must be {forms}, got {value!r}")
     if len(entries) != rank:
         remedy = (
             f"; for the two sides of one axis write padding=({value!r},)" if rank == 1 and len(entries) == 2 else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from fastconv.geometry.arguments import AXES, Pairs, integer, is_plain, pairs, per_axis
+from fastconv.geometry.arguments import AXES, Pairs, for_axes, integer, is_plain, pairs, per_axis
 from fastconv.geometry.checks import check_fit, check_volume, pool_rank
 from fastconv.geometry.formulas import extent, longest_adaptive_window, output_size
 
@@ -84,7 +84,7 @@ class PoolGeometry:
         Raises TypeError for arguments of a wrong kind, ValueError for sizes below 1 and wrong numbers of axes.
         """
         rank = pool_rank(op, input_shape)
-        entries = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * rank
+        entries = for_axes(output_size, rank)
         if len(entries) != rank:
             raise ValueError(
                 f"{op}: output_size must be an int, None or {rank} of them, got {len(entries)}: {output_size!r}"

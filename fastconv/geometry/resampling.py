@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.geometry.arguments import AXES, LARGEST, per_axis
+from fastconv.geometry.arguments import AXES, LARGEST, for_axes, per_axis
 from fastconv.geometry.checks import check_volume, pool_rank
 
 RANK_OF_MODE = {"linear": 1, "bilinear": 2, "bicubic": 2, "trilinear": 3}
@@ -192,7 +192,7 @@ def _check_mode(op: str, input_shape: tuple[int, ...], mode: Any, align_corners:
 
 def _factors(op: str, value: Any, rank: int) -> tuple[float, ...]:
     """One positive number for all axes or one for each."""
-    entries = value if isinstance(value, tuple) else (value,) * rank
+    entries = for_axes(value, rank)
     wanted = f"{op}: scale_factor must be a number or a tuple of {rank} number{'s' if rank > 1 else ''}"
     if len(entries) != rank:
         raise ValueError(f"{wanted}, got {len(entries)}: {value!r}")

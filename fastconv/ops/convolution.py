@@ -60,7 +60,8 @@ def conv2d(
     Shapes: input (N, C, H, W) or (C, H, W), weight (K, C/groups, kh, kw), bias (K,) → (N, K, OH, OW) or (K, OH, OW).
 
     `stride` and `dilation`: an int or one int per axis. `padding`: an int, one int per axis, one (before, after) pair
-    per axis, "valid", or "same" (stride 1). `padding_mode`: "zeros", "reflect", "replicate" or "circular".
+    per axis, "valid", or "same" (stride 1). A tuple of one stands for all axes, as in `numpy.pad`.
+    `padding_mode`: "zeros", "reflect", "replicate" or "circular".
     `activation`: the name of a pointwise operation without parameters ("relu", "tanh", ...), applied to the result.
 
     float32 and float64; sums run in the input's dtype, in one fixed order, so that the result has the same bits

@@ -87,12 +87,12 @@ def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
 
 
 def softmax(input: Any, dim: int) -> Any:
-    """eˣ / Σ eˣ along the axis `dim`. Raises ValueError for an axis that is not there."""
+    """eˣ / Σ eˣ along the axis `dim`; a number counts as a row of one. ValueError for an axis that is not there."""
     return _softmax("softmax", input, dim, log=False)
 
 
 def log_softmax(input: Any, dim: int) -> Any:
-    """x − ln Σ eˣ along the axis `dim`. Raises ValueError for an axis that is not there."""
+    """x − ln Σ eˣ along the axis `dim`; a number counts as a row of one. ValueError for an axis that is not there."""
     return _softmax("log_softmax", input, dim, log=True)
 
 
@@ -143,8 +143,14 @@ def _activation(op: str, input: Any, name: str, alpha: float = 0.0) -> Any:
 
 def _softmax(op: str, input: Any, dim: int, log: bool) -> Any:
     x = floating(op, input=input)
-    if not -x.ndim <= dim < x.ndim:
-        raise ValueError(f"{op}: dim must lie between {-x.ndim} and {x.ndim - 1} for input shape {x.shape}, got {dim}")
+    shape = x.shape or (1,)  # a number is a row of one, as in PyTorch
+    axes = len(shape)
+    if not -axes <= dim < axes:
+        raise ValueError(f"{op}: dim must lie between {-axes} and {axes - 1} for input shape {x.shape}, got {dim}")
     backend = backends.of(x)
-    y = backend.softmax(x, dim, log)
-    return record(y, (input,), lambda gy: (backend.softmax_backward(gy, y, dim, log),))
+    y = backend.softmax(x.reshape(shape), dim, log)
+
+    def backward(gy: Array) -> tuple[Array]:
+        return (backend.softmax_backward(gy.reshape(shape), y, dim, log).reshape(x.shape),)
+
+    return record(y.reshape(x.shape), (input,), backward)

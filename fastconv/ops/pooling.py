@@ -5,8 +5,9 @@ O = floor((S + 2·padding − dilation·(kernel_size − 1) − 1) / stride) + 1
 
 Inputs are arrays or Tensors (N, C, *S) or (C, *S), float32 or float64; results have the same kind, dtype and axes, and
 the same bits whatever the batch or the number of threads. `kernel_size`, `stride` (default: the kernel), `padding` and
-`dilation` are an int or one int per axis; `padding` may also be one (before, after) pair per axis, and is at most half
-the kernel. Wrong shapes and numbers raise ValueError, wrong kinds and dtypes TypeError.
+`dilation` are an int or one int per axis, where a tuple of one stands for all; `padding` may also be one
+(before, after) pair per axis, and must leave each window an element of the input. Wrong shapes and numbers raise
+ValueError, wrong kinds and dtypes TypeError.
 """
 
 from __future__ import annotations
