@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
+from bad_calls import bad_calls, refused
 
 from fastconv.geometry import ConvGeometry, receptive_field
 
@@ -393,12 +393,6 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("call", "kind", "text"), ROWS, ids=[text[:60] for _, _, text in ROWS])
+@bad_calls(ROWS)
 def test_error_text(call, kind, text):
-    with pytest.raises(kind) as caught:
-        call()
-    assert type(caught.value) is kind
-    assert caught.value.args == (text,)
-    # An exception is never remembered: the second call is refused alike.
-    with pytest.raises(kind):
-        call()
+    refused(call, kind, text)

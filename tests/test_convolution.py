@@ -160,7 +160,7 @@ def test_backward_of_transposed_tensors(problem, dtype, device):
 def test_padding_modes(problem, mode, device):
     arrays = problem.integers("float32")
     if mode == "reflect" and any(max(sides) >= size for sides, size in zip(problem.padding, problem.spatial)):
-        pytest.skip("refused: see test_errors.py")
+        pytest.skip("refused: see test_errors_convolution.py")
     window = {**problem.window, "padding": ((0, 0),) * problem.rank}
     padded = reference.pad(arrays.x, problem.padding, mode)
     x, w, b = (fc.Tensor(to_device(a, device), requires_grad=True) for a in (arrays.x, arrays.w, arrays.b))
