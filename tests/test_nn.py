@@ -284,6 +284,19 @@ def test_names_as_torch():
     assert [name for name, _ in ours.named_buffers()] == [name for name, _ in reference.named_buffers()]
 
 
+@pytest.mark.parametrize("size", [(9, 7), [10, 8], (2, 5, 9, 8), (5, 10, 7)])
+def test_a_transposed_convolution_of_a_size(size):
+    """As in PyTorch: one of the sizes that a convolution of this stride brings to the input's, or a shape with it."""
+    torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
+    reference = torch.nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1).double()
+    layer = nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, dtype="float64")
+    layer.load_state_dict(reference.state_dict())
+    x = draw((2, 3, 5, 4)) if len(size) != 3 else draw((3, 5, 4))
+    y, expected = layer(x, output_size=size), reference(torch.tensor(x), output_size=size)
+    assert y.shape[-2:] == tuple(size[-2:])
+    assert_close(y.data, expected.detach().numpy(), "output")
+
+
 def test_loading_a_state():
     source, target = Block(), Block()
     arrays = [parameter.data for parameter in target.parameters()]
@@ -448,6 +461,21 @@ REFUSALS = [
     (lambda: nn.Conv1d(1, 1, 3, padding_mode="mirror"), ValueError, "padding_mode must be one of zeros, reflect"),
     (lambda: nn.ConvTranspose1d(1, 1, 3, padding="same"), TypeError, "ConvTranspose1d: padding must be numbers"),
     (lambda: nn.ConvTranspose1d(1, 1, 3, padding_mode="reflect"), ValueError, "padding_mode must be one of zeros, got"),
+    (
+        lambda: nn.ConvTranspose2d(3, 4, 3, stride=2)(np.ones((1, 3, 4, 5), np.float32), output_size=(9, 14)),
+        ValueError,
+        "ConvTranspose2d: output_size must lie between 11 and 12 for the width 5, got 14",
+    ),
+    (
+        lambda: nn.ConvTranspose1d(3, 4, 3)(np.ones((1, 3, 4), np.float32), output_size=7),
+        ValueError,
+        "ConvTranspose1d: output_size must be 6 for the length 4, got 7",
+    ),
+    (
+        lambda: nn.ConvTranspose1d(3, 4, 3)(np.ones((1, 3, 4), np.float32), output_size=(1, 1, 1, 6)),
+        ValueError,
+        r"ConvTranspose1d: output_size must be an int or a tuple of 1 int, got 4: \(1, 1, 1, 6\)",
+    ),
     (lambda: nn.Conv1d(1, 1, 3, dtype="int32"), TypeError, 'Conv1d: dtype must be "float32" or "float64", got int32'),
     (lambda: nn.Conv1d(1, 1, 3, device="gpu"), ValueError, 'device must be "cpu", "cuda" or "cuda:1"'),
     (lambda: nn.Linear(2, -1), ValueError, "Linear: out_features must be at least 1, got -1"),

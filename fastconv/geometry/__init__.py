@@ -6,9 +6,17 @@ hashable object, `ConvGeometry` or `PoolGeometry`, whose constructors `of`, `tra
 is a `ResampleGeometry`: for each axis a table of which inputs its outputs weigh.
 """
 
-from fastconv.geometry.convolution import ConvGeometry
+from fastconv.geometry.convolution import ConvGeometry, output_padding_for
 from fastconv.geometry.formulas import output_size, receptive_field
 from fastconv.geometry.pooling import PoolGeometry
 from fastconv.geometry.resampling import ResampleGeometry, interpolation
 
-__all__ = ["ConvGeometry", "PoolGeometry", "ResampleGeometry", "interpolation", "output_size", "receptive_field"]
+__all__ = [
+    "ConvGeometry",
+    "PoolGeometry",
+    "ResampleGeometry",
+    "interpolation",
+    "output_padding_for",
+    "output_size",
+    "receptive_field",
+]

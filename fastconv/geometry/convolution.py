@@ -210,6 +210,37 @@ class ConvGeometry:
         )
 
 
+def output_padding_for(
+    op: str,
+    input_shape: tuple[int, ...],
+    output_size: int | Sequence[int],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: Sequence[int] | Sequence[tuple[int, int]],
+    dilation: tuple[int, ...],
+) -> tuple[int, ...]:
+    """The `output_padding` with which a transposed convolution of input (..., *O) gives `output_size`.
+
+    That is an int, a tuple of ints (*S), or a whole shape (C, *S) or (N, C, *S), of which only *S counts.
+
+    Raises ValueError for sizes that no `output_padding` gives, TypeError for what is no size.
+    """
+    rank = len(kernel)
+    if isinstance(output_size, (tuple, list)) and len(output_size) in (rank + 1, rank + 2):
+        output_size = output_size[-rank:]
+    wanted = per_axis(op, "output_size", output_size, rank, 1)
+    window = zip(AXES[rank], input_shape[-rank:], wanted, kernel, stride, pairs(op, padding, rank), dilation)
+    extra = []
+    for name, size, target, k, s, sides, d in window:
+        least = transposed_size(size, k, s, sum(sides), d, 0)
+        most = least + max(s, d) - 1
+        if not least <= target <= most:
+            choice = f"be {least}" if least == most else f"lie between {least} and {most}"
+            raise ValueError(f"{op}: output_size must {choice} for the {name} {size}, got {target}")
+        extra.append(target - least)
+    return tuple(extra)
+
+
 @lru_cache(maxsize=4096)
 def _of(
     op: str,

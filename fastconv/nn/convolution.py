@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fastconv.geometry import arguments
+import numpy as np
+
+from fastconv.geometry import arguments, output_padding_for
 from fastconv.nn import init
 from fastconv.nn.module import Module, Parameter
 from fastconv.ops import convolution, pointwise
@@ -174,14 +176,18 @@ class _ConvTranspose(_ConvNd):
             dtype,
         )
 
-    def forward(self, input: Any) -> Any:
+    def forward(self, input: Any, output_size: Ints | None = None) -> Any:
+        extra = self.output_padding
+        if output_size is not None:
+            op, window = type(self).__name__, (self.kernel_size, self.stride, self.padding, self.dilation)
+            extra = output_padding_for(op, np.shape(input), output_size, *window)
         return type(self)._operation(
             input,
             self.weight,
             self.bias,
             self.stride,
             self.padding,
-            self.output_padding,
+            extra,
             self.groups,
             self.dilation,
         )
@@ -227,7 +233,8 @@ class ConvTranspose2d(_ConvTranspose):
     """Transposed convolution (N, in_channels, H, W) → (N, out_channels, OH, OW), as `torch.nn.ConvTranspose2d`.
 
     weight (in_channels, out_channels/groups, kh, kw), bias (out_channels,). `output_padding` adds to one
-    side of the output. Raises as `Conv2d` does.
+    side of the output; `layer(x, output_size=...)` takes what gives that size, (OH, OW) or the shape of an array to be
+    joined with. Raises as `Conv2d` does.
     """
 
     _rank = 2
