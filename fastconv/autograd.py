@@ -110,6 +110,10 @@ class Tensor:
         return to_device(self.data, "cpu")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        if needs_grad(self):
+            raise TypeError(
+                "NumPy would lose this Tensor's gradient: take a method, or fc.concatenate; x.numpy() gives the values"
+            )
         return np.array(self.numpy(), dtype=dtype) if copy else np.asarray(self.numpy(), dtype=dtype)
 
     def __dlpack__(self, **options: Any) -> Any:

@@ -399,6 +399,8 @@ BAD_CALLS = [
         r"all sizes but that of axis 0 must agree, got shapes \(2, 3\) and \(2, 2, 2\)",
     ),
     (lambda: np.exp(leaf()), TypeError, "does not support ufuncs"),
+    (lambda: np.asarray(leaf()), TypeError, "NumPy would lose this Tensor's gradient"),
+    (lambda: np.concatenate([leaf() * 2, np.ones((2, 3))]), TypeError, "x.numpy\\(\\) gives the values"),
 ]
 
 
@@ -414,6 +416,8 @@ def test_what_a_tensor_tells():
     assert (x.shape, x.ndim, x.size(), x.size(1), x.numel(), len(x)) == ((2, 3), 2, (2, 3), 3, 6, 2)
     assert x.dtype == np.float64 and x.device == "cpu" and x.to("cpu") is x
     assert x.numpy() is x.data and np.asarray(x) is x.data and np.array(x) is not x.data
+    with no_grad():
+        assert np.asarray(leaf()).tolist() == leaf().detach().numpy().tolist()
     assert [row.shape for row in x] == [(3,), (3,)]
     assert float(x[0, 1]) == 1.0 and int(x[1, 0]) == 3 and bool(x[0, 1])
     assert repr(Tensor(np.ones(2), requires_grad=True)) == "Tensor([1., 1.], dtype=float64, requires_grad=True)"
