@@ -449,6 +449,13 @@ def test_training_lowers_the_loss():
         assert not model(x).requires_grad
 
 
+class Unreadable:
+    """As a PyTorch tensor of bfloat16 is."""
+
+    def __array__(self, *arguments):
+        raise TypeError("no such dtype")
+
+
 REFUSALS = [
     (lambda: nn.Conv2d(0, 1, 3), ValueError, "Conv2d: in_channels must be at least 1, got 0"),
     (lambda: nn.Conv2d(1, 1.5, 3), TypeError, "Conv2d: out_channels must be an int, got 1.5"),
@@ -491,6 +498,18 @@ REFUSALS = [
     (lambda: nn.ModuleDict({"a.b": nn.ReLU()}), ValueError, "ModuleDict: a name must be a string without dots"),
     (lambda: nn.ModuleDict({"forward": nn.ReLU()}), ValueError, "'forward' is an attribute of every ModuleDict"),
     (lambda: nn.ModuleList()(1), NotImplementedError, r"ModuleList: a Module needs a method forward\(self, ...\)"),
+    (
+        lambda: nn.Linear(2, 1).load_state_dict("weights.pt"),
+        TypeError,
+        r"load_state_dict: state must map names to arrays, got str; "
+        r"fastconv.io.safetensors.load_safetensors\(path\) reads a file",
+    ),
+    (
+        lambda: nn.Linear(2, 1).load_state_dict({"weight": Unreadable(), "bias": np.zeros(1)}),
+        TypeError,
+        r"load_state_dict: weight cannot become a NumPy array \(no such dtype\); of a PyTorch tensor take "
+        r"tensor.detach\(\).float\(\)",
+    ),
     (lambda: nn.ReLU().to(dtype="int8"), TypeError, 'to: dtype must be "float32" or "float64", got int8'),
 ]
 

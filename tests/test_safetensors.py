@@ -1,10 +1,13 @@
 """Safetensors files: what goes in comes out, a failure leaves the old file, and a wrong file is named."""
 
+import json
+
 import numpy as np
 import pytest
 
 from fastconv import nn
 from fastconv.autograd import Tensor
+from fastconv.io import safetensors
 from fastconv.io.safetensors import load_metadata, load_safetensors, save_safetensors
 
 pytest.importorskip("safetensors", reason="pip install safetensors")
@@ -46,6 +49,26 @@ def test_a_module_comes_back(tmp_path):
     for key, value in source.state_dict().items():
         np.testing.assert_array_equal(target.state_dict()[key], value)
     assert load_metadata(tmp_path / "model.safetensors") == {}
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_bfloat16_comes_with_its_values(tmp_path, monkeypatch, known):
+    """As published weights often are. NumPy has no such dtype unless ml_dtypes is there."""
+    if known:
+        pytest.importorskip("ml_dtypes", reason="pip install ml_dtypes")
+    else:
+        monkeypatch.setattr(safetensors, "_numpy_has_bfloat16", lambda: False)
+    values = np.array([[1.5, -0.0, 3.0e38], [np.inf, -(2.0**-130), 257.0]], "float32")
+    upper = (values.view("<u4") >> 16).astype("<u2")
+    header = {"x": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}}
+    text = json.dumps(header).encode()
+    (tmp_path / "x").write_bytes(len(text).to_bytes(8, "little") + text + upper.tobytes())
+    loaded = load_safetensors(tmp_path / "x")["x"]
+    assert loaded.dtype.name == ("bfloat16" if known else "float32") and loaded.flags.writeable
+    np.testing.assert_array_equal(loaded.astype("float32"), (upper.astype("<u4") << 16).view("float32"))
+    layer = nn.Linear(3, 2, bias=False)
+    layer.load_state_dict({"weight": loaded})
+    np.testing.assert_array_equal(layer.weight.numpy(), loaded.astype("float32"))
 
 
 def test_tensors_are_saved_by_value(tmp_path):

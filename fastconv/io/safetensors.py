@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,15 @@ def save_safetensors(
 
 
 def load_safetensors(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """The arrays of a file by name, as NumPy arrays.
+    """The arrays of a file by name, as NumPy arrays; bfloat16 comes as float32, unless ml_dtypes has been imported.
 
     Raises FileNotFoundError for no such file, ValueError for one that is damaged or no safetensors file.
     """
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+        names = list(file.keys())
+        foreign = [] if _numpy_has_bfloat16() else [n for n in names if file.get_slice(n).get_dtype() == "BF16"]
+        wide = _widened(path, foreign) if foreign else {}
+        return {name: wide[name] if name in wide else file.get_tensor(name) for name in names}
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -67,7 +70,26 @@ def _opened(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"load_safetensors: {path} is damaged or no safetensors file ({error})") from error
 
 
+def _numpy_has_bfloat16() -> bool:
+    try:
+        np.dtype("bfloat16")
+    except TypeError:
+        return False
+    return True
+
+
+def _widened(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, Array]:
+    """The bfloat16 arrays of these names as float32, whose upper half they are."""
+    import safetensors
+
+    library: Any = safetensors  # has no type information
+    entries = dict(library.deserialize(Path(path).read_bytes()))
+    halves = {name: np.frombuffer(entries[name]["data"], "<u2").reshape(entries[name]["shape"]) for name in names}
+    return {name: (half.astype(np.uint32) << 16).view(np.float32) for name, half in halves.items()}
+
+
 def _for_disk(value: Any) -> Array:
     """A NumPy array in the order and byte order of the format; `ascontiguousarray` would give a 0-d array an axis."""
-    array = np.asarray(value) if not backends.is_cupy(raw(value)) else to_device(raw(value), "cpu")
+    value = raw(value)
+    array = np.asarray(value) if not backends.is_cupy(value) else to_device(value, "cpu")
     return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")

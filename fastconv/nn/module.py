@@ -153,12 +153,18 @@ class Module:
         """Copy arrays (or anything `numpy.asarray` takes) into the parameters and buffers of the same names.
 
         Values are converted to the dtype and device of their place. Everything is checked before anything changes:
-        ValueError names every mis-shaped array and, with `strict`, every key that is missing or unexpected.
+        ValueError names every mis-shaped array and, with `strict`, every key that is missing or unexpected, TypeError
+        what is no array.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                f"load_state_dict: state must map names to arrays, got {type(state).__name__}; "
+                "fastconv.io.safetensors.load_safetensors(path) reads a file"
+            )
         own = self.state_dict()
         missing = [key for key in own if key not in state]
         unexpected = [key for key in state if key not in own]
-        given = {key: _as_array(state[key]) for key in own if key in state}
+        given = {key: _as_array(key, state[key]) for key in own if key in state}
         problems = [
             f"{key} has shape {tuple(array.shape)} and dtype {array.dtype}, expected {own[key].shape} {own[key].dtype}"
             for key, array in given.items()
@@ -259,9 +265,15 @@ def floating_dtype(op: str, dtype: Any) -> np.dtype[Any]:
     return result
 
 
-def _as_array(value: Any) -> Array:
-    array = backends.adopted(raw(value))
-    return np.asarray(value) if array is None else array
+def _as_array(key: str, value: Any) -> Array:
+    try:
+        array = backends.adopted(raw(value))
+        return np.asarray(value) if array is None else array
+    except TypeError as error:  # PyTorch's bfloat16
+        raise TypeError(
+            f"load_state_dict: {key} cannot become a NumPy array ({error}); of a PyTorch tensor take "
+            "tensor.detach().float()"
+        ) from error
 
 
 def _moved(array: Array, device: str | None, dtype: Any) -> Array:
