@@ -125,6 +125,25 @@ def test_evaluate_counts_batches_by_their_samples() -> None:
 
 
 @pytest.mark.parametrize(
+    ("output", "target"),
+    [
+        (np.zeros((4, 1), "float32"), np.zeros((4, 1), "float32")),  # a regression: every class would be 0
+        (np.zeros((4, 3), "float32"), np.zeros((4, 3), "float32")),  # probabilities
+        (np.zeros((4, 3), "float32"), np.zeros(4, "float32")),
+        (np.zeros((4, 1, 5), "float32"), np.zeros((4, 1, 5), "int64")),
+        (np.zeros(4, "float32"), np.zeros(4, "int64")),
+    ],
+)
+def test_accuracy_is_of_classes(output: Any, target: Any) -> None:
+    with pytest.raises(ValueError) as caught:
+        training.accuracy(output, target)
+    assert caught.value.args == (
+        f"accuracy: needs class numbers (N, ...) for output (N, classes, ...), got target shape {target.shape} "
+        f"({target.dtype}) for output shape {output.shape}; for other targets give another metric, or metric=None",
+    )
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda model: training.evaluate(model, [], losses.cross_entropy), "evaluate: data gave no batches"),

@@ -16,7 +16,15 @@ Metric = Callable[[Array, Array], float]
 
 
 def accuracy(output: Array, target: Array) -> float:
-    """Fraction of samples whose largest score is that of their class: output (N, classes, ...), target (N, ...)."""
+    """Fraction of samples whose largest score is that of their class: output (N, classes, ...), target (N, ...).
+
+    Raises ValueError for targets that are no class numbers of these samples.
+    """
+    if output.ndim < 2 or target.shape != output.shape[:1] + output.shape[2:] or target.dtype.kind not in "iub":
+        raise ValueError(
+            f"accuracy: needs class numbers (N, ...) for output (N, classes, ...), got target shape {target.shape} "
+            f"({target.dtype}) for output shape {output.shape}; for other targets give another metric, or metric=None"
+        )
     return float((output.argmax(axis=1) == target).mean())
 
 
