@@ -155,13 +155,13 @@ ROWS = [
         lambda: conv(w=(3, 3)),
         ValueError,
         "conv2d: weight must have 4 axes (out_channels, in_channels/groups, height, width) but has 2 (weight "
-        "shape (3, 3))",
+        "shape (3, 3)); a single filter becomes w[None, None]",
     ),
     (
         lambda: conv("conv", w=(3, 3)),
         ValueError,
         "conv: weight must have 3, 4 or 5 axes (out_channels, in_channels/groups, *kernel) but has 2 (weight "
-        "shape (3, 3))",
+        "shape (3, 3)); a single filter becomes w[None, None]",
     ),
     (
         lambda: conv("conv", w=(8, 4, 3, 3, 3, 3)),

@@ -150,6 +150,28 @@ ROWS = [
         ),
     ),
     (
+        lambda: fc.conv2d(X, f(3, 3)),
+        ValueError,
+        "conv2d: weight must have 4 axes (out_channels, in_channels/groups, height, width) but has 2 (weight shape "
+        "(3, 3)); a single filter becomes w[None, None]",
+    ),
+    (
+        lambda: fc.convolve(X, f(3, 3)),
+        ValueError,
+        "convolve: weight must have 3, 4 or 5 axes (out_channels, in_channels/groups, *kernel) but has 2 (weight shape "
+        "(3, 3)); a single filter becomes w[None, None]",
+    ),
+    (
+        lambda: fc.conv2d(np.ma.masked_array(X, X == 0), W),
+        TypeError,
+        "conv2d: input has masked values, which would be computed with; fill them first, e.g. input.filled(0)",
+    ),
+    (
+        lambda: fc.conv2d(X.astype("float64"), W),
+        TypeError,
+        'conv2d: weight is float32 but input is float64; convert one, e.g. input.astype("float32")',
+    ),
+    (
         lambda: fc.conv2d(X, f(8, 4, 3, 3, 3)),
         ValueError,
         (
@@ -175,7 +197,7 @@ ROWS = [
         ValueError,
         (
             "conv: weight must have 3, 4 or 5 axes (out_channels, in_channels/groups, *kernel) but has 2 "
-            "(weight shape (8, 4))"
+            "(weight shape (8, 4)); a single filter becomes w[None, None]"
         ),
     ),
     (

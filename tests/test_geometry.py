@@ -172,6 +172,7 @@ SPELLINGS = [
     {"stride": 2, "padding": (1, (1, 1))},
     {"stride": (2,), "padding": (1,), "dilation": [1]},
     {"stride": [np.int64(2)], "padding": ((1, 1),)},
+    {"stride": np.array([2, 2]), "padding": np.array(PAIRS), "dilation": np.array([1])},
 ]
 
 
@@ -197,7 +198,10 @@ def test_batch_is_no_part_of_a_geometry():
     assert geometries.pop().output_shape(0) == (0, 4, 7)
 
 
-@pytest.mark.parametrize("again", [2.0, (2.0, 2.0), (2, 2.0), np.float32(2), True, (True, 1), np.True_, "2", None])
+AGAIN = [2.0, (2.0, 2.0), (2, 2.0), np.float32(2), np.array([2.0, 2.0]), True, (True, 1), np.True_, "2", None]
+
+
+@pytest.mark.parametrize("again", AGAIN)
 def test_equal_keys_of_another_kind_are_refused_after_a_hit(again):
     for accepted in (1, (1, 1), 2, (2, 2)):
         ConvGeometry.of("conv2d", (1, 1, 9, 9), (1, 1, 3, 3), accepted)

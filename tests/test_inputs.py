@@ -60,6 +60,10 @@ def unaligned(a):
     return view
 
 
+def masked_nowhere(a):
+    return np.ma.masked_array(a)
+
+
 class WithArray:
     """An array-like as xarray's or PyTables' objects are: nothing but `__array__`."""
 
@@ -100,6 +104,7 @@ KINDS = [
     read_only,
     unaligned,
     subclass,
+    masked_nowhere,
     WithArray,
     WithDlpack,
 ]

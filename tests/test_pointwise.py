@@ -440,6 +440,8 @@ BAD_CALLS = [
         ValueError,
         "softmax: dim must lie between -2 and 1 for input shape (2, 3), got 2",
     ),
+    (lambda: fc.softmax(X, None), TypeError, "softmax: dim must be an int, got None"),
+    (lambda: fc.softmax(X, 1.0), TypeError, "softmax: dim must be an int, got 1.0"),
     (
         lambda: fc.log_softmax(X, -3),
         ValueError,

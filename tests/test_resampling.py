@@ -281,10 +281,10 @@ def test_forms_of_the_input_and_the_arguments(device):
         (None, [2.0, 2]),
         (None, np.float32(2)),
         (None, (2,)),
+        (None, np.array([2.0, 2.0])),
         (np.array([16, 12]), None),
+        (tuple(np.array([16, 12])), None),  # NumPy's ints
     ]:
-        if isinstance(size, np.ndarray):
-            size = tuple(size)  # NumPy's ints
         y = fc.interpolate(to_device(x, device), size, factor, "bilinear")
         np.testing.assert_array_equal(to_device(y, "cpu"), expected)
     np.testing.assert_array_equal(x, kept)

@@ -61,7 +61,7 @@ def test_only_what_is_asked_for_gets_a_gradient():
         (
             lambda: fc.add_relu(np.ones(3), np.ones(3, "float32")),
             TypeError,
-            'add_relu: other is float32 but input is float64; convert one, e.g. other.astype("float64")',
+            'add_relu: other is float32 but input is float64; convert one, e.g. input.astype("float32")',
         ),
     ],
 )

@@ -9,6 +9,8 @@ import operator
 import re
 from typing import Any
 
+import numpy as np
+
 Pairs = tuple[tuple[int, int], ...]
 """Padding per axis: (before, after)."""
 
@@ -54,6 +56,18 @@ def integer(op: str, name: str, value: Any, minimum: int) -> int:
     return number
 
 
+def axis(op: str, name: str, value: Any, input_shape: tuple[int, ...]) -> int:
+    """One of the axes of an input, counted from its end if negative; a number without axes is a row of one."""
+    number, axes = _index(value), max(len(input_shape), 1)
+    if number is None:
+        raise TypeError(f"{op}: {name} must be an int, got {value!r}")
+    if not -axes <= number < axes:
+        raise ValueError(
+            f"{op}: {name} must lie between {-axes} and {axes - 1} for input shape {input_shape}, got {number}"
+        )
+    return number
+
+
 def shape(op: str, name: str, value: Any) -> tuple[int, ...]:
     """A shape that a user wrote: a tuple or list of ints."""
     numbers = [_index(item) for item in value] if isinstance(value, (tuple, list)) else [None]
@@ -74,7 +88,9 @@ def sizes(op: str, name: str, value: Any) -> tuple[int, ...]:
 
 
 def for_axes(value: Any, rank: int) -> tuple[Any, ...]:
-    """The entries of a tuple (list); a single one, bare or in a tuple, stands for all axes, as in `numpy.pad`."""
+    """The entries of a tuple, list or array; a single one, bare or in a tuple, is for all axes, as in `numpy.pad`."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     entries = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     return entries * rank if len(entries) == 1 else entries
 

@@ -142,15 +142,19 @@ def check_grad_output(
 
 
 def _weight_rank(op: str, input_shape: tuple[int, ...], weight_shape: tuple[int, ...], channels: str) -> int:
-    rank = rank_in_name(op) or len(weight_shape) - 2
+    axes = len(weight_shape)
+    named = rank_in_name(op)
+    rank = named or axes - 2
+    is_filter = axes == named or (named is None and axes in (1, 2))
+    remedy = "; a single filter becomes w[None, None]" if is_filter else ""
     if rank not in AXES:
         raise ValueError(
             f"{op}: weight must have 3, 4 or 5 axes ({channels}, *kernel) "
-            f"but has {len(weight_shape)} (weight shape {weight_shape})"
+            f"but has {axes} (weight shape {weight_shape}){remedy}"
         )
-    axes = len(weight_shape)
     if axes != rank + 2:
-        remedy = f"; {op.replace(f'{rank}d', f'{axes - 2}d')} takes such a weight" if axes - 2 in AXES else ""
+        if not remedy and axes - 2 in AXES:
+            remedy = f"; {op.replace(f'{rank}d', f'{axes - 2}d')} takes such a weight"
         raise ValueError(
             f"{op}: weight must have {rank + 2} axes ({channels}, {', '.join(AXES[rank])}) "
             f"but has {axes} (weight shape {weight_shape}){remedy}"

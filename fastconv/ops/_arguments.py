@@ -68,6 +68,10 @@ def _converted(op: str, name: str, value: Any) -> Array:
             f"{op}: {name} must be an array, a Tensor or an object with __array__ or __dlpack__, "
             f'got {type(value).__name__}; convert first, e.g. numpy.asarray({name}, dtype="float32")'
         )
+    if np.ma.is_masked(array):
+        raise TypeError(
+            f"{op}: {name} has masked values, which would be computed with; fill them first, e.g. {name}.filled(0)"
+        )
     dtype = array.dtype
     if dtype.kind in "iub":
         kind = "boolean" if dtype.kind == "b" else "integer"
@@ -92,9 +96,12 @@ def _check_alike(op: str, first: tuple[str, Array], other: tuple[str, Array]) ->
             f'move one, e.g. fc.asarray({other_name}, device="{devices[0]}")'
         )
     if array.dtype != other_array.dtype:
+        # The wider one: it is an array of NumPy's default dtype more often than it is the weight of a module.
+        ends = (name, other_array.dtype), (other_name, array.dtype)
+        wider, dtype = ends[array.dtype.itemsize <= other_array.dtype.itemsize]
         raise TypeError(
             f"{op}: {other_name} is {other_array.dtype} but {name} is {array.dtype}; "
-            f'convert one, e.g. {other_name}.astype("{array.dtype}")'
+            f'convert one, e.g. {wider}.astype("{dtype}")'
         )
 
 

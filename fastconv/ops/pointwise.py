@@ -12,6 +12,7 @@ from typing import Any
 from fastconv import backends
 from fastconv import random as fastconv_random
 from fastconv.autograd import record
+from fastconv.geometry import arguments
 from fastconv.ops._arguments import floating, on_its_device
 
 Array = Any
@@ -143,14 +144,11 @@ def _activation(op: str, input: Any, name: str, alpha: float = 0.0) -> Any:
 
 def _softmax(op: str, input: Any, dim: int, log: bool) -> Any:
     x = floating(op, input=input)
-    shape = x.shape or (1,)  # a number is a row of one, as in PyTorch
-    axes = len(shape)
-    if not -axes <= dim < axes:
-        raise ValueError(f"{op}: dim must lie between {-axes} and {axes - 1} for input shape {x.shape}, got {dim}")
-    backend = backends.of(x)
-    y = backend.softmax(x.reshape(shape), dim, log)
+    axis = arguments.axis(op, "dim", dim, x.shape)
+    backend, shape = backends.of(x), x.shape or (1,)  # a number is a row of one, as in PyTorch
+    y = backend.softmax(x.reshape(shape), axis, log)
 
     def backward(gy: Array) -> tuple[Array]:
-        return (backend.softmax_backward(gy.reshape(shape), y, dim, log).reshape(x.shape),)
+        return (backend.softmax_backward(gy.reshape(shape), y, axis, log).reshape(x.shape),)
 
     return record(y.reshape(x.shape), (input,), backward)
