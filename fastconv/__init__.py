@@ -1,4 +1,19 @@
-"""Convolution, pooling and their gradients for NumPy and CuPy arrays. `import fastconv as fc`."""
+"""Convolution, pooling and their gradients for NumPy and CuPy arrays. `import fastconv as fc`.
+
+On arrays and Tensors, with the names and arguments of `torch.nn.functional`; `help(fc.conv2d)` says more:
+
+    convolution     conv1d, conv2d, conv3d, conv, convolve, conv_transpose1d (2d, 3d), explain
+    pooling         max_pool1d, avg_pool1d, sum_pool1d, adaptive_avg_pool1d, adaptive_max_pool1d (2d, 3d); interpolate
+    activations     relu, leaky_relu, elu, selu, gelu, silu, sigmoid, tanh, softplus, softmax, log_softmax, add_relu
+    layers          linear, dropout, batch_norm, layer_norm, group_norm, instance_norm
+    losses          cross_entropy, nll_loss, mse_loss, l1_loss, binary_cross_entropy_with_logits
+    gradients       Tensor, concatenate, stack, no_grad, is_grad_enabled; fc.grad: of convolution, on arrays
+    arrays          asarray, manual_seed
+    settings        precision, get_precision, set_num_threads, get_num_threads
+
+Networks are in `fc.nn` and `fc.optim`; to be imported are `fastconv.data` (batches), `fastconv.training` (fit,
+predict), `fastconv.models` and `fastconv.io` (files of weights).
+"""
 
 from fastconv import grad as grad
 from fastconv import nn as nn

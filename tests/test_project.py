@@ -68,6 +68,14 @@ def test_public_face_is_names_and_no_logic():
     assert [line for line in rest if not re.fullmatch(r"__version__ = '[^']+'|import fastconv\.\w+ as \w+", line)] == []
 
 
+def test_the_docstring_is_a_map_of_the_public_names():
+    """`help(fastconv)` lists nothing else: to pydoc an imported name belongs elsewhere."""
+    public = {name for name, value in vars(fastconv).items() if name[0] != "_" and callable(value)}
+    results = {"Explanation", "DeviceError"}  # met, not sought
+    sought = {re.sub("[23]d$", "1d", name) for name in public - results}
+    assert sought - set(re.findall(r"\w+", fastconv.__doc__)) == set()
+
+
 def test_import_leaves_optional_packages_alone(tmp_path):
     for name in LAZY:  # present for sure, so that "not imported" cannot mean "not installed"
         (tmp_path / f"{name}.py").write_text("")

@@ -121,7 +121,8 @@ def convolve(
 ) -> Any:
     """True convolution, as in signal processing: `conv` with the kernel flipped in every spatial axis.
 
-    kernel (K, C/groups, *kernel). For one channel and padding k − 1 this is `numpy.convolve` (mode "full").
+    kernel (K, C/groups, *kernel). For one channel and padding k − 1 this is `numpy.convolve` (mode "full"). An even
+    kernel with padding="same" has the larger half behind, as in `scipy.ndimage.convolve`; NumPy's "same" has it before.
     """
     floating("convolve", kernel=kernel)  # only to name it in errors: a Tensor is flipped as a Tensor
     axes = tuple(range(2, len(getattr(kernel, "shape", ()))))

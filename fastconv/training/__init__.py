@@ -1,4 +1,7 @@
-"""Training: `fit`, its history and checkpoints, and `predict` and `evaluate` for what was trained."""
+"""Training: `fit`, its `History` and checkpoints; `predict`, `evaluate` and `accuracy` for what was trained.
+
+`help(fastconv.training.fit)` says more. A metric is any function (output, target) → number.
+"""
 
 from fastconv.training.history import History as History
 from fastconv.training.inference import accuracy as accuracy
