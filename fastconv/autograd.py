@@ -111,9 +111,7 @@ class Tensor:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         if needs_grad(self):
-            raise TypeError(
-                "NumPy would lose this Tensor's gradient: take a method, or fc.concatenate; x.numpy() gives the values"
-            )
+            raise TypeError("NumPy would lose a Tensor's gradient: use methods, fc.concatenate; x.numpy() for values")
         return np.array(self.numpy(), dtype=dtype) if copy else np.asarray(self.numpy(), dtype=dtype)
 
     def __dlpack__(self, **options: Any) -> Any:
@@ -121,6 +119,16 @@ class Tensor:
 
     def __dlpack_device__(self) -> Any:
         return self.data.__dlpack_device__()
+
+    def to(self, device: str | None = None, dtype: Any = None) -> Tensor:
+        """The same values on another device, in another dtype, or both; differentiable."""
+        result = self
+        if dtype is not None and np.dtype(dtype) != self.dtype:
+            result = _apply(rules.cast, (result,), np.dtype(dtype))
+        if device is not None and device != self.device:
+            source = self.device
+            result = record(to_device(result.data, device), (result,), lambda gy: (to_device(gy, source),))
+        return result
 
     def item(self) -> Any:
         """The value of a one-element Tensor as a Python number; ValueError for any other size."""
@@ -136,6 +144,9 @@ class Tensor:
 
     def __bool__(self) -> bool:
         return bool(self.item())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -177,18 +188,6 @@ class Tensor:
         if seed.shape != self.shape:
             raise ValueError(f"backward: gradient has shape {seed.shape}, the result it belongs to {self.shape}")
         _tape.deposit({self: seed} if self._node is None else _tape.walk(self._node, seed))
-
-    # Conversions
-
-    def to(self, device: str | None = None, dtype: Any = None) -> Tensor:
-        """The same values on another device, in another dtype, or both; differentiable."""
-        result = self
-        if dtype is not None and np.dtype(dtype) != self.dtype:
-            result = _apply(rules.cast, (result,), np.dtype(dtype))
-        if device is not None and device != self.device:
-            source = self.device
-            result = record(to_device(result.data, device), (result,), lambda gy: (to_device(gy, source),))
-        return result
 
     # Arithmetic
 
