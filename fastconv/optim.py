@@ -29,6 +29,7 @@ class Optimizer:
         entries = list(params)
         grouped = bool(entries) and isinstance(entries[0], Mapping)
         groups: list[Any] = entries if grouped else [{"params": entries}]
+        self._names = tuple(defaults)
         self.param_groups: list[Group] = [self._group(group, defaults) for group in groups]
         self.state: dict[Tensor, dict[str, Any]] = {}
         members = self._members()
@@ -75,7 +76,7 @@ class Optimizer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` gave, for the same parameters in the same order; arrays are copied.
 
-        ValueError, before anything changes, where groups or shapes do not fit.
+        ValueError, before anything changes, where groups or shapes do not fit, and for another kind of optimiser.
         """
         members, groups = self._members(), state["param_groups"]
         given, own = ([len(group["params"]) for group in each] for each in (groups, self.param_groups))
@@ -83,6 +84,11 @@ class Optimizer:
             raise ValueError(
                 f"{type(self).__name__}.load_state_dict: the state has groups of {given} parameters, "
                 f"this optimiser of {own}"
+            )
+        absent = [name for name in self._names if not all(name in group for group in groups)]
+        if absent:
+            raise ValueError(
+                f"{type(self).__name__}.load_state_dict: the state is of another optimiser, without {', '.join(absent)}"
             )
         self.state = {members[i]: self._restored(members[i], entry) for i, entry in state["state"].items()}
         for group, loaded in zip(self.param_groups, groups, strict=True):

@@ -292,6 +292,16 @@ REFUSALS = [
     (lambda: Adam([X], eps=-1), ValueError, "Adam: eps must be at least 0, got -1"),
     (lambda: StepLR(SGD([X]), 0), ValueError, "StepLR: step_size must be at least 1, got 0"),
     (lambda: CosineAnnealingLR(SGD([X]), 0), ValueError, "CosineAnnealingLR: T_max must be at least 1, got 0"),
+    (
+        lambda: SGD([X]).load_state_dict(Adam([X]).state_dict()),
+        ValueError,
+        "SGD.load_state_dict: the state is of another optimiser, without momentum, dampening, nesterov",
+    ),
+    (
+        lambda: Adam([X]).load_state_dict(SGD([X]).state_dict()),
+        ValueError,
+        "Adam.load_state_dict: the state is of another optimiser, without betas, eps",
+    ),
     (mismatched_group_sizes, ValueError, r"the state has groups of \[3\] parameters, this optimiser of \[1\]"),
     (mismatched_shapes, ValueError, r"momentum_buffer has shape \(3,\), its parameter \(2,\)"),
 ]
