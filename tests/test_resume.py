@@ -15,6 +15,7 @@ import pytest
 from training_run import Run, stripes, without_times
 
 from fastconv import data, nn, optim, random, training
+from fastconv.io.safetensors import save_safetensors
 from fastconv.ops import losses
 
 
@@ -183,6 +184,22 @@ def test_fit_in_another_thread() -> None:
 
 
 # Checkpoints
+
+
+def test_the_weights_of_a_checkpoint(checkpoint: Path) -> None:
+    run, other = Run(), Run()
+    run.fit(1, checkpoint=checkpoint)
+    other.model.load_state_dict(training.load_weights(checkpoint))
+    x = stripes()[0]
+    assert training.predict(other.model, x).tobytes() == training.predict(run.model, x).tobytes()
+
+
+def test_weights_of_what_is_no_checkpoint(checkpoint: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        training.load_weights(checkpoint)
+    save_safetensors(Run().model.state_dict(), checkpoint)
+    with pytest.raises(ValueError, match="is no checkpoint of fit"):
+        training.load_weights(checkpoint)
 
 
 def test_checkpoint_is_safetensors_and_json(checkpoint: Path) -> None:

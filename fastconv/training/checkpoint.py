@@ -49,8 +49,24 @@ def load(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
     document = json.loads(metadata[_ENTRY])
     if document["version"] != _VERSION:
         raise ValueError(f"fit: {path} has checkpoint version {document['version']}, this fastconv reads {_VERSION}")
-    model = {name.removeprefix("model."): array for name, array in arrays.items() if name.startswith("model.")}
-    return model, _unpacked(document["state"], arrays)
+    return _of_model(arrays), _unpacked(document["state"], arrays)
+
+
+def load_weights(path: str | Path) -> dict[str, Array]:
+    """The model's arrays in a checkpoint of `fit`, for `Module.load_state_dict`: to predict with what was trained.
+
+    Raises FileNotFoundError for no such file, ValueError for one that is no checkpoint.
+    """
+    arrays = load_safetensors(path)
+    if _ENTRY not in load_metadata(path):
+        raise ValueError(
+            f"load_weights: {path} is no checkpoint of fit; fastconv.io.safetensors.load_safetensors gives its arrays"
+        )
+    return _of_model(arrays)
+
+
+def _of_model(arrays: dict[str, Array]) -> dict[str, Array]:
+    return {name.removeprefix("model."): array for name, array in arrays.items() if name.startswith("model.")}
 
 
 def _packed(value: Any, name: str, arrays: dict[str, Array]) -> Any:

@@ -49,7 +49,7 @@ def fit(
     `checkpoint` names a file that is replaced after each epoch, and on Ctrl-C, in one step. With `resume=True` training
     goes on from there, up to `epochs` in all, even from the middle of an epoch: the result has the same bits as that of
     a training that was never interrupted. This needs data whose order repeats: `Batches`, a list, or anything that
-    draws from the generator of `fastconv.random` alone.
+    draws from the generator of `fastconv.random` alone. For predictions, `model.load_state_dict(load_weights(path))`.
 
     Ctrl-C ends training after the batch at work, pressed twice at once, and raises KeyboardInterrupt. Raises
     FloatingPointError if the loss is no finite number, naming epoch, batch and the first layer whose output is not
