@@ -335,7 +335,7 @@ class Tensor:
 
 def concatenate(tensors: Sequence[Any], axis: int = 0) -> Any:
     """Join arrays or Tensors along an existing axis; a Tensor if any of them is one."""
-    if not tensors:
+    if len(tensors) == 0:
         raise ValueError("concatenate: at least one array is needed, got none")
     return _apply(lambda *arrays: rules.concatenate(arrays, axis), tuple(tensors))
 

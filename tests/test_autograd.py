@@ -161,6 +161,7 @@ def test_joining_on_each_device(device):
 
 def test_joining_arrays_gives_an_array():
     assert isinstance(concatenate([np.ones((2, 2)), np.ones((1, 2))]), np.ndarray)
+    assert concatenate(np.ones((3, 2))).shape == (6,)  # an array of arrays, as np.concatenate takes
     assert isinstance(stack([np.ones(2), Tensor(np.ones(2))]), Tensor)
     unequal = [Tensor(np.ones((1, 2), np.float32), requires_grad=True), np.ones((3, 2))]
     concatenate(unequal).sum().backward()
@@ -392,6 +393,7 @@ BAD_CALLS = [
     (lambda: Tensor(np.ones((2, 2), int)) @ np.ones((2, 2), int), TypeError, "got int64 and int64"),
     (lambda: leaf() @ np.ones((3, 2), np.float16), TypeError, "got float64 and float16"),
     (lambda: concatenate([]), ValueError, "concatenate: at least one array is needed, got none"),
+    (lambda: concatenate(np.ones((0, 2))), ValueError, "at least one array is needed, got none"),
     (lambda: stack([]), ValueError, "at least one array is needed, got none"),
     (
         lambda: concatenate([leaf(), np.ones((2, 2, 2))]),
