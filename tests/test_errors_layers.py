@@ -25,6 +25,12 @@ ROWS = [
         ("cross_entropy: target must hold classes from 0 to 9 (the input has 10) or ignore_index=-100, but holds 10"),
     ),
     (
+        lambda: fc.cross_entropy(f(4, 10), np.ma.masked_equal([0, 1, 2, 7], 7)),
+        TypeError,
+        "cross_entropy: target has masked values, which would be computed with; fill them first, e.g. "
+        "target.filled(-100)",
+    ),
+    (
         lambda: fc.cross_entropy(f(4, 10), np.array([0, 1, 2, -1])),
         ValueError,
         ("cross_entropy: target must hold classes from 0 to 9 (the input has 10) or ignore_index=-100, but holds -1"),

@@ -68,10 +68,7 @@ def _converted(op: str, name: str, value: Any) -> Array:
             f"{op}: {name} must be an array, a Tensor or an object with __array__ or __dlpack__, "
             f'got {type(value).__name__}; convert first, e.g. numpy.asarray({name}, dtype="float32")'
         )
-    if np.ma.is_masked(array):
-        raise TypeError(
-            f"{op}: {name} has masked values, which would be computed with; fill them first, e.g. {name}.filled(0)"
-        )
+    check_unmasked(op, name, array, 0)
     dtype = array.dtype
     if dtype.kind in "iub":
         kind = "boolean" if dtype.kind == "b" else "integer"
@@ -85,6 +82,14 @@ def _converted(op: str, name: str, value: Any) -> Array:
         with backends.on(array):
             return backends.of(array).xp.asarray(array, order="C")
     return np.asarray(array, dtype=dtype.newbyteorder("="), order="C")  # ascontiguousarray gives a 0-d array an axis
+
+
+def check_unmasked(op: str, name: str, array: Array, fill: int) -> None:
+    """Raise TypeError for a masked array with something masked, which only NumPy's own functions leave out."""
+    if np.ma.is_masked(array):
+        raise TypeError(
+            f"{op}: {name} has masked values, which would be computed with; fill them first, e.g. {name}.filled({fill})"
+        )
 
 
 def _check_alike(op: str, first: tuple[str, Array], other: tuple[str, Array]) -> None:

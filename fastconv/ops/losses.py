@@ -12,7 +12,7 @@ from typing import Any
 
 from fastconv import backends
 from fastconv.autograd import needs_grad, raw, record
-from fastconv.ops._arguments import floating, on_its_device
+from fastconv.ops._arguments import check_unmasked, floating, on_its_device
 
 Array = Any
 
@@ -150,6 +150,7 @@ class _Classes:
                 f"{op}: target must be an array or a Tensor of class numbers, got {type(given).__name__}; "
                 'convert first, e.g. numpy.asarray(target, dtype="int64")'
             )
+        check_unmasked(op, "target", given, self.ignore_index)
         numbers = self.xp.asarray(given)
         if numbers.dtype.kind not in "iu":
             raise TypeError(
