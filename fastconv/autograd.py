@@ -61,7 +61,7 @@ class Tensor:
     `array` may be a NumPy or CuPy array, one of another library (its memory is shared), or what `numpy.asarray` takes.
     `requires_grad=True` makes it a leaf whose `grad`, an array, is filled by `backward()` of a result; only floating
     arrays can have one (TypeError). Operators take Tensors, arrays and numbers and broadcast as NumPy does; beside a
-    floating operand, an integer one takes its dtype.
+    floating operand, an integer one takes its dtype. NumPy's functions refuse a Tensor whose gradient is recorded.
     """
 
     __slots__ = ("_node", "data", "grad", "requires_grad")
