@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastconv import nn, optim, random
-from fastconv.autograd import Tensor, no_grad
+from fastconv.autograd import Tensor, no_grad, to_device
 
 CLASSES = np.array([1, 0, 3, 2])
 
@@ -285,16 +285,17 @@ def test_names_as_torch():
 
 
 @pytest.mark.parametrize("size", [(9, 7), [10, 8], (2, 5, 9, 8), (5, 10, 7)])
-def test_a_transposed_convolution_of_a_size(size):
+def test_a_transposed_convolution_of_a_size(device, size):
     """As in PyTorch: one of the sizes that a convolution of this stride brings to the input's, or a shape with it."""
     torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
     reference = torch.nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1).double()
     layer = nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, dtype="float64")
     layer.load_state_dict(reference.state_dict())
     x = draw((2, 3, 5, 4)) if len(size) != 3 else draw((3, 5, 4))
-    y, expected = layer(x, output_size=size), reference(torch.tensor(x), output_size=size)
+    y = layer.to(device)(to_device(x, device), output_size=size)
+    expected = reference(torch.tensor(x), output_size=size)
     assert y.shape[-2:] == tuple(size[-2:])
-    assert_close(y.data, expected.detach().numpy(), "output")
+    assert_close(y.numpy(), expected.detach().numpy(), "output")
 
 
 def test_loading_a_state():

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from fastconv.geometry import arguments, output_padding_for
 from fastconv.nn import init
 from fastconv.nn.module import Module, Parameter
@@ -180,7 +178,7 @@ class _ConvTranspose(_ConvNd):
         extra = self.output_padding
         if output_size is not None:
             op, window = type(self).__name__, (self.kernel_size, self.stride, self.padding, self.dilation)
-            extra = output_padding_for(op, np.shape(input), output_size, *window)
+            extra = output_padding_for(op, getattr(input, "shape", ()), output_size, *window)
         return type(self)._operation(
             input,
             self.weight,
