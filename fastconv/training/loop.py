@@ -43,8 +43,8 @@ def fit(
     """Train `model` on `data` and return the history, one row per epoch.
 
     `data` and `validation` give batches (x, y) each time they are iterated, as `Batches` or a list does.
-    `loss(output, y)` is the mean over a batch, `metric(output, y)` a number computed on arrays, or None. `schedule`
-    makes a step after each epoch. `seed` starts the generator of dropout anew.
+    `loss(output, y)` is the mean over a batch, `metric(output, y)` a number computed on arrays: give None, or your own,
+    where y holds no classes. `schedule` makes a step after each epoch. `seed` starts the generator of dropout anew.
 
     `checkpoint` names a file that is replaced after each epoch, and on Ctrl-C, in one step. With `resume=True` training
     goes on from there, up to `epochs` in all, even from the middle of an epoch: the result has the same bits as that of
