@@ -9,6 +9,7 @@ import pytest
 from problems import parse
 
 import fastconv as fc
+from fastconv.backends import threads
 from fastconv.backends.cpu import weight_grad_winograd, winograd
 
 # Winograd on whole and ragged tiles, small images over several samples, groups, volumes, odd numbers of channels.
@@ -187,14 +188,19 @@ def poison(monkeypatch, module):
         monkeypatch.setattr(module, name, poisoned)
 
 
+@pytest.mark.parametrize("number", (1, 3))
 @pytest.mark.parametrize("line", WINOGRAD_LINES)
-def test_tiles_depend_on_nothing_that_scratch_held(monkeypatch, line):
+def test_tiles_depend_on_nothing_that_scratch_held(monkeypatch, line, number):
     """All lanes are searched for NaN, those behind a box too: one from there would bring the direct sums, unseen."""
     problem = parse(line)
     arrays = problem.normal("float32")
     x, w, gy = arrays.x, arrays.w, arrays.gy
+    fc.set_num_threads(1)
     expected = conv(problem, x, w), input_grad(problem, w, gy)
     poison(monkeypatch, winograd)
+    monkeypatch.setattr(threads, "SERIAL_NS", 0)
+    monkeypatch.setattr(winograd, "SHARED_NS", 0)  # more than one thread: each transforms some channels of a box
+    fc.set_num_threads(number)
     assert np.array_equal(conv(problem, x, w), expected[0])
     assert np.array_equal(input_grad(problem, w, gy), expected[1])
 

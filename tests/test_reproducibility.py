@@ -10,6 +10,7 @@ from problems import LARGE, PROBLEMS
 import fastconv as fc
 from fastconv.autograd import to_device
 from fastconv.backends import threads
+from fastconv.backends.cpu import winograd
 
 THREADS = (1, 2, 3, 8)
 BATCHES = (2, 7, 64)
@@ -77,6 +78,7 @@ def pool_arrays(name, shape, arguments, dtype, device):
 def no_work_is_too_small(monkeypatch):
     """Even what takes a microsecond is cut into pieces and handed to threads."""
     monkeypatch.setattr(threads, "SERIAL_NS", 0)
+    monkeypatch.setattr(winograd, "SHARED_NS", 0)
 
 
 @dtypes

@@ -2,8 +2,9 @@
 
 Why not Numba's own `prange`: its workqueue layer dies on concurrent calls, its GNU OpenMP layer dies after a fork, and
 both cost a second compilation pipeline. Here a range of tasks is cut into chunks, the caller works on them too, and
-whoever is free takes the next chunk. What a task computes never depends on how the range was cut, so neither the
-number of threads nor the timing can change a bit of the result.
+whoever is free takes the next chunk. Chunks become ever smaller (guided self-scheduling, Polychronopoulos and Kuck
+1987): who is held up on a shared core keeps the others waiting for no more than a small one. What a task computes never
+depends on how the range was cut, so neither the number of threads nor the timing can change a bit of the result.
 
 A helper that has worked looks for more (waiting.py) before it goes to sleep, so that the layers of a network find it
 awake, and the caller looks for the helpers' end instead of sleeping: to be woken takes longer than many a layer.
@@ -16,6 +17,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -28,10 +30,9 @@ RangeCall = Callable[[int, int], Any]
 SERIAL_NS = 60_000
 """Work below this many nanoseconds stays on the calling thread: waking another costs about a third of it."""
 
-_CHUNKS_PER_THREAD = 4  # enough to even out a thread that was held up, few enough to cost nothing
-_CHUNK_NS = 60_000  # between two chunks a thread needs the GIL, and sleeps if another one just has it
+_CHUNK_NS = 60_000  # at least: between two chunks a thread needs the GIL, and sleeps if another one just has it
 _LOOKS = 1000  # about half a millisecond: a helper looks for work that long, the caller for the end of work
-_HEAD_START = 12  # looks for which a helper leaves the GIL to the caller, who needs it on the way into the kernel
+_HEAD_START = 16  # looks for which a helper leaves the GIL to the caller, who needs it on the way into the kernel
 _NAP_SECONDS = 5e-5
 
 
@@ -70,14 +71,26 @@ def is_little(cost: float) -> bool:
     return cost < SERIAL_NS or _num_threads == 1
 
 
+@lru_cache(maxsize=4096)
+def _cuts(tasks: int, threads: int, least: int) -> tuple[int, ...]:
+    """Where to cut a range: each chunk has two thirds of a thread's part of what is left, and `least` tasks or more.
+
+    None has more than a thread's part of the whole.
+    """
+    least = min(max(1, least), -(-tasks // threads))
+    cuts = [0]
+    while (left := tasks - cuts[-1]) > 0:
+        cuts.append(cuts[-1] + min(left, max(least, -(-2 * left // (3 * threads)))))
+    return tuple(cuts)
+
+
 class _Job:
     """One parallel range: chunk numbers are handed out by a counter whose `next` is atomic under the GIL."""
 
     def __init__(self, call: RangeCall, tasks: int, helpers: int, cost: float) -> None:
         self.call = call
-        self.tasks = tasks
-        fine = min(_CHUNKS_PER_THREAD * (helpers + 1), int(cost / _CHUNK_NS))
-        self.chunks = min(tasks, max(fine, helpers + 1))
+        self.cuts = _cuts(tasks, helpers + 1, int(tasks * _CHUNK_NS / cost))
+        self.chunks = len(self.cuts) - 1
         self.counter = itertools.count()
         self.busy = np.zeros(helpers, np.int64)
         self.arrived = 0
@@ -88,7 +101,7 @@ class _Job:
     def work(self) -> None:
         try:
             while (chunk := next(self.counter)) < self.chunks:
-                self.call(self.tasks * chunk // self.chunks, self.tasks * (chunk + 1) // self.chunks)
+                self.call(self.cuts[chunk], self.cuts[chunk + 1])
         except BaseException as error:  # carried to the calling thread by `parallel_for`
             self.error = error
 

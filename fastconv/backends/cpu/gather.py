@@ -110,6 +110,14 @@ def gather_box(x: Any, base: int, scratch: Any, to: int, plan: Any, tables: Any,
 
     Layout [channel][plane of a tap][phase h][phase w][row][pitch]; what lies outside the source is 0.
     """
+    gather_channels(x, base, scratch, to, plan, tables, d, h0, w0, 0, plan[0].channels)
+
+
+@routine(allocates=True)  # type: ignore[untyped-decorator]
+def gather_channels(
+    x: Any, base: int, scratch: Any, to: int, plan: Any, tables: Any, d: int, h0: int, w0: int, c0: int, c1: int
+) -> None:
+    """The same for channels c0 ≤ c < c1 of the box, at their places in it."""
     p = plan[0]
     size = x.itemsize
     address = pointer(scratch)
@@ -117,7 +125,7 @@ def gather_box(x: Any, base: int, scratch: Any, to: int, plan: Any, tables: Any,
     images = phases_h * phases_w
     bands = _inside(h0 * p.step_h + p.low_h, tables[planes : planes + phases_h], p.step_h, p.height, p.box_rows)
     spans = _inside(w0 * p.step_w + p.low_w, tables[planes + phases_h :][:phases_w], p.step_w, p.width, p.pitch)
-    for c in range(p.channels):
+    for c in range(c0, c1):
         for i in range(planes):
             z = d * p.step_d + tables[i]
             plane = to + c * p.channel + i * images * p.plane

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from fastconv.backends.axes import Axis
 from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat
 from fastconv.backends.cpu.plan import Correlation
-from fastconv.backends.cpu.scratch import call_scratch, scratch
+from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.winograd_kernels import (
     FILTER_PADDING,
@@ -27,7 +28,7 @@ from fastconv.backends.cpu.winograd_kernels import (
     winograd_tiles,
 )
 from fastconv.backends.cpu.winograd_matrices import MAX_CHANNELS, OUTPUTS, outputs, patch
-from fastconv.backends.threads import parallel_for
+from fastconv.backends.threads import get_num_threads, parallel_for
 
 _SMALL_OUTPUTS = 400
 _PLANES = 4  # of outputs that share the transformed planes of a volume
@@ -35,9 +36,34 @@ _MIN_CHANNELS, _MIN_ROWS = 8, 6
 _SMALL_CHANNELS, _SMALL_ROWS = 16, 24  # from which small images pay, gathered lane by lane
 _MANY_CHANNELS = 256  # beyond them a transformed box of TILE_COLUMNS takes more than its share of the third level
 _TRANSFORM = {1: 12, 2: 25}  # time to transform a frequency over that of a product with it, by the axes with taps
-_NS_PER_FLOP = 0.01
+_NS_PER_FLOP = 0.015
+_NS_PER_ELEMENT = 1.5  # of transformed filters
+_MANY_BOXES = 4  # for each thread: the wait for those who take the last boxes is short then
+
+SHARED_NS = 400_000
+"""Work in a box, in nanoseconds, from which threads share one: they wait for each other twice more."""
 
 Array = npt.NDArray[Any]
+
+
+class _Phase:
+    """The tiles of one phase of the dilation, and what their boxes take of the scratch, worked out once."""
+
+    def __init__(self, tiles: Correlation, taps: tuple[int, int], together: int) -> None:
+        self.tiles = tiles
+        p = tiles.plan[0]
+        frequencies = patch(taps[0]) * patch(taps[1])
+        _, self.height, self.width = (len(range(axis.first, axis.target, axis.stride)) for axis in tiles.axes)
+        self.numbers = tiles.blocks * together
+        """Blocks of rows times planes of outputs that a box computes."""
+        # Of a full box in whole vectors, the waste between its rows included.
+        columns = -(-int((p["box_h"] - 1) * p["pitch"] + p["box_w"]) // LANES) * LANES
+        self.transformed = frequencies * (tiles.channels * int(p["planes"]) * columns + STAGGER)
+        self.several = _several(frequencies, columns)
+        products = self.several * frequencies * (ROWS * columns + STAGGER)
+        results = LANES * (1 + outputs(taps[0]) * outputs(taps[1]))
+        self.work = -(-(products + results + tiles.box_elements + columns) // ALIGNED) * ALIGNED
+        """Elements in front of a transformed box."""
 
 
 class Winograd:
@@ -57,10 +83,13 @@ class Winograd:
         kernel = planes, patch(taps[0]), patch(taps[1])
         self.frequencies = kernel[1] * kernel[2]
         self.vector_outputs = outputs(taps[0]) * outputs(taps[1]) * LANES
-        self.phases = [
+        by_phase = [
             Correlation([several, h, w], channels, correlation.rows, correlation.groups, kernel, 4, flat=least)
             for h, w in itertools.product(tiled(height), tiled(width))
         ]
+        self.tiles = by_phase[0]
+        """Of the first phase; channels, rows and groups are those of all."""
+        self.phases = [_Phase(tiles, taps, self.together) for tiles in by_phase]
         by_offset = [np.argsort(axis.offsets) for axis in correlation.axes]
         order = np.arange(planes * taps[0] * taps[1]).reshape(planes, *taps)[np.ix_(*by_offset)]
         self.taps = correlation.kernel_taps[order.reshape(-1)]
@@ -70,17 +99,20 @@ class Winograd:
         self.small = small and many and len(self.phases) == 1
         self.depth, self.outputs_d = planes, depth.outputs
         self.height, self.width = height.outputs, width.outputs
-        vectors = depth.outputs * sum(tiles.box_vectors() for tiles in self.phases)
+        vectors = depth.outputs * sum(tiles.box_vectors() for tiles in by_phase)
         direct = -(-correlation.outputs // LANES) * taps[0] * taps[1]
         gathered = (planes + self.together - 1) / self.together / planes
         all_of_it = with_transforms(taps, correlation.rows, channels * planes, gathered)
+        self.inputs = 1 - with_transforms(taps, correlation.rows, channels * planes, gathered=0) / all_of_it
+        """The part of the time that goes into the transforms of the inputs."""
         self.pays = self.small or all_of_it * self.frequencies * vectors < direct
+        self.cost = all_of_it * sum(tiles.flops for tiles in by_phase) * _NS_PER_FLOP
 
     def run(
         self, source: Array, w: Array, steps: tuple[int, int], b: Array | None, target: Array, relu: bool
     ) -> npt.NDArray[np.bool_]:
         """Fill `target`; returns for each sample whether one of its results is not finite."""
-        tiles = self.phases[0]
+        tiles = self.tiles
         start = np.zeros((tiles.groups, tiles.blocks * ROWS), source.dtype)
         if b is not None:
             start[:, : tiles.rows] = b.reshape(tiles.groups, tiles.rows)
@@ -92,64 +124,73 @@ class Winograd:
     def _run_boxes(
         self, x: Array, w: Array, steps: tuple[int, int], start: Array, y: Array, relu: bool, not_finite: Array
     ) -> None:
-        tiles, p = self.phases[0], self.phases[0].plan[0]
-        count = int(p["channels"]) * self.depth
-        of_block = self.frequencies * (count * ROWS + FILTER_PADDING)
-        filters = call_scratch(tiles.groups * tiles.blocks * of_block, x.dtype)
+        tiles, phases = self.tiles, self.phases
+        of_block = self.frequencies * (tiles.channels * self.depth * ROWS + FILTER_PADDING)
+        count = -(-tiles.groups * tiles.blocks * of_block // ALIGNED) * ALIGNED
+        samples, threads = len(not_finite), get_num_threads()
+        ends = list(itertools.accumulate(samples * tiles.groups * phase.tiles.boxes for phase in phases))
+        boxes, cost = ends[-1], samples * self.cost / ends[-1]
+        # Boxes that not all threads find one of are shared: the others would wait for those who have.
+        shared = boxes % threads if cost >= SHARED_NS and boxes < _MANY_BOXES * threads else 0
+        memory = call_scratch(count + (max(phase.transformed for phase in phases) if shared else 0), x.dtype)
+        filters, transformed = memory[:count], memory[count:]
 
         def transform(begin: int, end: int) -> None:
             transform_filters(
                 self.form, w, filters, tiles.plan, self.taps, *steps, self.kernel_size, self.depth, 0, begin, end
             )
 
-        parallel_for(transform, tiles.groups * tiles.blocks, filters.size)
-        samples = len(not_finite)
-        pieces = [samples * tiles.groups * tiles.boxes for tiles in self.phases]
-        ends = list(itertools.accumulate(pieces))
+        parallel_for(transform, tiles.groups * tiles.blocks, count * _NS_PER_ELEMENT)
+        arrays = x, filters, start, y, not_finite
 
         def call(begin: int, end: int) -> None:
-            for tiles, first, after in zip(self.phases, [0, *ends], ends):
+            for phase, first, after in zip(phases, [0, *ends], ends):
                 low, high = max(begin, first) - first, min(end, after) - first
                 if low < high:
-                    self._boxes(tiles, x, filters, start, y, not_finite, relu, low, high)
+                    memory = scratch(phase.work + phase.transformed, x.dtype)
+                    of_box = memory[phase.work :]
+                    self._boxes(phase, arrays, relu, memory, of_box, 0, tiles.channels, 0, phase.numbers, low, high)
 
-        parallel_for(call, ends[-1], samples * sum(tiles.flops for tiles in self.phases) * _NS_PER_FLOP)
+        parallel_for(call, boxes - shared, cost * (boxes - shared))
+        for box in range(boxes - shared, boxes):
+            number = bisect_right(ends, box)
+            self._share(phases[number], arrays, relu, transformed, box - [0, *ends][number], cost)
+
+    def _share(
+        self, phase: _Phase, arrays: tuple[Array, ...], relu: bool, transformed: Array, box: int, cost: float
+    ) -> None:
+        """One box by all threads: its channels are transformed, then all rows of outputs computed from that."""
+
+        def inputs(begin: int, end: int) -> None:
+            memory = scratch(phase.work, transformed.dtype)
+            self._boxes(phase, arrays, relu, memory, transformed, begin, end, 0, 0, box, box + 1)
+
+        def results(begin: int, end: int) -> None:
+            memory = scratch(phase.work, transformed.dtype)
+            self._boxes(phase, arrays, relu, memory, transformed, 0, 0, begin, end, box, box + 1)
+
+        parallel_for(inputs, phase.tiles.channels, self.inputs * cost)
+        parallel_for(results, phase.numbers, (1 - self.inputs) * cost)
 
     def _boxes(
-        self,
-        tiles: Correlation,
-        x: Array,
-        filters: Array,
-        start: Array,
-        y: Array,
-        not_finite: Array,
-        relu: bool,
-        begin: int,
-        end: int,
+        self, phase: _Phase, arrays: tuple[Array, ...], relu: bool, memory: Array, transformed: Array, *ranges: int
     ) -> None:
-        """Tasks of one phase of the dilation."""
-        p = tiles.plan[0]
-        _, height, width = (len(range(axis.first, axis.target, axis.stride)) for axis in tiles.axes)
-        most = -(-_flat(tiles) // LANES) * LANES
-        several = self._several(most)
-        shared = int(p["channels"] * p["planes"]) * most + STAGGER + several * (ROWS * most + STAGGER)
-        memory = scratch(tiles.box_elements + most + self.frequencies * shared + LANES + self.vector_outputs, x.dtype)
+        """Ranges of channels, numbers and tasks of one phase of the dilation."""
+        x, filters, start, y, not_finite = arrays
+        tiles = phase.tiles
         winograd_boxes(
-            self.form, x, filters, start, y, tiles.plan, tiles.tables, tiles.box_offsets, memory, not_finite, relu,
-            self.depth, self.together, self.outputs_d, height, width, several, begin, end,
+            self.form, x, filters, start, y, tiles.plan, tiles.tables, tiles.box_offsets, memory, transformed,
+            not_finite, relu, self.depth, self.together, self.outputs_d, phase.height, phase.width, phase.several,
+            *ranges,
         )  # fmt: skip
-
-    def _several(self, columns: int) -> int:
-        """Blocks of rows whose products of so many columns take half the second level: they read the tiles together."""
-        return max(1, SECOND_LEVEL_BYTES // 2 // (4 * self.frequencies * ROWS * columns))
 
     def _run_tiles(
         self, x: Array, w: Array, steps: tuple[int, int], start: Array, y: Array, relu: bool, not_finite: Array
     ) -> None:
-        tiles, samples = self.phases[0], len(not_finite)
+        tiles, samples = self.tiles, len(not_finite)
         channels = tiles.channels
         total = samples * tiles.outputs
-        several = self._several(TILE_COLUMNS)
+        several = _several(self.frequencies, TILE_COLUMNS)
         of_block = self.frequencies * (ROWS * (channels + TILE_COLUMNS) + FILTER_PADDING + STAGGER)
         elements = several * of_block + TILE_COLUMNS + self.vector_outputs
         for first in range(0, total, TILE_COLUMNS):
@@ -200,10 +241,9 @@ def _by_planes(depth: Axis, together: int) -> Axis:
     return Axis(depth.size, outputs, together * depth.step, gathered, taps, depth.first, depth.stride, depth.target)
 
 
-def _flat(tiles: Correlation) -> int:
-    """Tiles computed for a full box, waste between its rows included."""
-    p = tiles.plan[0]
-    return int((p["box_h"] - 1) * p["pitch"] + p["box_w"])
+def _several(frequencies: int, columns: int) -> int:
+    """Blocks of rows whose products of so many columns take half the second level: they read the tiles together."""
+    return max(1, SECOND_LEVEL_BYTES // 2 // (4 * frequencies * ROWS * columns))
 
 
 def with_transforms(taps: tuple[int, int], rows: int, terms: int, gathered: float = 1.0) -> float:

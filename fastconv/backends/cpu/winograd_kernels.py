@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.gather import copy_bytes, gather_box, place_of_box, zero_bytes
+from fastconv.backends.cpu.gather import copy_bytes, gather_channels, place_of_box, zero_bytes
 from fastconv.backends.cpu.host import inlined, kernel, pointer, routine
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, outer_strided
 from fastconv.backends.cpu.winograd_matrices import outputs, patch
@@ -163,17 +163,43 @@ def _finish_row(
                 ty += 1
 
 
+@routine(allocates=True)  # type: ignore[untyped-decorator]
+def _transform_box(
+    form: Any, x: Any, base: int, plan: Any, tables: Any, off: Any, memory: Any, at: int, transformed: int, d: int, h0:
+    int, w0: int, columns: int, c0: int, c1: int,
+) -> None:  # fmt: skip
+    """Channels c0 ≤ c < c1 of a box from x[base:], gathered to memory[at:], to [frequency][plane][channel][column].
+
+    The last vector of a channel reaches into the next one. That is gathered too, or zeros if there is none: what is
+    computed there and thrown away, but checked, must not depend on who does it.
+    """
+    p = plan[0]
+    size, box, behind = x.itemsize, pointer(memory, at), min(c1 + 1, p.channels)
+    frequencies, apart = frequencies_of(form), p.channels * p.planes * columns + STAGGER
+    gather_channels(x, base, memory, at, plan, tables, d, h0, w0, c0, behind)
+    zero_bytes(box + behind * p.channel * size, columns * size)
+    for c in range(c0, c1):
+        for plane in range(p.planes):
+            taps = pointer(off) + 8 * frequencies * (c * p.planes + plane)
+            to = transformed + (plane * p.channels + c) * columns * size
+            for q in range(0, columns, LANES):
+                input_transform(x, form, box + q * size, taps, to + q * size, apart)
+
+
 @kernel
 def winograd_boxes(
-    form: Any, x: Any, filters: Any, start: Any, y: Any, plan: Any, tables: Any, off: Any, memory: Any, not_finite: Any,
-    relu: int, depth: int, together: int, outputs_d: int, height: int, width: int, several: int, begin: int, end: int,
+    form: Any, x: Any, filters: Any, start: Any, y: Any, plan: Any, tables: Any, off: Any, memory: Any, transformed:
+    Any, not_finite: Any, relu: int, depth: int, together: int, outputs_d: int, height: int, width: int, several: int,
+    c0: int, c1: int, number0: int, number1: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (sample, group, some planes, box of tile rows, box of tile columns).
 
+    Of each, channels c0 ≤ c < c1 are transformed, then numbers number0 ≤ number < number1 of (block of rows, plane)
+    computed: all of both, or only some where threads share a box, and `transformed` with it.
     The plan is that of the tiles of one phase of the dilation: its outputs are tiles, its taps the elements of a
     patch, its target the outputs; along the depth a step takes some planes of outputs `together`, whose `depth` taps
-    share the gathered planes. `outputs_d`, `height` and `width` count the outputs of the phase. Scratch: box,
-    transformed box, products of `several` blocks of rows, check, outputs.
+    share the gathered planes. `outputs_d`, `height` and `width` count the outputs of the phase. Scratch: products of
+    `several` numbers, check, outputs, box.
     """
     p = plan[0]
     size = x.itemsize
@@ -181,35 +207,29 @@ def winograd_boxes(
     plane = p.target_h * p.target_w
     planes, count = p.channels * p.planes, p.channels * depth
     most = -(-((p.box_h - 1) * p.pitch + p.box_w) // LANES) * LANES
-    box_size = p.channels * p.channel + most
     frequencies, high, across = frequencies_of(form), _outputs(len(form[0])), _outputs(len(form[1]))
-    products_at = box_size + frequencies * (planes * most + STAGGER)
-    check = memory[products_at + several * frequencies * (ROWS * most + STAGGER) :][:LANES]
-    results = memory[products_at + several * frequencies * (ROWS * most + STAGGER) + LANES :]
-    address = pointer(memory)
-    zero_bytes(address + p.channels * p.channel * size, most * size)  # lanes behind the box are checked with the others
+    products = several * frequencies * (ROWS * most + STAGGER)
+    check, results = memory[products:][:LANES], memory[products + LANES :]
+    box_at = products + LANES * (1 + high * across)
     zeros = np.zeros(ROWS, x.dtype)
     for task in range(begin, end):
         image, d, h0, w0 = place_of_box(p, task)
         n, g = divmod(image, p.groups)
         tile_rows, tile_columns = min(p.box_h, p.outputs_h - h0), min(p.box_w, p.outputs_w - w0)
-        gather_box(x, image * p.channels * volume, memory, 0, plan, tables, d, h0, w0)
         columns = -(-((tile_rows - 1) * p.pitch + tile_columns) // LANES) * LANES
-        apart = planes * columns + STAGGER
-        for k in range(planes):
-            for q in range(0, columns, LANES):
-                at = k % p.planes * p.channels + k // p.planes
-                to = address + (box_size + at * columns + q) * size
-                taps = pointer(off) + 8 * frequencies * k
-                input_transform(x, form, address + q * size, taps, to, apart)
-        step = ROWS * columns + STAGGER
+        if c0 < c1:
+            _transform_box(
+                form, x, image * p.channels * volume, plan, tables, off, memory, box_at, pointer(transformed), d, h0,
+                w0, columns, c0, c1,
+            )  # fmt: skip
+        step, apart = ROWS * columns + STAGGER, planes * columns + STAGGER
         here = min(together, outputs_d - d * together)
         zero_bytes(pointer(check), LANES * size)
         below, right = height - h0 * high, width - w0 * across
         a = pointer(filters) + g * p.blocks * frequencies * (count * ROWS + FILTER_PADDING) * size
-        b, c = address + box_size * size, address + products_at * size
-        for first in range(0, p.blocks * here, several):
-            last = min(first + several, p.blocks * here)
+        b, c = pointer(transformed), pointer(memory)
+        for first in range(number0, min(number1, p.blocks * here), several):
+            last = min(first + several, number1, p.blocks * here)
             _products(x, frequencies, a, b, count, apart, columns, p.channels, pointer(zeros), c, first, last, here)
             for m in range((last - first) * ROWS):
                 block, plane_d = divmod(first + m // ROWS, here)
@@ -224,7 +244,8 @@ def winograd_boxes(
                     form, y, base, p.stride_h * p.target_w, p.stride_w, of_row, step, bias, relu, results,
                     pointer(check), p.pitch, columns, tile_rows, tile_columns, below, right,
                 )  # fmt: skip
-        not_finite[n] |= not _all_zero(check)
+        if not _all_zero(check):
+            not_finite[n] = True
 
 
 @inlined
