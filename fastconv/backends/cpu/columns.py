@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.column_gather import gather_columns, row_after
-from fastconv.backends.cpu.correlate import TILE_ELEMENTS, pack_blocks, plan_of, tile_width, tiles_strided
+from fastconv.backends.cpu.correlate import TILE_ELEMENTS, pack_blocks, plan_of, rows_kept, tile_width, tiles_strided
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided
 from fastconv.backends.cpu.host import inlined, kernel, pointer, routine
@@ -118,11 +118,12 @@ def _block_of_panel(
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
 def _panel(
-    x: Any, packed: Any, y: Any, scratch: Any, part: Any, positions: Any, steps: Any, packed_count: int,
-    group: int, first: int, count: int, b0: int, b1: int, relu: int,
+    x: Any, packed: Any, start: Any, before: int, y: Any, scratch: Any, part: Any, positions: Any, steps: Any,
+    packed_count: int, group: int, first: int, count: int, b0: int, b1: int, relu: int,
 ) -> None:  # fmt: skip
     """Blocks of rows b0 ≤ block < b1 of `count` columns of a part, from number `first` on.
 
+    `packed` and `start` begin with row `before` of all groups.
     Scratch: the panel, then the results of all blocks, tile by tile.
     """
     p = part[0]
@@ -132,7 +133,6 @@ def _panel(
     segments = _segments(part, group, first, count)
     zeros = np.zeros(ROWS, x.dtype)
     kept = p.panel * ROWS + TILE_ELEMENTS if len(steps) > 1 else 0
-    starts = packed_count * p.groups * p.packed
     for s in range(len(steps)):
         tap, t0, t1, c0, c1 = steps[s, 0], steps[s, 1], steps[s, 2], steps[s, 3], steps[s, 4]
         k, add, last = (t1 - t0) * (c1 - c0), s > 0, s == len(steps) - 1
@@ -140,12 +140,12 @@ def _panel(
         for block in range(b0, b1):
             row = block * ROWS
             mr = min(ROWS, p.packed - row)
-            in_group = group * p.packed + row
-            a = pointer(packed, in_group * packed_count + (tap * p.channels + c0) * mr)
-            start = pointer(zeros) if add else pointer(packed, starts + in_group)
+            stored = group * p.packed + row - before
+            a = pointer(packed, stored * packed_count + (tap * p.channels + c0) * mr)
+            begin = pointer(zeros) if add else pointer(start, stored)
             at = p.panel * min(p.count, PANEL_STEP) + (block - b0) * kept
             _block_of_panel(
-                y, zero, p, a, start, pointer(scratch), k, scratch, at, segments, count, mr,
+                y, zero, p, a, begin, pointer(scratch), k, scratch, at, segments, count, mr,
                 min(mr, p.rows - row), row, relu if last else 0, add, last,
             )  # fmt: skip
 
@@ -162,8 +162,11 @@ def correlate_columns(
     """
     plan, taps, rest = plan_of(numbers)
     p = plan[0]
-    start, scratch = packed[p.groups * p.packed * p.count :], memory[at:]
-    pack_blocks(w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], True, pack_begin, pack_end)
+    before_packed, kept = rows_kept(plan, pack_begin, pack_end, end - begin)
+    start, scratch = packed[kept * p.count :], memory[at:]
+    pack_blocks(
+        w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], True, before_packed, pack_begin, pack_end
+    )
     samples = x.size // (p.groups * p.channels * p.depth * p.height * p.width)
     before = 0  # tasks of the parts before
     while len(rest) and before < end:
@@ -179,7 +182,7 @@ def correlate_columns(
             done = min(chunks - chunk, stop - task)  # of one panel: gathered once
             g, number = divmod(piece, panels)
             _panel(
-                x, packed, y, scratch, part, positions, steps, p.count, g, number * width,
+                x, packed, start, before_packed, y, scratch, part, positions, steps, p.count, g, number * width,
                 min(width, total - number * width), p.blocks * chunk // chunks, p.blocks * (chunk + done) // chunks,
                 relu,
             )  # fmt: skip

@@ -41,12 +41,13 @@ SLACK = 16 * _LANES4
 @routine(allocates=True)  # type: ignore[untyped-decorator]
 def pack_blocks(
     w: Any, b: Any, packed: Any, start: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size:
-    int, tap_major: bool, begin: int, end: int,
+    int, tap_major: bool, before: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Weights into [group][block of rows][k][row of block] and biases into [group][row], zeros at the end.
 
     k is (channel, tap), or (tap, channel) if `tap_major`. Row r and channel c of a group find their taps at
-    w[group_base + r · row_step + c · channel_step]; `b` may be empty. Tasks begin ≤ task < end of (group, block).
+    w[group_base + r · row_step + c · channel_step]; `b` may be empty. Tasks begin ≤ task < end of (group, block); the
+    first `before` of all rows are not kept.
     """
     p = plan[0]
     size = w.itemsize
@@ -65,10 +66,11 @@ def pack_blocks(
         r0 = block * ROWS
         mr = min(ROWS, p.packed - r0)
         valid = min(mr, p.rows - r0)
-        to = (g * p.packed + r0) * p.count
+        row = g * p.packed + r0 - before
+        to = row * p.count
         source = g * group_step + r0 * row_step
         for r in range(mr):
-            start[g * p.packed + r0 + r] = b[g * p.rows + r0 + r] if r < valid and b.size else start.dtype.type(0)
+            start[row + r] = b[g * p.rows + r0 + r] if r < valid and b.size else start.dtype.type(0)
         first = 0
         if valid == ROWS and not in_order:
             first = p.taps * _pick_taps(
@@ -83,6 +85,16 @@ def pack_blocks(
                 interleave(w, ROWS, pointer(w) + from_ * size, row_step, run, pointer(packed) + target * size)
                 first = at + (run * lanes if joined else p.taps)
         _pack_block(w, packed, to, source, row_step, channel_step, taps, tap_to, channel_to, first, p.count, mr, valid)
+
+
+@routine
+def rows_kept(plan: Any, pack_begin: int, pack_end: int, tasks: int) -> tuple[int, int]:
+    """How many rows lie before those in `packed`, and how many are there: all, or those for the tasks of this call."""
+    p = plan[0]
+    if pack_begin == pack_end or tasks == 0:
+        return 0, p.groups * p.packed
+    first = pack_begin // p.blocks * p.packed + pack_begin % p.blocks * ROWS
+    return first, pack_end // p.blocks * p.packed + pack_end % p.blocks * ROWS - first
 
 
 pack = kernel(pack_blocks.py_func)
@@ -268,14 +280,18 @@ def correlate_boxes(
 ) -> None:  # fmt: skip
     """Pack blocks pack_begin ≤ block < pack_end of the weights into `packed`, as `pack_blocks` does; then compute.
 
+    A call that does both finds nothing else in `packed`, one that only computes all blocks.
     Tasks begin ≤ task < end of (sample, group, plane, box row, box column, chunk of row blocks), the last fastest.
     `numbers` holds what `plan_of` says, then the tables of `gather_box`, count offsets into the gathered box, and
     (1×1 only) count offsets into the source in place. The scratch of the tasks is memory[at:].
     """
     plan, taps, rest = plan_of(numbers)
     p = plan[0]
-    start, scratch = packed[p.groups * p.packed * p.count :], memory[at:]
-    pack_blocks(w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], False, pack_begin, pack_end)
+    before, kept = rows_kept(plan, pack_begin, pack_end, end - begin)
+    start, scratch = packed[kept * p.count :], memory[at:]
+    pack_blocks(
+        w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], False, before, pack_begin, pack_end
+    )
     entries = p.planes + p.phases_h + p.phases_w
     tables, off = rest[:entries], rest[entries:]
     size = x.itemsize
@@ -304,6 +320,6 @@ def correlate_boxes(
             r0 = block * ROWS
             mr = min(ROWS, p.packed - r0)
             valid = min(mr, p.rows - r0)
-            a = pointer(packed) + (g * p.packed + r0) * p.count * size
-            s = pointer(start) + (g * p.packed + r0) * size
+            row = g * p.packed + r0 - before
+            a, s = pointer(packed) + row * p.count * size, pointer(start) + row * size
             _box_tiles(x, y, scratch, p, mr, valid, a, s, source_at, offsets, to + r0 * target, rows, columns, relu)

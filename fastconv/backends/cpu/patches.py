@@ -258,7 +258,7 @@ class InputGrad:
         chunks = max(1, min(-(-c.blocks // self.unit), _MIN_TASKS // pieces))
 
         def pack_weights(begin: int, end: int) -> None:
-            pack(weights, bias, packed, start, c.plan, self.no_taps, 1, c.rows, 1, False, begin, end)
+            pack(weights, bias, packed, start, c.plan, self.no_taps, 1, c.rows, 1, False, 0, begin, end)
 
         def multiply(begin: int, end: int) -> None:
             memory = scratch(self.elements, dtype)

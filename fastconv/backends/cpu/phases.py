@@ -108,7 +108,7 @@ class Phases:
             for c, phase in zip(self.correlations[begin:end], self.phases[begin:end]):
                 to, start = packed[phase["packed"] :], packed[phase["start"] :]
                 blocks = c.groups * c.blocks
-                pack(weights, bias, to, start, c.plan, c.kernel_taps, *self.steps, c.kernel_size, False, 0, blocks)
+                pack(weights, bias, to, start, c.plan, c.kernel_taps, *self.steps, c.kernel_size, False, 0, 0, blocks)
 
         pieces = len(source) * box.groups * box.boxes
         chunks = max(1, min(box.blocks, _MIN_TASKS // pieces))

@@ -6,6 +6,7 @@ the arrays do not decide is therefore worked out here in advance, and little wor
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ Ints = npt.NDArray[np.int64]
 
 _NS_PER_FLOP = 0.01
 _NS_PER_ELEMENT = 0.3
+_PACKED_BYTES = 1 << 20  # a share of the last cache, enough for the rows that make the gathering of columns pay
 _MIN_TASKS = 32  # fewer pieces than this leave threads idle; pieces of output rows share a gathered source
 _NO_BIAS = {np.dtype(d): np.empty(0, d) for d in ("float32", "float64")}
 
@@ -70,8 +72,13 @@ class ShiftGemm:
             self._in_parallel((x, flat_w, bias, y, self.numbers), pieces, cost, relu)
 
     def _in_parallel(self, arrays: tuple[Array, ...], pieces: int, cost: float, relu: bool) -> None:
+        blocks = self.correlation.blocks
+        chunks = max(1, min(blocks, _MIN_TASKS // pieces))
+        if pieces == self.groups:  # each block of rows is needed once
+            chunks = max(chunks, min(blocks, self.packed_elements * arrays[0].itemsize // (pieces * _PACKED_BYTES)))
+            parallel_for(partial(self._pack_and_call, arrays, chunks, relu), pieces * chunks, self.packing_cost + cost)
+            return
         kernel, dtype = self.kernel, arrays[0].dtype
-        chunks = max(1, min(self.correlation.blocks, _MIN_TASKS // pieces))
         packed = call_scratch(self.packed_elements, dtype)
 
         def pack(begin: int, end: int) -> None:
@@ -82,6 +89,18 @@ class ShiftGemm:
 
         parallel_for(pack, self.packings, self.packing_cost)
         parallel_for(call, pieces * chunks, cost)
+
+    def _pack_and_call(self, arrays: tuple[Array, ...], chunks: int, relu: bool, begin: int, end: int) -> None:
+        """Tasks of (group, chunk), a few at a time: their weights are packed just before, and read from a cache."""
+        c, dtype = self.correlation, arrays[0].dtype
+        of_block = ROWS * (c.count + 1)
+        together = max(1, _PACKED_BYTES * chunks // (c.blocks * of_block * dtype.itemsize))
+        for first in range(begin, end, together):
+            last = min(first + together, end)
+            low, high = (task // chunks * c.blocks + task % chunks * c.blocks // chunks for task in (first, last))
+            at = -(-(high - low) * of_block // ALIGNED) * ALIGNED
+            memory = scratch(at + self.elements, dtype)
+            self.kernel(*arrays, memory, memory, at, chunks, relu, low, high, first, last)
 
 
 def _of_columns(whole: Correlation) -> tuple[list[Ints], int]:
