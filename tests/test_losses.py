@@ -250,7 +250,9 @@ def products(a, b):
 
 
 @every_dtype
-@pytest.mark.parametrize(("shape", "outputs"), [((4, 5), 3), ((5,), 3), ((2, 3, 5), 1), ((70, 130), 17), ((0, 5), 3)])
+@pytest.mark.parametrize(
+    ("shape", "outputs"), [((4, 5), 3), ((5,), 3), ((2, 3, 5), 1), ((70, 130), 17), ((3, 2101), 13), ((0, 5), 3)]
+)
 def test_linear(device, shape, outputs, dtype):
     rng = np.random.default_rng(0)
     arrays = [rng.integers(-9, 10, s).astype(dtype) for s in (shape, (outputs, shape[-1]), (outputs,))]

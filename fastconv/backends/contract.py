@@ -52,6 +52,10 @@ class Backend(Protocol):
         """Name of the algorithm that `operation` ("forward", "input_grad", "weight_grad") takes for this geometry."""
         ...
 
+    def linear(self, x: Array, w: Array, b: Array | None) -> Array:
+        """x (N, K) @ w (M, K) transposed + b (M,) → (N, M), all C-contiguous; each element one sum in a fixed order."""
+        ...
+
     def matmul(self, a: Array, b: Array) -> Array:
         """a (M, K) @ b (K, N) → (M, N); transposed views are welcome. Each element is one sum in the order of K."""
         ...

@@ -89,7 +89,7 @@ class _Job:
 
     def __init__(self, call: RangeCall, tasks: int, helpers: int, cost: float) -> None:
         self.call = call
-        self.cuts = _cuts(tasks, helpers + 1, int(tasks * _CHUNK_NS / cost))
+        self.cuts = _cuts(tasks, helpers + 1, int(tasks * _CHUNK_NS / max(cost, 1)))
         self.chunks = len(self.cuts) - 1
         self.counter = itertools.count()
         self.busy = np.zeros(helpers, np.int64)

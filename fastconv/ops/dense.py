@@ -7,12 +7,11 @@ from typing import Any
 
 from fastconv import backends
 from fastconv.autograd import needs_grad, record
-from fastconv.ops._arguments import floating, on_its_device
+from fastconv.ops._arguments import floating, ready
 
 Array = Any
 
 
-@on_its_device
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """input @ weight.T + bias, as `torch.nn.functional.linear`.
 
@@ -21,14 +20,15 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
 
     Raises ValueError for shapes that do not fit, TypeError for kinds and dtypes, DeviceError for mixed devices.
     """
-    x, w, b = floating("linear", input=input, weight=weight, bias=bias)
+    plain = ready(input, weight) if bias is None else ready(input, weight, bias)
+    x, w, b = (input, weight, bias) if plain else floating("linear", input=input, weight=weight, bias=bias)
     _check_shapes(x.shape, w.shape, None if b is None else b.shape)
     backend = backends.of(x)
     rows = math.prod(x.shape[:-1])
     flat_x = x.reshape(rows, x.shape[-1])
-    y = backend.matmul(flat_x, w.T)
-    if b is not None:
-        y += b
+    y = backend.linear(flat_x, w, b).reshape(*x.shape[:-1], len(w))
+    if plain:  # nothing to record
+        return y
     wanted = needs_grad(input), needs_grad(weight), needs_grad(bias)
 
     def backward(gy: Array) -> tuple[Array | None, ...]:
@@ -38,7 +38,7 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
         gb = backend.channel_sum(flat_gy) if wanted[2] else None
         return gx, gw, gb
 
-    return record(y.reshape(*x.shape[:-1], len(w)), (input, weight, bias), backward)
+    return record(y, (input, weight, bias), backward)
 
 
 def _check_shapes(x: tuple[int, ...], w: tuple[int, ...], b: tuple[int, ...] | None) -> None:

@@ -9,6 +9,7 @@ from fastconv.backends.cpu.convolution import conv_weight_grad as conv_weight_gr
 from fastconv.backends.cpu.convolution import explain_conv as explain_conv
 from fastconv.backends.cpu.cross_entropy import cross_entropy as cross_entropy
 from fastconv.backends.cpu.cross_entropy import cross_entropy_backward as cross_entropy_backward
+from fastconv.backends.cpu.dense import linear as linear
 from fastconv.backends.cpu.gemm import matmul as matmul
 from fastconv.backends.cpu.indexing import scatter_add as scatter_add
 from fastconv.backends.cpu.normalisation import batch_norm_apply as batch_norm_apply

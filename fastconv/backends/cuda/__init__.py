@@ -10,6 +10,7 @@ from fastconv.backends.cuda.convolution import explain_conv as explain_conv
 from fastconv.backends.cuda.device import current as current
 from fastconv.backends.cuda.device import on_device as on_device
 from fastconv.backends.cuda.device import require as require
+from fastconv.backends.cuda.gemm import linear as linear
 from fastconv.backends.cuda.gemm import matmul as matmul
 from fastconv.backends.cuda.graph import capture as capture
 from fastconv.backends.cuda.indexing import concatenate as concatenate

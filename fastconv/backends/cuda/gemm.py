@@ -32,6 +32,15 @@ def matmul(a: Array, b: Array) -> Array:
     return c
 
 
+@primitive
+def linear(x: Array, w: Array, b: Array | None) -> Array:
+    """See contract.Backend.linear."""
+    y = matmul(x, w.T)
+    if b is not None:
+        y += b
+    return y
+
+
 def _memory(factor: Array) -> Array:
     return factor if factor.flags.c_contiguous else factor.T
 
