@@ -66,10 +66,10 @@ def _dense(x: Any, w: Any, b: Any, y: Any, samples: int, k: int, rows: int, begi
             for t in range(len(places) // _SAMPLES):
                 a, off = pointer(w, m0 * k + k0), pointer(places, t * _SAMPLES)
                 inner(x, _ROWS, _SAMPLES, a, k, pointer(x, k0), off, vectors, pointer(sums, t * tile))
-        for n in range(samples):
-            t, column = divmod(n, _SAMPLES)
-            for r in range(min(_ROWS, rows)):
-                total = sums[t * tile + r * _SAMPLES + column]
-                for i in range(whole, k):
-                    total += x[n * k + i] * w[(m0 + r) * k + i]
-                y[n * rows + m0 + r] = total + b[m0 + r]
+        for n in range(np.uintp(samples)):
+            first, to = n // _SAMPLES * tile + n % _SAMPLES, n * np.uintp(rows) + np.uintp(m0)
+            for r in range(np.uintp(min(_ROWS, rows))):
+                total = sums[first + r * _SAMPLES]
+                for i in range(np.uintp(whole), np.uintp(k)):
+                    total += x[n * np.uintp(k) + i] * w[(np.uintp(m0) + r) * np.uintp(k) + i]
+                y[to + r] = total + b[np.uintp(m0) + r]

@@ -24,6 +24,7 @@ from fastconv.backends.cpu.correlate import pack, tile_width, tiles_strided
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided
 from fastconv.backends.cpu.host import STREAMED_BYTES, VECTOR_BYTES, flat, inlined, kernel, pointer, routine
+from fastconv.backends.cpu.memory import empty
 from fastconv.backends.cpu.plan import PANEL_BYTES, TILE_VECTORS, input_grad_plans
 from fastconv.backends.cpu.scratch import call_scratch, scratch
 from fastconv.backends.cpu.simd import ROWS, WIDE, fence, interleave, stream_pairs
@@ -78,7 +79,7 @@ def _take_apart(x: Any, patches: Any, sizes: Any, begin: int, end: int) -> None:
 
 def take_apart(x: Array, geometry: ConvGeometry) -> Array:
     """The patches of x (N, C, *S) as channels: (N, C · taps, *O)."""
-    patches = np.empty((len(x), geometry.in_channels * geometry.taps, *geometry.out_spatial), x.dtype)
+    patches = empty((len(x), geometry.in_channels * geometry.taps, *geometry.out_spatial), x.dtype)
     source, target, sizes = flat(x), patches.reshape(-1), _sizes(geometry)
 
     def call(begin: int, end: int) -> None:
