@@ -23,7 +23,7 @@ DTYPES = ("float32", "float64")
 # Channels and size of the input, filters, kernel, groups, stride: what leads to each algorithm, and Winograd's tiles.
 _CONVOLUTIONS = (
     (4, 20, 8, (3, 3), 1, 1),
-    (4, 20, 8, (3, 3), 1, 2),
+    (4, 20, 32, (3, 3), 1, 2),
     (4, 8, 4, (3, 3), 1, 1),
     (8, 20, 8, (1, 1), 1, 1),
     (8, 7, 64, (5, 5), 1, 1),

@@ -93,7 +93,7 @@ def test_nothing_is_left_to_compile_after_the_warmup():
     assert output.returncode == 0, output.stderr
     names, compiled = json.loads(output.stdout)
     assert compiled == {}
-    algorithms = [f"shift-gemm {kind}" for kind in ("boxes", "columns", "in place")]
+    algorithms = [f"shift-gemm {kind}" for kind in ("boxes", "columns", "in place", "lanes")]
     algorithms += ["depthwise rows", "depthwise lanes", "fft", "winograd boxes", "winograd tiles"]
     algorithms += ["inner-product boxes", "inner-product columns", "outer-product", "winograd"]
     for algorithm in algorithms:

@@ -162,7 +162,7 @@ def correlate_columns(
     """
     plan, taps, rest = plan_of(numbers)
     p = plan[0]
-    before_packed, kept = rows_kept(plan, pack_begin, pack_end, end - begin)
+    before_packed, kept = rows_kept(p, ROWS, pack_begin, pack_end, end - begin)
     start, scratch = packed[kept * p.count :], memory[at:]
     pack_blocks(
         w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], True, before_packed, pack_begin, pack_end

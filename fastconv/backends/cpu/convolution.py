@@ -162,8 +162,8 @@ def algorithm(correlation: Correlation, steps: tuple[int, int], precision: str) 
     rows = depthwise.Depthwise(correlation)
     if rows.fits:
         return Algorithm("depthwise rows", partial(_depthwise, rows))
-    kind = "columns" if correlation.columns else "in place" if correlation.plan[0]["direct"] else "boxes"
-    return Algorithm(f"shift-gemm {kind}", ShiftGemm(correlation, steps).run)
+    product = ShiftGemm(correlation, steps)
+    return Algorithm(f"shift-gemm {product.name}", product.run)
 
 
 def _with_more_rounding(correlation: Correlation, steps: tuple[int, int]) -> Algorithm | None:

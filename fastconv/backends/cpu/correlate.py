@@ -10,7 +10,8 @@ Floor: the FMA rate for many rows, the source and target traffic for few.
 One call packs and computes: two would cost a small convolution more than its arithmetic. What a kernel needs to know
 comes as one array of numbers, because every argument of a call costs time too.
 
-A box of a 1×1 convolution is read in place. Small images take exact columns instead of boxes, see columns.py.
+A box of a 1×1 convolution is read in place. Small images take exact columns instead of boxes, see columns.py; where a
+stride would cost much, the operands are exchanged, see row_lanes.py.
 """
 
 from __future__ import annotations
@@ -88,13 +89,12 @@ def pack_blocks(
 
 
 @routine
-def rows_kept(plan: Any, pack_begin: int, pack_end: int, tasks: int) -> tuple[int, int]:
+def rows_kept(p: Any, block_rows: int, pack_begin: int, pack_end: int, tasks: int) -> tuple[int, int]:
     """How many rows lie before those in `packed`, and how many are there: all, or those for the tasks of this call."""
-    p = plan[0]
     if pack_begin == pack_end or tasks == 0:
         return 0, p.groups * p.packed
-    first = pack_begin // p.blocks * p.packed + pack_begin % p.blocks * ROWS
-    return first, pack_end // p.blocks * p.packed + pack_end % p.blocks * ROWS - first
+    first = pack_begin // p.blocks * p.packed + pack_begin % p.blocks * block_rows
+    return first, pack_end // p.blocks * p.packed + pack_end % p.blocks * block_rows - first
 
 
 pack = kernel(pack_blocks.py_func)
@@ -287,7 +287,7 @@ def correlate_boxes(
     """
     plan, taps, rest = plan_of(numbers)
     p = plan[0]
-    before, kept = rows_kept(plan, pack_begin, pack_end, end - begin)
+    before, kept = rows_kept(p, ROWS, pack_begin, pack_end, end - begin)
     start, scratch = packed[kept * p.count :], memory[at:]
     pack_blocks(
         w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], False, before, pack_begin, pack_end

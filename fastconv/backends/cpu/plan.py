@@ -43,12 +43,14 @@ PANEL_BYTES, PANEL_TILES = 256 * 1024, 4
 PANEL_STEP = 512
 """Products of an output from one panel; longer sums take several panels one after the other."""
 
+THIRD_LEVEL = 4 / 3
+"""Time of a box beyond the second-level cache over that of one within."""
+
 GATHER_COST = 0.02
 """Time to gather a vector of the source over the time to compute a vector of outputs, for a few dozen channels."""
 
 _NARROW_COST = 4 / 3 if REGISTERS == 16 else 9 / 8
 _ROWWISE_GAIN = 1.02
-_THIRD_LEVEL = 4 / 3  # time of a box beyond the second-level cache over that of one within
 _TABLE_COST = 1.06  # time of a tile that finds the rows of its source by a table over that of one at equal steps
 _BOX_GATHER_ROWS, _PHASES_GATHER_ROWS = 2, 8
 """Time to gather the box of some outputs over the time to multiply one tap of them with one row of weights, about;
@@ -276,7 +278,7 @@ class Correlation:
             vectors = self.box_vectors()
         boxes = vectors * lanes / (height.outputs * width.outputs)
         if plan["channels"] * plan["channel"] * self.itemsize > SECOND_LEVEL_BYTES:
-            boxes *= _THIRD_LEVEL
+            boxes *= THIRD_LEVEL
         return float(boxes)
 
     def box_vectors(self) -> int:

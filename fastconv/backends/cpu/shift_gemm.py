@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu import columns, correlate
+from fastconv.backends.cpu import columns, correlate, row_lanes
 from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch
@@ -30,22 +30,27 @@ _NO_BIAS = {np.dtype(d): np.empty(0, d) for d in ("float32", "float64")}
 
 
 class ShiftGemm:
-    """The calls of one correlation with weights whose rows and channels lie `steps` apart."""
+    """The calls of one correlation with weights whose rows and channels lie `steps` apart; `name`: by which kernel."""
 
     def __init__(self, correlation: Correlation, steps: tuple[int, int]) -> None:
         c = self.correlation = correlation
-        if c.columns:
-            self.kernel, self.parts = columns.correlate_columns, c.parts
+        self.parts, self.blocks, self.block_rows, self.boxes, plan = [c], c.blocks, ROWS, c.boxes, c.plan
+        packed = c.groups * c.packed_rows * (c.count + 1)
+        if lanes := row_lanes.row_lanes(c):
+            self.name, self.kernel, plan = "lanes", row_lanes.correlate_row_lanes, lanes.plan
+            self.blocks, self.block_rows, self.boxes = lanes.blocks, lanes.block_rows, lanes.boxes
+            packed = lanes.packed_elements
+            rest, elements = [lanes.tables], lanes.elements
+        elif c.columns:
+            self.name, self.kernel, self.parts = "columns", columns.correlate_columns, c.parts
             rest, elements = _of_columns(c)
         else:
-            self.kernel, self.parts = correlate.correlate_boxes, [c]
-            rest = [c.tables, c.source_offsets]
-            elements = correlate.TILE_ELEMENTS + c.box_elements
-        self.numbers = np.concatenate([[*steps, c.kernel_size], c.plan.view(np.int64), c.kernel_taps, *rest])
-        packed = c.groups * c.packed_rows * (c.count + 1)
+            self.name, self.kernel = "in place" if plan[0]["direct"] else "boxes", correlate.correlate_boxes
+            rest, elements = [c.tables, c.source_offsets], correlate.TILE_ELEMENTS + c.box_elements
+        self.numbers = np.concatenate([[*steps, c.kernel_size], plan.view(np.int64), c.kernel_taps, *rest])
         self.packed_elements = -(-packed // ALIGNED) * ALIGNED
         self.elements = elements + correlate.SLACK
-        self.groups, self.packings = c.groups, c.groups * c.blocks
+        self.groups, self.packings = c.groups, c.groups * self.blocks
         weights = c.groups * c.rows * c.channels * c.kernel_size
         images = c.groups * (c.channels * _volume(c, "size") + c.rows * _volume(c, "target"))
         self.packing_cost = weights * _NS_PER_ELEMENT
@@ -54,8 +59,8 @@ class ShiftGemm:
     def _pieces(self, samples: int) -> int:
         """Boxes of all samples, or panels of columns across them."""
         c = self.correlation
-        if not c.columns:
-            return c.groups * samples * c.boxes
+        if self.name != "columns":
+            return c.groups * samples * self.boxes
         return c.groups * sum(-(-samples * part.outputs // part.panel_columns) for part in self.parts)
 
     def run(self, source: Array, w: Array, b: Array | None, target: Array, relu: bool) -> None:
@@ -72,7 +77,7 @@ class ShiftGemm:
             self._in_parallel((x, flat_w, bias, y, self.numbers), pieces, cost, relu)
 
     def _in_parallel(self, arrays: tuple[Array, ...], pieces: int, cost: float, relu: bool) -> None:
-        blocks = self.correlation.blocks
+        blocks = self.blocks
         chunks = max(1, min(blocks, _MIN_TASKS // pieces))
         if pieces == self.groups:  # each block of rows is needed once
             chunks = max(chunks, min(blocks, self.packed_elements * arrays[0].itemsize // (pieces * _PACKED_BYTES)))
@@ -92,12 +97,12 @@ class ShiftGemm:
 
     def _pack_and_call(self, arrays: tuple[Array, ...], chunks: int, relu: bool, begin: int, end: int) -> None:
         """Tasks of (group, chunk), a few at a time: their weights are packed just before, and read from a cache."""
-        c, dtype = self.correlation, arrays[0].dtype
-        of_block = ROWS * (c.count + 1)
-        together = max(1, _PACKED_BYTES * chunks // (c.blocks * of_block * dtype.itemsize))
+        blocks, dtype = self.blocks, arrays[0].dtype
+        of_block = self.block_rows * (self.correlation.count + 1)
+        together = max(1, _PACKED_BYTES * chunks // (blocks * of_block * dtype.itemsize))
         for first in range(begin, end, together):
             last = min(first + together, end)
-            low, high = (task // chunks * c.blocks + task % chunks * c.blocks // chunks for task in (first, last))
+            low, high = (task // chunks * blocks + task % chunks * blocks // chunks for task in (first, last))
             at = -(-(high - low) * of_block // ALIGNED) * ALIGNED
             memory = scratch(at + self.elements, dtype)
             self.kernel(*arrays, memory, memory, at, chunks, relu, low, high, first, last)
