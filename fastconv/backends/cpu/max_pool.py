@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.elementary import maximum
-from fastconv.backends.cpu.host import VECTOR_BYTES, inlined, kernel, pointer, routine
+from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, VECTOR_BYTES, inlined, kernel, pointer, routine
 from fastconv.backends.cpu.pool_rows import LONG_WINDOW, locate
 from fastconv.backends.cpu.pool_simd import largest
 from fastconv.backends.cpu.pool_windows import (
@@ -29,12 +29,14 @@ from fastconv.backends.cpu.pool_windows import (
     open_block,
     scratch_size,
 )
+from fastconv.backends.cpu.simd import prefetch
 
 
 @kernel
 def windows(x: Any, y: Any, indices: Any, axes: Any, block: Any, firsts: Any, start: int, stop: int) -> None:
     """Blocks [start, stop) of y and, unless that is None, of indices."""
     stride, across = axes[STRIDE, 2], axes[OUT, 0] + axes[OUT, 1]
+    volume, far = axes[SIZE, 0] * axes[SIZE, 1] * axes[SIZE, 2], x.size * x.itemsize > SECOND_LEVEL_BYTES
     taps = axes[KERNEL, 0] * axes[KERNEL, 1] * axes[KERNEL, 2]
     scratch = np.empty(scratch_size(axes, block), x.dtype)
     offsets, places = np.empty(taps, np.int64), np.empty(taps, np.int64)
@@ -42,7 +44,7 @@ def windows(x: Any, y: Any, indices: Any, axes: Any, block: Any, firsts: Any, st
     end = min(first_output(block_of(stop, axes, block), axes), y.size)
     for task in range(start, stop):
         place = block_of(task, axes, block)
-        _, depth, row, row_end, column, column_end = place
+        plane, depth, row, row_end, column, column_end = place
         source, pitch = open_block(x, -np.inf, scratch, offsets, axes, block, place)
         to = first_output(place, axes)
         for h in range(row, row_end):
@@ -52,8 +54,20 @@ def windows(x: Any, y: Any, indices: Any, axes: Any, block: Any, firsts: Any, st
                 pointer(firsts, across + column), first, first_tap(depth, h, column, axes),
                 0 if indices is None else pointer(indices, to), column_end - column, end - to,
             )  # fmt: skip
+            if far:
+                next_tap = plane * volume + first_tap(depth, h + block[0], column, axes)
+                _fetch(x, next_tap, axes[STRIDE, 1], axes[SIZE, 2], (column_end - column) * stride)
             to += axes[OUT, 2]
             source += axes[STRIDE, 1] * pitch * x.itemsize
+
+
+@routine
+def _fetch(x: Any, first: int, rows: int, pitch: int, columns: int) -> None:
+    """Ask for what the next block reads first, from element `first` on: memory would rest while this one computes."""
+    for row in range(rows):
+        begin = pointer(x, first + row * pitch)
+        for at in range(0, columns * x.itemsize, 64):
+            prefetch(x, begin + at)
 
 
 @inlined
