@@ -40,8 +40,8 @@ _NS_PER_FLOP = 0.015
 _NS_PER_ELEMENT = 1.5  # of transformed filters
 _MANY_BOXES = 4  # for each thread: the wait for those who take the last boxes is short then
 
-SHARED_NS = 400_000
-"""Work in a box, in nanoseconds, from which threads share one: they wait for each other twice more."""
+SHARED_NS = 200_000
+"""What it costs to share a box, in nanoseconds: the threads wait for each other twice more."""
 
 Array = npt.NDArray[Any]
 
@@ -130,8 +130,10 @@ class Winograd:
         samples, threads = len(not_finite), get_num_threads()
         ends = list(itertools.accumulate(samples * tiles.groups * phase.tiles.boxes for phase in phases))
         boxes, cost = ends[-1], samples * self.cost / ends[-1]
-        # Boxes that not all threads find one of are shared: the others would wait for those who have.
-        shared = boxes % threads if cost >= SHARED_NS and boxes < _MANY_BOXES * threads else 0
+        # Boxes that not all threads find one of may be shared: the others would wait for those who have.
+        shared = boxes % threads if boxes < _MANY_BOXES * threads else 0
+        if shared * (cost / threads + SHARED_NS) >= cost:
+            shared = 0
         memory = call_scratch(count + (max(phase.transformed for phase in phases) if shared else 0), x.dtype)
         filters, transformed = memory[:count], memory[count:]
 
