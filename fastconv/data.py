@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import random
+from fastconv import backends, random
 
 Array = Any
 Transform = Callable[[Array, np.random.Generator], Array]
 """A function (batch of inputs, generator) → batch of inputs; it returns a new array."""
+JointTransform = Callable[[Array, Array, np.random.Generator], tuple[Array, Array]]
+"""A function (batch of inputs, their targets, generator) → both; it returns new arrays."""
 
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -25,13 +27,23 @@ class Batches:
     """Batches (x, y) of a data set held in arrays; iterating gives one epoch.
 
     `x` and `y` have the samples along their first axis. The order of an epoch depends on the seed and the number of the
-    epoch alone, and the random numbers of `transform` on the number of the batch as well: so an epoch can be repeated,
+    epoch alone, and the random numbers of transforms on the number of the batch as well: so an epoch can be repeated,
     and a training that was interrupted in the middle of one continues as if nothing had happened (`fit` does that).
     Each iteration gives the next epoch; `set_epoch` says which that is.
 
     `shuffle=True` draws a new order in each epoch. `drop_last=True` leaves out a last batch smaller than `batch_size`.
     `transform(x_batch, generator)`, such as `random_shift`, augments each batch. Without a `seed` one is drawn from
     the generator of `fc.manual_seed`. Raises ValueError for arrays of different lengths or an empty data set.
+
+    `joint_transform(x_batch, y_batch, generator)` returns both, for targets that must move with their inputs: masks of
+    volumes, picks in seismograms. It comes before `transform`, which may then add noise to x alone. `random_flip`
+    and its like move alike what they are given with the same random numbers, so that volumes are flipped with masks by
+
+        def flip_both(x, y, generator):
+            seed = generator.integers(2**63)
+            return random_flip(x, np.random.default_rng(seed)), random_flip(y, np.random.default_rng(seed))
+
+        Batches(volumes, masks, 4, shuffle=True, joint_transform=flip_both)
     """
 
     def __init__(
@@ -43,6 +55,7 @@ class Batches:
         shuffle: bool = False,
         drop_last: bool = False,
         transform: Transform | None = None,
+        joint_transform: JointTransform | None = None,
         seed: int | None = None,
     ) -> None:
         if len(x) != len(y):
@@ -54,7 +67,8 @@ class Batches:
                 f"Batches: {len(x)} samples give no batch with batch_size={batch_size} and drop_last={drop_last}"
             )
         self.x, self.y, self.batch_size = x, y, batch_size
-        self.shuffle, self.drop_last, self.transform = shuffle, drop_last, transform
+        self.shuffle, self.drop_last = shuffle, drop_last
+        self.transform, self.joint_transform = transform, joint_transform
         self.seed = int(random.generator().integers(2**63)) if seed is None else seed
         self.epoch = 0
 
@@ -78,8 +92,8 @@ class Batches:
             chosen = slice(start, min(start + self.batch_size, self.samples))
             where = chosen if order is None else order[chosen]
             x, y = self.x[where], self.y[where]
-            if self.transform is not None:
-                x = self.transform(x, np.random.default_rng([self.seed, epoch, batch]))
+            if self.transform is not None or self.joint_transform is not None:
+                x, y = self._transformed(x, y, np.random.default_rng([self.seed, epoch, batch]))
             yield x, y
 
     def state_dict(self) -> dict[str, Any]:
@@ -93,6 +107,19 @@ class Batches:
             raise ValueError(f"Batches: the saved order belongs to {layout}, not to {self._layout()}")
         self.seed = state["seed"]
 
+    def _transformed(self, x: Array, y: Array, generator: np.random.Generator) -> tuple[Array, Array]:
+        if self.joint_transform is not None:
+            both = self.joint_transform(x, y, generator)
+            if not isinstance(both, (tuple, list)) or len(both) != 2 or len(both[0]) != len(both[1]):
+                raise ValueError(
+                    "Batches: joint_transform must return (x, y) with as many samples in y as in x, "
+                    f"got {_described(both)}"
+                )
+            x, y = both
+        if self.transform is not None:
+            x = self.transform(x, generator)
+        return x, y
+
     def _layout(self) -> dict[str, Any]:
         return {
             "samples": len(self.x),
@@ -100,6 +127,13 @@ class Batches:
             "shuffle": self.shuffle,
             "drop_last": self.drop_last,
         }
+
+
+def _described(value: Any) -> str:
+    """An array by its shape, a tuple by its members, for an error."""
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(_described, value))})"
+    return f"an array of shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
 
 
 def train_test_split(
@@ -122,14 +156,16 @@ def train_test_split(
     return (x[learn], y[learn]), (x[check], y[check])
 
 
-# Augmentation: functions of (batch (N, C, *S), generator) that return a new array and leave the batch as it is.
+# Augmentation: functions of (batch (N, C, *S), generator) that return a new array and leave the batch as it is. What
+# they draw does not depend on C and the dtype, so that two generators of one seed move inputs and targets alike.
 
 
 def random_shift(x: Array, generator: np.random.Generator, limit: float = 1.0, fill: float = 0.0) -> Array:
     """Move each sample by up to `limit` pixels along every spatial axis, fractions of a pixel included.
 
-    x (N, C, *S) → (N, C, *S), interpolated linearly; outside x everything is `fill`.
+    x (N, C, *S) → (N, C, *S), interpolated linearly; outside x everything is `fill`. Raises TypeError for integers.
     """
+    _require_floating("random_shift", x)
     reach = math.ceil(limit)
     for axis in range(2, x.ndim):
         size = x.shape[axis]
@@ -178,8 +214,9 @@ def random_crop(x: Array, generator: np.random.Generator, size: Sequence[int], p
 def resize(x: Array, size: Sequence[int]) -> Array:
     """x (N, C, *S) → (N, C, *size), linear between the centres of the pixels, as torch's interpolate does by default.
 
-    Meant for enlarging: a much smaller result skips pixels.
+    Meant for enlarging: a much smaller result skips pixels. Raises TypeError for integers.
     """
+    _require_floating("resize", x)
     for axis, extent in enumerate(size, start=2):
         last = x.shape[axis] - 1
         place = np.clip((np.arange(extent) + 0.5) * (last + 1) / extent - 0.5, 0, last)
@@ -188,6 +225,11 @@ def resize(x: Array, size: Sequence[int]) -> Array:
         low, high = np.take(x, before, axis), np.take(x, np.minimum(before + 1, last), axis)
         x = low + (high - low) * weight
     return x
+
+
+def _require_floating(name: str, x: Array) -> None:
+    if not backends.is_floating(x.dtype):
+        raise TypeError(f'{name}: {x.dtype} input cannot be interpolated; convert first, e.g. x.astype("float32")')
 
 
 # Data sets

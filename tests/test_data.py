@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fastconv import data, random
+import fastconv as fc
+from fastconv import backends, data, random
+from fastconv.autograd import to_device
 
 MNIST = Path(__file__).parents[1].parent / "shared" / "data" / "mnist"
 
@@ -95,6 +98,89 @@ def test_transform_is_reproducible_and_leaves_the_data_alone() -> None:
     assert (x == kept).all()
 
 
+def numbered_maps(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures whose pixels all differ, and a class number for each pixel."""
+    y = np.arange(count * 30).reshape(count, 5, 6)
+    return np.stack([y, -y], axis=1).astype(np.float32), y
+
+
+def flip_both(x: np.ndarray, y: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    seed = generator.integers(2**63)
+    return data.random_flip(x, np.random.default_rng(seed)), data.random_flip(y, np.random.default_rng(seed))
+
+
+def crop_both(x: np.ndarray, y: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    seed = generator.integers(2**63)
+    parts = [data.random_crop(part, np.random.default_rng(seed), (4, 4)) for part in (x, y[:, None])]
+    return parts[0], parts[1][:, 0]
+
+
+def shift_both(x: np.ndarray, y: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    seed = generator.integers(2**63)
+    parts = [data.random_shift(part, np.random.default_rng(seed)) for part in (x, y[:, None].astype(np.float32))]
+    return parts[0], parts[1][:, 0]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("both", [flip_both, crop_both, shift_both])
+def test_joint_transform_moves_inputs_with_their_targets(both: data.JointTransform, shuffle: bool) -> None:
+    x, y = numbered_maps(11)
+    kept = x.copy(), y.copy()
+    batches = data.Batches(x, y, 4, shuffle=shuffle, joint_transform=both, seed=5)
+    epochs = [list(batches) for _ in range(2)]
+    batches.set_epoch(0)
+    for (x_batch, y_batch), (x_again, y_again) in zip(epochs[0], batches, strict=True):
+        assert (x_batch[:, 0] == y_batch).all() and (x_batch[:, 1] == -y_batch).all()
+        assert (x_batch == x_again).all() and (y_batch == y_again).all()
+    first, second = (np.concatenate([y_batch for _, y_batch in epoch]) for epoch in epochs)
+    assert (first != second).any() and (both is crop_both or (first != y).any())
+    assert (x == kept[0]).all() and (y == kept[1]).all()
+
+
+def test_transform_follows_the_joint_one_and_changes_inputs_alone() -> None:
+    def negative(batch: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        return -batch
+
+    for x, y in data.Batches(*numbered_maps(6), 3, joint_transform=flip_both, transform=negative):
+        assert (x[:, 0] == -y).all()
+
+
+@pytest.mark.parametrize(
+    ("joint", "got"),
+    [
+        (lambda x, y, generator: x, r"an array of shape \(2, 2, 5, 6\)"),  # two samples could pass for (x, y)
+        (
+            lambda x, y, generator: (x, y[:1]),
+            r"\(an array of shape \(2, 2, 5, 6\), an array of shape \(1, 5, 6\)\)",
+        ),
+        (lambda x, y, generator: (x, y, y), r"\(an array .*, an array .*, an array .*\)"),
+        (lambda x, y, generator: None, "None"),
+    ],
+)
+def test_joint_transform_must_return_both(joint: data.JointTransform, got: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"^Batches: joint_transform must return \(x, y\) with .* as in x, got {got}$"
+    ):
+        next(iter(data.Batches(*numbered_maps(2), joint_transform=joint)))
+
+
+def test_transforms_are_given_arrays_of_the_device(device: str) -> None:
+    """Batches and their order are of any array's kind; a transform is given what the data are made of."""
+
+    def negative(x: Any, y: Any, generator: np.random.Generator) -> tuple[Any, Any]:
+        kinds.append((backends.is_cupy(x), backends.is_cupy(y)))
+        return -x, -y
+
+    kinds: list[tuple[bool, bool]] = []
+    x, y = numbered(5)
+    moved = [fc.asarray(part, device=device) for part in (x, y.astype(np.float32))]
+    batches = data.Batches(*moved, 2, shuffle=True, joint_transform=negative, seed=1)
+    given = [tuple(to_device(part, "cpu") for part in batch) for batch in batches]
+    assert kinds == [(device == "cuda",) * 2] * 3
+    assert sorted(-np.concatenate([y for _, y in given])) == list(range(5))
+    assert all((x[:, 0, 0, 0] == y).all() for x, y in given)
+
+
 @pytest.mark.parametrize(
     ("counts", "arguments", "message"),
     [
@@ -166,6 +252,20 @@ def test_crop_takes_windows_of_the_padded_sample() -> None:
 def test_crop_refuses_what_does_not_fit(size: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"random_crop: window \(.*\) does not fit into \(4, 5\)"):
         data.random_crop(np.zeros((1, 1, 4, 5)), np.random.default_rng(0), size)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "bool"])
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("random_shift", lambda x: data.random_shift(x, np.random.default_rng(0))),
+        ("resize", lambda x: data.resize(x, (9, 9))),
+    ],
+)
+def test_what_cannot_be_interpolated_is_refused(name: str, call: Any, dtype: str) -> None:
+    """Weights between pixels would be cut to zero in silence."""
+    with pytest.raises(TypeError, match=rf"^{name}: .*{dtype}.* cannot be interpolated"):
+        call(np.zeros((2, 1, 5, 5), dtype))
 
 
 @pytest.mark.parametrize("augment", [data.random_shift, data.random_flip])
