@@ -1,5 +1,6 @@
 """Modules: state and a call into `fastconv.ops`. Names, arguments and state_dict keys are those of `torch.nn`."""
 
+from fastconv.nn import utils
 from fastconv.nn.activation import (
     ELU,
     GELU,
@@ -107,4 +108,5 @@ __all__ = [
     "UpsamplingNearest2d",
     "capture",
     "fuse",
+    "utils",
 ]
