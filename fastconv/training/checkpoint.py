@@ -32,6 +32,15 @@ def require_place(path: str | Path) -> None:
         raise ImportError("fit: checkpoints need safetensors, which is not installed: pip install safetensors")
 
 
+def require_best(path: str | Path) -> None:
+    """FileNotFoundError where a training to be resumed had a best epoch already but the file of it is not there."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"fit: resume=True but there is no best_checkpoint at {path}, which holds the best epoch so far; "
+            "give the file that this training wrote, or resume without best_checkpoint"
+        )
+
+
 def save(path: str | Path, model: dict[str, Array], state: dict[str, Any]) -> None:
     """Write a checkpoint in one step: a reader finds the old file or the new one, never a part."""
     arrays: dict[str, Array] = {f"model.{name}": to_device(array, "cpu") for name, array in model.items()}

@@ -36,6 +36,7 @@ def fit(
     metric: Metric | None = accuracy,
     schedule: Schedule | None = None,
     checkpoint: str | Path | None = None,
+    best_checkpoint: str | Path | None = None,
     resume: bool = False,
     seed: int | None = None,
     progress: bool = True,
@@ -51,6 +52,12 @@ def fit(
     a training that was never interrupted. This needs data whose order repeats: `Batches`, a list, or anything that
     draws from the generator of `fastconv.random` alone. For predictions, `model.load_state_dict(load_weights(path))`.
 
+    `best_checkpoint` names a second such file, which is replaced after each epoch whose validation loss is lower than
+    that of every epoch before, those before `resume=True` included: it keeps the best epoch, while `checkpoint` and
+    `model` end with the last one.
+
+    Gradients are clipped in the optimiser's step: `nn.utils.clip_grad_norm_` says how.
+
     Ctrl-C ends training after the batch at work, pressed twice at once, and raises KeyboardInterrupt. Raises
     FloatingPointError if the loss is no finite number, naming epoch, batch and the first layer whose output is not
     finite; model, optimizer and checkpoint are then as they were before that batch. Raises ValueError where arguments,
@@ -60,25 +67,28 @@ def fit(
         raise ValueError("fit: resume=True needs the checkpoint to resume from, e.g. checkpoint='run.safetensors'")
     if epochs < 0:
         raise ValueError(f"fit: epochs must be 0 or more, got {epochs}")
-    if checkpoint is not None:
-        checkpoints.require_place(checkpoint)
+    if best_checkpoint is not None and validation is None:
+        raise ValueError("fit: best_checkpoint needs validation data, whose loss says which epoch is the best")
+    if best_checkpoint and checkpoint and Path(best_checkpoint).resolve() == Path(checkpoint).resolve():
+        raise ValueError(f"fit: checkpoint and best_checkpoint are both {checkpoint}; give each a file of its own")
+    for path in (checkpoint, best_checkpoint):
+        if path is not None:
+            checkpoints.require_place(path)
     if seed is not None:
         random.manual_seed(seed)
     training = _Training(model, data, loss, optimizer, validation, metric, schedule)
     with Interrupts() as interrupts, on_device_of(model):
         if resume and checkpoint is not None:
-            training.load(checkpoint)
+            training.load(checkpoint, best_checkpoint)
         while training.at.epoch < epochs:
             try:
                 training.run_epoch(epochs, interrupts, progress)
             except KeyboardInterrupt:
-                if checkpoint is not None:
-                    with interrupts.protected():
-                        training.save(checkpoint)
-                raise
-            if checkpoint is not None:
                 with interrupts.protected():
-                    training.save(checkpoint)
+                    training.save(checkpoint, best_checkpoint)
+                raise
+            with interrupts.protected():
+                training.save(checkpoint, best_checkpoint)
     return training.history
 
 
@@ -240,14 +250,20 @@ class _Training:
 
     # On disk
 
-    def save(self, path: str | Path) -> None:
-        checkpoints.save(path, self.model.state_dict(), self._state())
+    def save(self, path: str | Path | None, best: str | Path | None) -> None:
+        """Write what is asked for, the best epoch first: a training killed between the two does that epoch again."""
+        if best is not None and self.at.batch == 0 and _lowest(self.history[-1:]) < _lowest(self.history[:-1]):
+            checkpoints.save(best, self.model.state_dict(), self._state())
+        if path is not None:
+            checkpoints.save(path, self.model.state_dict(), self._state())
 
-    def load(self, path: str | Path) -> None:
+    def load(self, path: str | Path, best: str | Path | None) -> None:
         """Continue from a checkpoint; if any of its parts does not fit, everything stays as it is."""
         kept = {name: array.copy() for name, array in self.model.state_dict().items()}, copy.deepcopy(self._state())
         try:
             self._restore(*checkpoints.load(path))
+            if best is not None and _lowest(self.history) < math.inf:
+                checkpoints.require_best(best)
         except BaseException:
             self._restore(*kept)
             raise
@@ -276,6 +292,12 @@ class _Training:
         """What has a state of its own besides the model."""
         parts = {"optimizer": self.optimizer, "schedule": self.schedule, "data": self.data}
         return {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
+
+
+def _lowest(rows: list[dict[str, float]]) -> float:
+    """The lowest validation loss of some epochs; infinity where there is none, or NaN alone."""
+    losses = [row.get("validation_loss", math.nan) for row in rows]
+    return min((loss for loss in losses if not math.isnan(loss)), default=math.inf)
 
 
 def _set_epoch(data: Data, epoch: int) -> None:
