@@ -53,7 +53,7 @@ def _panel(axes: Any, title: str, lines: list[dict[str, Any]], peers: list[str])
             style = {"color": f"C{number}", "marker": marker, "s": 22, "zorder": 3, "label": peer}
             axes.scatter(*zip(*points), **style)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(LogLocator(base=2, numticks=12))
+    axes.xaxis.set_major_locator(LogLocator(base=2, numticks=9))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks(range(len(lines)), [line["case"] for line in lines])
