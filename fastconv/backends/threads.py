@@ -28,7 +28,8 @@ Words = npt.NDArray[np.int64]
 RangeCall = Callable[[int, int], Any]
 
 SERIAL_NS = 60_000
-"""Work below this many nanoseconds stays on the calling thread: waking another costs about a third of it."""
+"""Work below this many nanoseconds stays on the calling thread: waking another costs about a third of it. Each further
+one is woken for as much work again."""
 
 _CHUNK_NS = 60_000  # at least: between two chunks a thread needs the GIL, and sleeps if another one just has it
 _LOOKS = 1000  # about half a millisecond: a helper looks for work that long, the caller for the end of work
@@ -192,7 +193,7 @@ def parallel_for(call: RangeCall, tasks: int, cost: float) -> None:
     `cost` is a rough estimate of the whole work in nanoseconds; little work is done at once by the caller.
     An exception raised in any range is raised here, after all threads have let go of the arrays.
     """
-    helpers = min(_num_threads, tasks) - 1
+    helpers = min(_num_threads, tasks, 1 + int(cost / max(SERIAL_NS, 1))) - 1
     if helpers < 1 or cost < SERIAL_NS:
         if tasks:
             call(0, tasks)
