@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import emulator
 import numpy as np
@@ -94,3 +96,17 @@ def _threads_restored():
     before = fc.get_num_threads()
     yield
     fc.set_num_threads(before)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    pytest.importorskip("safetensors", reason="pip install safetensors")
+    return tmp_path / "run.safetensors"
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, even where pytest itself was started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
