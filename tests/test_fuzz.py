@@ -1,4 +1,4 @@
-"""Geometries that nobody thought of: drawn by Hypothesis, the same ones each time. A failure prints its line."""
+"""Geometries and cuts of work that nobody thought of: drawn by Hypothesis, the same each time. A failure prints its line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from expected import results
 from problems import Problem, parse
 
 import fastconv as fc
+from fastconv.backends import threads
 
 hypothesis = pytest.importorskip("hypothesis", reason="pip install hypothesis")
 st = hypothesis.strategies
@@ -87,3 +88,13 @@ def test_any_call_returns_a_result_or_says_what_is_wrong(data, problem, transpos
         assert str(2**40) in str(arguments)
     else:
         assert isinstance(y, np.ndarray) and y.dtype in ("float32", "float64") and np.isfinite(y).all()
+
+
+@repeatable(200)
+@hypothesis.given(tasks=st.integers(1, 10_000), number=st.integers(1, 64), least=st.integers(0, 20_000))
+def test_pieces_of_work_cover_it_once_and_become_no_larger(tasks, number, least):
+    cuts, part = threads._cuts(tasks, number, least), -(-tasks // number)
+    sizes = np.diff(cuts)
+    assert cuts[0] == 0 and cuts[-1] == tasks and sizes.min() > 0
+    assert np.all(np.diff(sizes) <= 0)
+    assert sizes[0] <= part and np.all(sizes[:-1] >= min(least, part))
