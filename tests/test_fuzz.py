@@ -1,4 +1,4 @@
-"""Geometries and cuts of work that nobody thought of: drawn by Hypothesis, the same each time. A failure prints its line."""
+"""Geometries and cuts of work nobody thought of, drawn by Hypothesis: the same each time. A failure prints its line."""
 
 from __future__ import annotations
 
