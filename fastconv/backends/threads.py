@@ -1,40 +1,31 @@
-"""A pool of Python threads around kernels that release the GIL.
+"""Threads around kernels that release the GIL: how many for which work, and how they are kept ready.
 
 Why not Numba's own `prange`: its workqueue layer dies on concurrent calls, its GNU OpenMP layer dies after a fork, and
-both cost a second compilation pipeline. Here a range of tasks is cut into chunks, the caller works on them too, and
-whoever is free takes the next chunk. Chunks become ever smaller (guided self-scheduling, Polychronopoulos and Kuck
-1987): who is held up on a shared core keeps the others waiting for no more than a small one. What a task computes never
-depends on how the range was cut, so neither the number of threads nor the timing can change a bit of the result.
-
-A helper that has worked looks for more (waiting.py) before it goes to sleep, so that the layers of a network find it
-awake, and the caller looks for the helpers' end instead of sleeping: to be woken takes longer than many a layer.
+both cost a second compilation pipeline. Here helpers are Python threads that stay in native code, without the GIL,
+while they work and look for work (cpu/team.py), so that the layers of a network find them awake: a thread that sleeps
+takes longer to wake than many a layer takes to compute. Helpers sleep in Python, each at a queue of its own.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
-import time
 from collections.abc import Callable
-from functools import lru_cache
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Words = npt.NDArray[np.int64]
-RangeCall = Callable[[int, int], Any]
+SERIAL_NS = 15_000
+"""Work below this many nanoseconds stays on the calling thread. Each further thread is asked for as much work again, if
+it is awake."""
 
-SERIAL_NS = 60_000
-"""Work below this many nanoseconds stays on the calling thread: waking another costs about a third of it. Each further
-one is woken for as much work again."""
-
-_CHUNK_NS = 60_000  # at least: between two chunks a thread needs the GIL, and sleeps if another one just has it
-_LOOKS = 1000  # about half a millisecond: a helper looks for work that long, the caller for the end of work
-_HEAD_START = 16  # looks for which a helper leaves the GIL to the caller, who needs it on the way into the kernel
-_NAP_SECONDS = 5e-5
+_WAKING = 4  # times as much work for each thread that has to be woken
+_RANGE_NS = 10_000  # at least, in one piece: each begins with cold registers, tables and branches
+_LOOKS = 500  # about half a millisecond: so long a helper looks for work before it sleeps
+_MOST_HELPERS = 1023
+_LINE_WORDS = 8  # of a cache line
 
 
 def _available_cpus() -> int:
@@ -70,6 +61,137 @@ def set_num_threads(n: int) -> None:
 def is_little(cost: float) -> bool:
     """Whether work of `cost` nanoseconds stays on the calling thread, so that nothing is gained by cutting it."""
     return cost < SERIAL_NS or _num_threads == 1
+
+
+def _words(count: int) -> npt.NDArray[np.int64]:
+    """Zeros that begin on a line of the cache."""
+    words = np.zeros(count + _LINE_WORDS, np.int64)
+    start = -words.ctypes.data // words.itemsize % _LINE_WORDS
+    return words[start : start + count]
+
+
+class _Pool:
+    """Daemon threads, started when first needed, that work and wait for ever."""
+
+    def __init__(self) -> None:
+        from fastconv.backends.cpu import team  # and Numba with it, which `import fastconv` can do without
+
+        self.team = team
+        self.lead = team.address_of_lead()
+        self.board = _words(team.MAILBOXES + _MOST_HELPERS * team.MAILBOX_WORDS)
+        self.mailboxes = self.board[team.MAILBOXES :: team.MAILBOX_WORDS]
+        team.serve(self.board, 0, 0)  # compiled here, not by the helpers
+        self.mailboxes[0] = 0
+        self.queues: list[SimpleQueue[None]] = []
+        self.asleep: set[int] = set()
+        self.lock = threading.Lock()
+
+    def call(self, helpers: int, cost: float) -> None:
+        """See to it that as many helpers are awake, if so much work is worth it."""
+        if len(self.queues) < helpers:
+            with self.lock:
+                self._grow(helpers)
+        missing = min(helpers, int(cost / max(_WAKING * SERIAL_NS, 1))) - len(self.queues) + len(self.asleep)
+        for _ in range(missing):
+            try:
+                number = self.asleep.pop()
+            except KeyError:  # another thread has called them all
+                return
+            self.mailboxes[number] = 0
+            self.queues[number].put(None)
+
+    def _grow(self, size: int) -> None:
+        for number in range(len(self.queues), size):
+            self.queues.append(SimpleQueue())
+            threading.Thread(target=self._serve, args=(number,), name=f"fastconv-{number}", daemon=True).start()
+        self.board[self.team.COUNT] = len(self.queues)
+
+    def _serve(self, number: int) -> None:
+        while True:
+            self.team.serve(self.board, number, _LOOKS)
+            self.asleep.add(number)
+            self.queues[number].get()
+
+
+class Team:
+    """The threads that may share the tasks of a call: how many, and what a `shared` kernel is told of them."""
+
+    __slots__ = ("address", "pool", "size", "words")
+
+    def __init__(self, pool: _Pool | None = None) -> None:
+        self.pool, self.size, self.address = pool, 1, 0
+        if pool is not None:
+            team = pool.team
+            self.words = _words(team.JOB_WORDS)
+            self.words[[team.LEAD, team.BOARD]] = pool.lead, pool.board.ctypes.data
+            self.address = self.words.ctypes.data
+
+
+_ALONE = Team()
+_pool: _Pool | None = None
+_starting = threading.Lock()
+
+
+class _Local(threading.local):
+    team = _ALONE
+
+
+_local = _Local()
+
+
+def _forget_pool() -> None:
+    global _pool, _starting
+    _pool, _starting = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)  # threads do not survive a fork; the child starts its own
+
+
+def _ready_pool() -> _Pool:
+    global _pool
+    with _starting:
+        if _pool is None:
+            _pool = _Pool()
+        return _pool
+
+
+def team_for(tasks: int, cost: float) -> Team:
+    """Who works on so many tasks of `cost` nanoseconds in all, a rough estimate: up to `get_num_threads()` threads.
+
+    The thread's next call takes its team's place: ask right before the kernel is called.
+    """
+    helpers = min(_num_threads, tasks, _MOST_HELPERS + 1, 1 + int(cost / max(SERIAL_NS, 1))) - 1
+    if helpers < 1 or cost < SERIAL_NS:
+        return _ALONE
+    pool = _pool or _ready_pool()
+    team = _local.team
+    if team.pool is not pool:
+        team = _local.team = Team(pool)
+    pool.call(helpers, cost)
+    team.size = helpers + 1
+    team.words[pool.team.HELPERS] = helpers
+    team.words[pool.team.LEAST] = min(max(1, int(tasks * _RANGE_NS / max(cost, 1))), -(-tasks // team.size))
+    return team
+
+
+def share(kernel: Callable[..., Any], arguments: tuple[Any, ...], tasks: int, cost: float) -> None:
+    """Run a `shared` kernel (cpu/team.py) on all tasks: `kernel(*arguments, team, 0, tasks)`."""
+    if tasks:
+        kernel(*arguments, team_for(tasks, cost).address, 0, tasks)
+
+
+# --- The former way, until all kernels are shared.
+import itertools, time
+from functools import lru_cache
+from queue import Empty
+Words = npt.NDArray[np.int64]
+RangeCall = Callable[[int, int], Any]
+_OLD_NS = 60_000
+_CHUNK_NS = 60_000
+_OLD_LOOKS = 1000
+_HEAD_START = 16
+_NAP_SECONDS = 5e-5
 
 
 @lru_cache(maxsize=4096)
@@ -122,7 +244,7 @@ class _Job:
             self.closed = True
         while self.arrived:
             try:
-                if settle(self.busy, _LOOKS):
+                if settle(self.busy, _OLD_LOOKS):
                     break
                 time.sleep(_NAP_SECONDS)  # the cuts were uneven, or the helper's core busy
             except KeyboardInterrupt as interrupt:  # the next call would find its scratch in use
@@ -130,7 +252,7 @@ class _Job:
         del self.call  # a job that is still in the queue must not keep arrays alive
 
 
-class _Pool:
+class _OldPool:
     """Daemon threads, started when first needed, that wait for jobs for ever."""
 
     def __init__(self) -> None:
@@ -162,7 +284,7 @@ class _Pool:
     def _serve(self) -> None:
         busy, slot, seen = np.zeros(1, np.int64), 0, 0
         while True:
-            looks = _LOOKS if self.jobs.empty() else 0
+            looks = _OLD_LOOKS if self.jobs.empty() else 0
             rung = self.watch(self.bell, seen, looks, _HEAD_START, busy, slot)
             seen = int(self.bell[0])  # before the queue is looked at: what comes behind rings again
             try:
@@ -175,16 +297,7 @@ class _Pool:
                 busy, slot = job.busy, entered
 
 
-_pool = _Pool()
-
-
-def _forget_pool() -> None:
-    global _pool
-    _pool = _Pool()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)  # threads do not survive a fork; the child starts its own
+_old_pool = _OldPool()
 
 
 def parallel_for(call: RangeCall, tasks: int, cost: float) -> None:
@@ -193,12 +306,12 @@ def parallel_for(call: RangeCall, tasks: int, cost: float) -> None:
     `cost` is a rough estimate of the whole work in nanoseconds; little work is done at once by the caller.
     An exception raised in any range is raised here, after all threads have let go of the arrays.
     """
-    helpers = min(_num_threads, tasks, 1 + int(cost / max(SERIAL_NS, 1))) - 1
-    if helpers < 1 or cost < SERIAL_NS:
+    helpers = min(_num_threads, tasks, 1 + int(cost / max(_OLD_NS, 1))) - 1
+    if helpers < 1 or cost < _OLD_NS:
         if tasks:
             call(0, tasks)
         return
-    pool = _pool
+    pool = _old_pool
     job = _Job(call, tasks, helpers, cost)
     pool.submit(job, helpers)
     job.work()

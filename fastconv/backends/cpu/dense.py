@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.host import flat, kernel, pointer
+from fastconv.backends.cpu.host import flat, pointer
 from fastconv.backends.cpu.memory import empty
 from fastconv.backends.cpu.simd import INNER_TILE, inner, inner_tile_size
-from fastconv.backends.threads import parallel_for
+from fastconv.backends.cpu.team import shared
+from fastconv.backends.threads import share
 
 Array = npt.NDArray[Any]
 
@@ -43,12 +44,12 @@ def linear(x: Array, w: Array, b: Array | None) -> Array:
         w = np.concatenate([w, np.zeros((_ROWS - rows, k), w.dtype)])
     arrays = flat(x), flat(w), flat(bias), y.reshape(-1)
     cost = x.size * rows * _NS_PER_PRODUCT + w.size * _NS_PER_WEIGHT
-    parallel_for(lambda begin, end: _dense(*arrays, samples, k, rows, begin, end), -(-rows // _ROWS), cost)
+    share(_dense, (*arrays, samples, k, rows), -(-rows // _ROWS), cost)
     return y
 
 
-@kernel
-def _dense(x: Any, w: Any, b: Any, y: Any, samples: int, k: int, rows: int, begin: int, end: int) -> None:
+@shared(allocates=True)
+def _dense(x: Any, w: Any, b: Any, y: Any, samples: int, k: int, rows: int, who: int, begin: int, end: int) -> None:
     """Tasks begin ≤ task < end of _ROWS rows of w; the last one begins earlier and computes some rows again."""
     size = x.itemsize
     lanes, tile = (_LANES4, _TILE4) if size == 4 else (_LANES8, _TILE8)

@@ -93,7 +93,7 @@ class _HostCache(FunctionCache):  # type: ignore[misc]  # Numba carries no type 
         return (*super()._index_key(signature, codegen), _DIGEST)
 
 
-def kernel(function: Function | None = None, *, fastmath: bool | set[str] = False) -> Any:
+def kernel(function: Any = None, *, fastmath: bool | set[str] = False, source: Any = None) -> Any:
     """Compile a kernel on its first call, without the GIL, cached on disk.
 
     `fastmath` may name only flags that keep NaN and infinity: {"reassoc", "contract"}.
@@ -101,7 +101,7 @@ def kernel(function: Function | None = None, *, fastmath: bool | set[str] = Fals
     if function is None:
         return lambda f: kernel(f, fastmath=fastmath)
     dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath, no_cfunc_wrapper=True)(function)
-    dispatcher._cache = _HostCache(function)
+    dispatcher._cache = _HostCache(source or function)
     _kernels.append(dispatcher)
     return dispatcher
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -13,7 +14,8 @@ ALIGNED = 16
 
 _LINE_BYTES = 64
 KEPT_BYTES = 48 * 1024 * 1024
-"""A larger buffer is given back after its call; a thread keeps at most this much for tasks and as much for calls."""
+"""A larger buffer is given back after its call. A thread keeps at most this much for the calls that it makes, and as
+much for each thread that works on their tasks."""
 
 
 def _lines(size: int) -> npt.NDArray[np.uint8]:
@@ -30,13 +32,13 @@ class _Kept:
         self.buffer = _lines(1 << 16)
         self.last: npt.NDArray[Any] = self.buffer
 
-    def array(self, elements: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        size = elements * np.dtype(dtype).itemsize
-        if size > KEPT_BYTES:
-            return _lines(size).view(dtype)
+    def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike, limit: int) -> npt.NDArray[Any]:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if size > limit:
+            return _lines(size).view(dtype).reshape(shape)
         if self.buffer.size < size:
             self.buffer = _lines(size)
-        self.last = self.buffer[:size].view(dtype)
+        self.last = self.buffer[:size].view(dtype).reshape(shape)
         return self.last
 
 
@@ -48,14 +50,26 @@ class _Local(threading.local):
 _local = _Local()
 
 
-def scratch(elements: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """An uninitialised 1-D array for one task; the thread's next task may get the same memory."""
+def scratch_rows(threads: int, elements: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """An uninitialised array (threads, elements) for the tasks of one call: each thread has a row, aligned to a line.
+
+    The calling thread's next call may get the same memory.
+    """
+    shape = threads, -(-elements // ALIGNED) * ALIGNED
     last = _local.tasks.last
-    if last.size == elements and last.dtype is dtype:  # mostly: the same layer again
+    if last.shape == shape and last.dtype is dtype:  # mostly: the same layer again
         return last
-    return _local.tasks.array(elements, dtype)
+    return _local.tasks.array(shape, dtype, threads * KEPT_BYTES)
 
 
 def call_scratch(elements: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """An uninitialised 1-D array that the tasks of a call share; the thread's next call may get the same memory."""
-    return _local.calls.array(elements, dtype)
+    return _local.calls.array((elements,), dtype, KEPT_BYTES)
+
+
+def scratch(elements: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """The former way, until all kernels are shared."""
+    last = _local.tasks.last
+    if last.shape == (elements,) and last.dtype is dtype:
+        return last
+    return _local.tasks.array((elements,), dtype, KEPT_BYTES)
