@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from problems import LARGE, PROBLEMS
 
 import fastconv as fc
 from fastconv.backends import threads
+from fastconv.backends.cpu.atomics import add, load, rest
+from fastconv.backends.cpu.host import pointer
+from fastconv.backends.cpu.team import shared
 
 TESTS = Path(__file__).parent
 CALLERS = 8
@@ -33,9 +37,9 @@ def convolved(problem):
     return y.tobytes(), gx.tobytes(), gw.tobytes()
 
 
-def at_once(work):
-    """Run work(number) in 8 threads that begin together; the first exception of any of them is raised here."""
-    barrier, errors = threading.Barrier(CALLERS), []
+def at_once(work, number=CALLERS):
+    """Run work(n) in so many threads that begin together; the first exception of any of them is raised here."""
+    barrier, errors = threading.Barrier(number), []
 
     def run(number):
         barrier.wait()
@@ -44,7 +48,7 @@ def at_once(work):
         except BaseException as error:
             errors.append(error)
 
-    callers = [threading.Thread(target=run, args=(number,)) for number in range(CALLERS)]
+    callers = [threading.Thread(target=run, args=(n,)) for n in range(number)]
     for caller in callers:
         caller.start()
     for caller in callers:
@@ -54,28 +58,53 @@ def at_once(work):
         raise errors[0]
 
 
-def test_an_interrupt_waits_for_those_who_help():
-    """Ctrl-C while the caller waits for another thread: the next call must not find that one still at work."""
-    fc.set_num_threads(2)
-    caller, begun, done = threading.get_ident(), threading.Event(), []
+@shared
+def held_up(entered, free, done, who, begin, end):
+    """Each task says that it has been entered, and waits until it is free to go on."""
+    for task in range(begin, end):
+        add(pointer(entered), 1)
+        while load(pointer(free)) == 0:
+            rest()
+        done[task] += 1
 
-    def call(start, stop):
-        if threading.get_ident() == caller:
-            begun.wait(10)
-            return
-        begun.set()
-        time.sleep(0.1)  # by now the caller waits
-        _thread.interrupt_main()
-        time.sleep(0.1)
-        done.append((start, stop))
+
+def holding(tasks, free=0):
+    """Operands of `held_up`."""
+    return np.zeros(1, np.int64), np.full(1, free), np.zeros(tasks, np.int64)
+
+
+def wait_for(word, value):
+    deadline = time.monotonic() + 60
+    while word[0] < value:
+        assert time.monotonic() < deadline, f"{word[0]} of {value} after a minute"
+        time.sleep(0.001)
+
+
+def test_an_interrupt_waits_for_those_who_help():
+    """Ctrl-C while threads work: the next call must not find that they still do."""
+    fc.set_num_threads(2)
+    held_up(*holding(2, free=1), 0, 0, 2)  # compiled: helpers do not wait for that
+    entered, free, done = operands = holding(2)
+
+    def interrupt():
+        try:
+            wait_for(entered, 2)
+            _thread.interrupt_main()
+            time.sleep(0.1)
+        finally:
+            free[0] = 1
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    thread = threading.Thread(target=interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
-            threads.parallel_for(call, 2, 1e9)
+            thread.start()
+            threads.share(held_up, operands, 2, 1e9)
+            thread.join()  # the interrupt comes as soon as Python code runs again
     finally:
         signal.signal(signal.SIGINT, before)
-    assert len(done) == 1
+    thread.join()
+    assert list(done) == [1, 1]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -145,22 +174,69 @@ def test_a_caller_does_not_wait_for_the_pool_to_be_free(monkeypatch):
     """The only helper is held up by one caller; another one does all of its work itself, and returns."""
     monkeypatch.setattr(threads, "_pool", threads._Pool())
     fc.set_num_threads(2)
-    entered, free = threading.Semaphore(0), threading.Event()
-
-    def held_up(begin, end):
-        entered.release()
-        free.wait(60)
-
-    caller = threading.Thread(target=threads.parallel_for, args=(held_up, 2, 1e9))
+    held_up(*holding(2, free=1), 0, 0, 2)
+    entered, free, done = operands = holding(2)
+    caller = threading.Thread(target=threads.share, args=(held_up, operands, 2, 1e9))
     caller.start()
-    for _ in range(2):
-        assert entered.acquire(timeout=60)  # the caller and its helper
-    done, began = [], time.monotonic()
-    threads.parallel_for(lambda begin, end: done.extend(range(begin, end)), 5, 1e9)
-    assert sorted(done) == list(range(5)) and time.monotonic() - began < 30
-    free.set()
+    try:
+        wait_for(entered, 2)  # the caller and its helper
+        alone = holding(5, free=1)
+        threads.share(held_up, alone, 5, 1e9)
+        assert list(alone[2]) == [1] * 5 and list(done) == [0, 0]
+    finally:
+        free[0] = 1
     caller.join(timeout=60)
-    assert not caller.is_alive()
+    assert not caller.is_alive() and list(done) == [1, 1]
+
+
+@shared(allocates=True)
+def wasteful(sizes, done, who, begin, end):
+    for task in range(begin, end):
+        np.empty(sizes[task], np.uint8)
+        done[task] = 1
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_memory_that_a_task_does_not_get(number):
+    """The error reaches the caller, whoever met it, and the next call finds all in order."""
+    fc.set_num_threads(number)
+    sizes = np.full(64, 16)
+    sizes[[5, 60]] = 2**60
+    for _ in range(20):
+        with pytest.raises(MemoryError):
+            threads.share(wasteful, (sizes, np.zeros(64)), 64, 1e9)
+    done = np.zeros(64)
+    threads.share(wasteful, (np.full(64, 16), done), 64, 1e9)
+    assert done.all()
+
+
+@shared
+def signed(workers, spin, who, begin, end):
+    """Each task writes down who worked on it, and takes its time."""
+    for task in range(begin, end):
+        total = 1.0
+        for _ in range(spin):
+            total = total * 1.0000001 + workers[task]
+        workers[task] += 1 + who + (total < 0)
+
+
+@pytest.mark.parametrize("callers", [1, 3])
+def test_each_task_is_done_once_by_a_member_of_the_team(callers):
+    """Teams of every size, called again and again; helpers fall asleep in between, or are about to."""
+
+    def work(number):
+        chance = random.Random(number)
+        for _ in range(200):
+            tasks, cost = chance.choice([2, 5, 64, 1000]), chance.choice([2e4, 1e5, 1e6])
+            workers = np.zeros(tasks)
+            size = threads.team_for(tasks, cost).size
+            threads.share(signed, (workers, chance.choice([10, 100])), tasks, cost)
+            assert workers.min() >= 1 and workers.max() <= size
+            if chance.random() < 0.1:
+                time.sleep(chance.random() * 0.001)
+
+    fc.set_num_threads(4)
+    at_once(work, callers)
 
 
 def run(program: str, **environment: str) -> str:

@@ -8,7 +8,7 @@ from expected import results
 from problems import Problem, parse
 
 import fastconv as fc
-from fastconv.backends import threads
+from fastconv.backends.cpu.team import cut
 
 hypothesis = pytest.importorskip("hypothesis", reason="pip install hypothesis")
 st = hypothesis.strategies
@@ -93,8 +93,9 @@ def test_any_call_returns_a_result_or_says_what_is_wrong(data, problem, transpos
 @repeatable(200)
 @hypothesis.given(tasks=st.integers(1, 10_000), number=st.integers(1, 64), least=st.integers(0, 20_000))
 def test_pieces_of_work_cover_it_once_and_become_no_larger(tasks, number, least):
-    cuts, part = threads._cuts(tasks, number, least), -(-tasks // number)
-    sizes = np.diff(cuts)
-    assert cuts[0] == 0 and cuts[-1] == tasks and sizes.min() > 0
-    assert np.all(np.diff(sizes) <= 0)
-    assert sizes[0] <= part and np.all(sizes[:-1] >= min(least, part))
+    sizes, left = [], tasks
+    while left > 0:
+        sizes.append(cut.py_func(left, number, least))
+        left -= sizes[-1]
+    assert left == 0 and min(sizes) > 0 and np.all(np.diff(sizes) <= 0)
+    assert sizes[0] <= max(least, -(-tasks // number)) and np.all(np.array(sizes[:-1]) >= least)

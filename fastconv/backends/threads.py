@@ -79,26 +79,23 @@ class _Pool:
         self.team = team
         self.lead = team.address_of_lead()
         self.board = _words(team.MAILBOXES + _MOST_HELPERS * team.MAILBOX_WORDS)
-        self.mailboxes = self.board[team.MAILBOXES :: team.MAILBOX_WORDS]
+        self.mailboxes = self.board[team.MAILBOXES :: team.MAILBOX_WORDS].data
         team.serve(self.board, 0, 0)  # compiled here, not by the helpers
-        self.mailboxes[0] = 0
         self.queues: list[SimpleQueue[None]] = []
-        self.asleep: set[int] = set()
         self.lock = threading.Lock()
 
     def call(self, helpers: int, cost: float) -> None:
-        """See to it that as many helpers are awake, if so much work is worth it."""
+        """See to it that so many helpers are awake, as far as the work is worth it.
+
+        A helper that falls asleep just now has left word in its mailbox, and will find that it was called.
+        """
         if len(self.queues) < helpers:
             with self.lock:
                 self._grow(helpers)
-        missing = min(helpers, int(cost / max(_WAKING * SERIAL_NS, 1))) - len(self.queues) + len(self.asleep)
-        for _ in range(missing):
-            try:
-                number = self.asleep.pop()
-            except KeyError:  # another thread has called them all
-                return
-            self.mailboxes[number] = 0
-            self.queues[number].put(None)
+        for number in range(min(helpers, int(cost / max(_WAKING * SERIAL_NS, 1)))):
+            if self.mailboxes[number] == self.team.AWAY:
+                self.mailboxes[number] = 0
+                self.queues[number].put(None)
 
     def _grow(self, size: int) -> None:
         for number in range(len(self.queues), size):
@@ -109,8 +106,8 @@ class _Pool:
     def _serve(self, number: int) -> None:
         while True:
             self.team.serve(self.board, number, _LOOKS)
-            self.asleep.add(number)
-            self.queues[number].get()
+            if self.mailboxes[number] == self.team.AWAY:
+                self.queues[number].get()
 
 
 class Team:
@@ -185,6 +182,7 @@ def share(kernel: Callable[..., Any], arguments: tuple[Any, ...], tasks: int, co
 import itertools, time
 from functools import lru_cache
 from queue import Empty
+
 Words = npt.NDArray[np.int64]
 RangeCall = Callable[[int, int], Any]
 _OLD_NS = 60_000

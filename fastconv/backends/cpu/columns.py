@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.column_gather import gather_columns, row_after
-from fastconv.backends.cpu.correlate import TILE_ELEMENTS, pack_blocks, plan_of, rows_kept, tile_width, tiles_strided
+from fastconv.backends.cpu.correlate import TILE_ELEMENTS, pack_blocks, packing, plan_of, tile_width, tiles_strided
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided
-from fastconv.backends.cpu.host import inlined, kernel, pointer, routine
+from fastconv.backends.cpu.host import inlined, pointer, routine
 from fastconv.backends.cpu.plan import PANEL_STEP, PLAN_NUMBERS, TILE_VECTORS, plan_at
 from fastconv.backends.cpu.simd import ROWS
+from fastconv.backends.cpu.team import shared
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 
@@ -150,10 +151,10 @@ def _panel(
             )  # fmt: skip
 
 
-@kernel
+@shared(allocates=True)  # type: ignore[untyped-decorator]
 def correlate_columns(
-    x: Any, w: Any, b: Any, y: Any, numbers: Any, packed: Any, memory: Any, at: int, chunks: int, relu: int,
-    pack_begin: int, pack_end: int, begin: int, end: int,
+    x: Any, w: Any, b: Any, y: Any, numbers: Any, packed: Any, memory: Any, chunks: int, relu: int, together: int,
+    who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """As `correlate_boxes`, for tasks begin ≤ task < end of (part, group, panel of columns over all samples, chunk).
 
@@ -162,11 +163,23 @@ def correlate_columns(
     """
     plan, taps, rest = plan_of(numbers)
     p = plan[0]
-    before_packed, kept = rows_kept(p, ROWS, pack_begin, pack_end, end - begin)
-    start, scratch = packed[kept * p.count :], memory[at:]
-    pack_blocks(
-        w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], True, before_packed, pack_begin, pack_end
-    )
+    own = memory[who]
+    while begin < end:
+        stop, first, last, before, rows, at = packing(p, ROWS, chunks, together, begin, end)
+        weights = own if together > 0 else packed
+        start = weights[rows * p.count :]
+        pack_blocks(w, b, weights, start, plan, taps, numbers[0], numbers[1], numbers[2], True, before, first, last)
+        if together >= 0:
+            _parts(x, weights, start, before, y, p, rest, own[at:], chunks, relu, begin, stop)
+        begin = stop
+
+
+@routine(allocates=True)  # type: ignore[untyped-decorator]
+def _parts(
+    x: Any, packed: Any, start: Any, before_packed: int, y: Any, p: Any, rest: Any, scratch: Any, chunks: int, relu:
+    int, begin: int, end: int,
+) -> None:  # fmt: skip
+    """Compute tasks by weights without the first `before_packed` rows."""
     samples = x.size // (p.groups * p.channels * p.depth * p.height * p.width)
     before = 0  # tasks of the parts before
     while len(rest) and before < end:

@@ -22,9 +22,11 @@ import numpy as np
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, place_of_box
-from fastconv.backends.cpu.host import inlined, kernel, pointer, routine
+from fastconv.backends.cpu.host import inlined, pointer, routine
 from fastconv.backends.cpu.plan import PLAN_NUMBERS, plan_at
+from fastconv.backends.cpu.scratch import ALIGNED
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, copy_rows, interleave, outer, outer_strided
+from fastconv.backends.cpu.team import shared
 
 _WIDE, _W4, _W3, _W2, _W1 = (WIDE[rows] for rows in (ROWS, 4, 3, 2, 1))
 _NARROW, _N4, _N3, _N2, _N1 = (NARROW[rows] for rows in (ROWS, 4, 3, 2, 1))
@@ -88,17 +90,35 @@ def pack_blocks(
         _pack_block(w, packed, to, source, row_step, channel_step, taps, tap_to, channel_to, first, p.count, mr, valid)
 
 
+@shared(allocates=True)  # type: ignore[untyped-decorator]
+def pack(
+    w: Any, b: Any, packed: Any, start: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size:
+    int, tap_major: bool, who: int, begin: int, end: int,
+) -> None:  # fmt: skip
+    """`pack_blocks` of all rows for callers in Python."""
+    pack_blocks(w, b, packed, start, plan, taps, row_step, channel_step, kernel_size, tap_major, 0, begin, end)
+
+
 @routine
-def rows_kept(p: Any, block_rows: int, pack_begin: int, pack_end: int, tasks: int) -> tuple[int, int]:
-    """How many rows lie before those in `packed`, and how many are there: all, or those for the tasks of this call."""
-    if pack_begin == pack_end or tasks == 0:
-        return 0, p.groups * p.packed
-    first = pack_begin // p.blocks * p.packed + pack_begin % p.blocks * block_rows
-    return first, pack_end // p.blocks * p.packed + pack_end % p.blocks * block_rows - first
+def packing(
+    p: Any, block_rows: int, chunks: int, together: int, begin: int, end: int
+) -> tuple[int, int, int, int, int, int]:
+    """What a kernel packs before it computes the first of the tasks begin ≤ task < end, see `correlate_boxes`.
 
-
-pack = kernel(pack_blocks.py_func)
-"""`pack_blocks` for callers in Python."""
+    These tasks end before the first number; blocks second ≤ block < third of (group, block) are packed for them. So
+    many rows are left out in front of the packed ones (fourth), so many are there (fifth), and behind them and their
+    biases, if these are the thread's own, its scratch begins (sixth).
+    """
+    if together < 0:
+        return end, begin, end, 0, p.groups * p.packed, 0
+    if together == 0:
+        return end, 0, 0, 0, p.groups * p.packed, 0
+    stop = min(end, begin + together)
+    first = begin // chunks * p.blocks + begin % chunks * p.blocks // chunks
+    last = min(stop // chunks * p.blocks + stop % chunks * p.blocks // chunks, p.groups * p.blocks)
+    before = first // p.blocks * p.packed + first % p.blocks * block_rows
+    rows = last // p.blocks * p.packed + last % p.blocks * block_rows - before
+    return stop, first, last, before, rows, -(-rows * (p.count + 1) // ALIGNED) * ALIGNED
 
 
 @routine
@@ -273,25 +293,39 @@ def _box_tiles(
             q += width
 
 
-@kernel
+@shared(allocates=True)  # type: ignore[untyped-decorator]
 def correlate_boxes(
-    x: Any, w: Any, b: Any, y: Any, numbers: Any, packed: Any, memory: Any, at: int, chunks: int, relu: int,
-    pack_begin: int, pack_end: int, begin: int, end: int,
+    x: Any, w: Any, b: Any, y: Any, numbers: Any, packed: Any, memory: Any, chunks: int, relu: int, together: int,
+    who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Pack blocks pack_begin ≤ block < pack_end of the weights into `packed`, as `pack_blocks` does; then compute.
+    """Tasks begin ≤ task < end of (sample, group, plane, box row, box column, chunk of row blocks), the last fastest.
 
-    A call that does both finds nothing else in `packed`, one that only computes all blocks.
-    Tasks begin ≤ task < end of (sample, group, plane, box row, box column, chunk of row blocks), the last fastest.
+    `together` < 0: the tasks are blocks of weights, packed as by `pack_blocks` into `packed`; nothing is computed.
+    0: `packed` holds all blocks. Else the blocks for so many tasks at a time are packed just before, into the thread's
+    own memory; either all tasks go together, or each block is needed by one task only.
     `numbers` holds what `plan_of` says, then the tables of `gather_box`, count offsets into the gathered box, and
-    (1×1 only) count offsets into the source in place. The scratch of the tasks is memory[at:].
+    (1×1 only) count offsets into the source in place. The scratch of the tasks is memory[who].
     """
     plan, taps, rest = plan_of(numbers)
     p = plan[0]
-    before, kept = rows_kept(p, ROWS, pack_begin, pack_end, end - begin)
-    start, scratch = packed[kept * p.count :], memory[at:]
-    pack_blocks(
-        w, b, packed, start, plan, taps, numbers[0], numbers[1], numbers[2], False, before, pack_begin, pack_end
-    )
+    own = memory[who]
+    while begin < end:
+        stop, first, last, before, rows, at = packing(p, ROWS, chunks, together, begin, end)
+        weights = own if together > 0 else packed
+        start = weights[rows * p.count :]
+        pack_blocks(w, b, weights, start, plan, taps, numbers[0], numbers[1], numbers[2], False, before, first, last)
+        if together >= 0:
+            _boxes(x, weights, start, before, y, plan, rest, own[at:], chunks, relu, begin, stop)
+        begin = stop
+
+
+@routine(allocates=True)  # type: ignore[untyped-decorator]
+def _boxes(
+    x: Any, packed: Any, start: Any, before: int, y: Any, plan: Any, rest: Any, scratch: Any, chunks: int, relu: int,
+    begin: int, end: int,
+) -> None:  # fmt: skip
+    """Compute tasks by weights without the first `before` rows."""
+    p = plan[0]
     entries = p.planes + p.phases_h + p.phases_w
     tables, off = rest[:entries], rest[entries:]
     size = x.itemsize

@@ -48,7 +48,7 @@ def linear(x: Array, w: Array, b: Array | None) -> Array:
     return y
 
 
-@shared(allocates=True)
+@shared(allocates=True)  # type: ignore[untyped-decorator]
 def _dense(x: Any, w: Any, b: Any, y: Any, samples: int, k: int, rows: int, who: int, begin: int, end: int) -> None:
     """Tasks begin ≤ task < end of _ROWS rows of w; the last one begins earlier and computes some rows again."""
     size = x.itemsize

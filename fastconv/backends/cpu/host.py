@@ -93,15 +93,18 @@ class _HostCache(FunctionCache):  # type: ignore[misc]  # Numba carries no type 
         return (*super()._index_key(signature, codegen), _DIGEST)
 
 
-def kernel(function: Any = None, *, fastmath: bool | set[str] = False, source: Any = None) -> Any:
+def kernel(
+    function: Function | None = None, *, fastmath: bool | set[str] = False, cached_as: Function | None = None
+) -> Any:
     """Compile a kernel on its first call, without the GIL, cached on disk.
 
-    `fastmath` may name only flags that keep NaN and infinity: {"reassoc", "contract"}.
+    `fastmath` may name only flags that keep NaN and infinity: {"reassoc", "contract"}. A function that stands in no
+    file is cached as the one that it was made of.
     """
     if function is None:
         return lambda f: kernel(f, fastmath=fastmath)
     dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath, no_cfunc_wrapper=True)(function)
-    dispatcher._cache = _HostCache(source or function)
+    dispatcher._cache = _HostCache(cached_as or function)
     _kernels.append(dispatcher)
     return dispatcher
 

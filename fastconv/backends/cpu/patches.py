@@ -23,12 +23,13 @@ from fastconv.backends.cpu.column_gather import gather_columns
 from fastconv.backends.cpu.correlate import pack, tile_width, tiles_strided
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided
-from fastconv.backends.cpu.host import STREAMED_BYTES, VECTOR_BYTES, flat, inlined, kernel, pointer, routine
+from fastconv.backends.cpu.host import STREAMED_BYTES, VECTOR_BYTES, flat, inlined, pointer, routine
 from fastconv.backends.cpu.memory import empty
 from fastconv.backends.cpu.plan import PANEL_BYTES, TILE_VECTORS, input_grad_plans
-from fastconv.backends.cpu.scratch import call_scratch, scratch
+from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import ROWS, WIDE, fence, interleave, stream_pairs
-from fastconv.backends.threads import parallel_for
+from fastconv.backends.cpu.team import shared
+from fastconv.backends.threads import share, team_for
 from fastconv.geometry import ConvGeometry
 
 Array = npt.NDArray[Any]
@@ -62,8 +63,8 @@ def pointwise_geometry(geometry: ConvGeometry) -> ConvGeometry:
     )
 
 
-@kernel
-def _take_apart(x: Any, patches: Any, sizes: Any, begin: int, end: int) -> None:
+@shared
+def _take_apart(x: Any, patches: Any, sizes: Any, who: int, begin: int, end: int) -> None:
     """patches[image][i, j, k][d, h, w] = x[image][d · kd + i, h · kh + j, w · kw + k]; tasks are (image, d)."""
     depth, height, width, kd, kh, kw, od, oh, ow = sizes
     for task in range(begin, end):
@@ -80,12 +81,9 @@ def _take_apart(x: Any, patches: Any, sizes: Any, begin: int, end: int) -> None:
 def take_apart(x: Array, geometry: ConvGeometry) -> Array:
     """The patches of x (N, C, *S) as channels: (N, C · taps, *O)."""
     patches = empty((len(x), geometry.in_channels * geometry.taps, *geometry.out_spatial), x.dtype)
-    source, target, sizes = flat(x), patches.reshape(-1), _sizes(geometry)
-
-    def call(begin: int, end: int) -> None:
-        _take_apart(source, target, sizes, begin, end)
-
-    parallel_for(call, len(x) * geometry.in_channels * sizes[6], patches.size * _NS_PER_ELEMENT)
+    sizes = _sizes(geometry)
+    tasks = len(x) * geometry.in_channels * sizes[6]
+    share(_take_apart, (flat(x), patches.reshape(-1), sizes), tasks, patches.size * _NS_PER_ELEMENT)
     return patches
 
 
@@ -189,14 +187,14 @@ def _multiply_unit(
             at += span
 
 
-@kernel
+@shared(allocates=True)  # type: ignore[untyped-decorator]
 def _multiply(
     x: Any, packed: Any, y: Any, plan: Any, positions: Any, sizes: Any, unit: int, memory: Any, chunks: int,
-    streamed: bool, begin: int, end: int,
+    streamed: bool, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (group, panel of columns over all samples, chunk of units), the last fastest.
 
-    A unit is as many blocks of rows of weights as make whole lines of outputs. `memory` holds its rows, then the panel.
+    A unit is as many blocks of rows of weights as make whole lines of outputs. Scratch holds its rows, then the panel.
     """
     p = plan[0]
     lanes = _LANES4 if x.itemsize == 4 else _LANES8
@@ -205,7 +203,7 @@ def _multiply(
     pitch, step = p.panel + OVERRUN, p.count * span
     panel_at, kw = unit * ROWS * pitch, sizes[5]
     stretches = np.empty((0, 3), np.int64)
-    gathered = -1
+    gathered, scratch = -1, memory[who]
     for task in range(begin, end):
         piece, chunk = divmod(task, chunks)
         g, number = divmod(piece, panels)
@@ -213,7 +211,9 @@ def _multiply(
         count = min(p.panel, total - first)
         if piece != gathered:
             gathered = piece
-            gather_columns(x, g, memory, panel_at, span, step, plan, positions, first, count, 0, 1, 0, p.channels, 1, 1)
+            gather_columns(
+                x, g, scratch, panel_at, span, step, plan, positions, first, count, 0, 1, 0, p.channels, 1, 1
+            )
             stretches = _stretches(first, count, g, p.groups, p.rows // (sizes[3] * sizes[4] * kw), sizes)
         a, start = (
             pointer(packed, g * p.packed * p.count),
@@ -222,11 +222,11 @@ def _multiply(
         for u in range(units * chunk // chunks, units * (chunk + 1) // chunks):
             block, behind = u * unit, min(p.blocks, (u + 1) * unit)
             _multiply_unit(
-                x, a, start, p.packed, p.count, block, behind, pointer(memory, panel_at), step, count,
-                pointer(memory), pitch,
+                x, a, start, p.packed, p.count, block, behind, pointer(scratch, panel_at), step, count,
+                pointer(scratch), pitch,
             )  # fmt: skip
             lines = block * ROWS // kw, min(behind * ROWS, p.rows) // kw
-            _put_lines(memory, pitch, y, sizes, lines[0], lines[1], stretches, streamed)
+            _put_lines(scratch, pitch, y, sizes, lines[0], lines[1], stretches, streamed)
     if streamed:
         fence()
 
@@ -258,15 +258,12 @@ class InputGrad:
         pieces = c.groups * -(-len(gy) * c.outputs // self.panel)
         chunks = max(1, min(-(-c.blocks // self.unit), _MIN_TASKS // pieces))
 
-        def pack_weights(begin: int, end: int) -> None:
-            pack(weights, bias, packed, start, c.plan, self.no_taps, 1, c.rows, 1, False, 0, begin, end)
-
-        def multiply(begin: int, end: int) -> None:
-            memory = scratch(self.elements, dtype)
-            _multiply(
-                source, packed, target, self.plan, self.positions, self.sizes, self.unit, memory, chunks,
-                target.nbytes >= STREAMED_BYTES, begin, end,
-            )  # fmt: skip
-
-        parallel_for(pack_weights, c.groups * c.blocks, weights.size * _NS_PER_ELEMENT)
-        parallel_for(multiply, pieces * chunks, len(gy) * c.flops * _NS_PER_FLOP + target.size * _NS_PER_ELEMENT)
+        arrays = weights, bias, packed, start, c.plan, self.no_taps
+        share(pack, (*arrays, 1, c.rows, 1, False), c.groups * c.blocks, weights.size * _NS_PER_ELEMENT)
+        tasks, cost = pieces * chunks, len(gy) * c.flops * _NS_PER_FLOP + target.size * _NS_PER_ELEMENT
+        team = team_for(tasks, cost)
+        memory = scratch_rows(team.size, self.elements, dtype)
+        _multiply(
+            source, packed, target, self.plan, self.positions, self.sizes, self.unit, memory, chunks,
+            target.nbytes >= STREAMED_BYTES, team.address, 0, tasks,
+        )  # fmt: skip

@@ -23,12 +23,13 @@ from fastconv.backends.axes import Axis
 from fastconv.backends.cpu.correlate import SLACK, pack, tile_width, tiles
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import gather_box, place_of_box
-from fastconv.backends.cpu.host import flat, kernel, pointer, routine
+from fastconv.backends.cpu.host import flat, pointer, routine
 from fastconv.backends.cpu.patches import OVERRUN, put_together
 from fastconv.backends.cpu.plan import Correlation
-from fastconv.backends.cpu.scratch import call_scratch, scratch
+from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import ROWS
-from fastconv.backends.threads import parallel_for
+from fastconv.backends.cpu.team import shared
+from fastconv.backends.threads import share, team_for
 
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
@@ -104,25 +105,19 @@ class Phases:
         bias = np.empty(0, dtype) if b is None else flat(b)
         packed = call_scratch(self.packed_elements, dtype)
 
-        def pack_weights(begin: int, end: int) -> None:
-            for c, phase in zip(self.correlations[begin:end], self.phases[begin:end]):
-                to, start = packed[phase["packed"] :], packed[phase["start"] :]
-                blocks = c.groups * c.blocks
-                pack(weights, bias, to, start, c.plan, c.kernel_taps, *self.steps, c.kernel_size, False, 0, 0, blocks)
-
+        cost = weights.size * _NS_PER_ELEMENT / len(self.phases)
+        for c, phase in zip(self.correlations, self.phases):
+            arrays = weights, bias, packed[phase["packed"] :], packed[phase["start"] :], c.plan, c.kernel_taps
+            share(pack, (*arrays, *self.steps, c.kernel_size, False), c.groups * c.blocks, cost)
         pieces = len(source) * box.groups * box.boxes
         chunks = max(1, min(box.blocks, _MIN_TASKS // pieces))
-
-        def correlate(begin: int, end: int) -> None:
-            memory = scratch(self.elements, dtype)
-            _correlate_phases(
-                x, packed, y, box.plan, box.tables, self.phases, self.offsets, self.columns, self.band, self.line,
-                memory, chunks, begin, end,
-            )  # fmt: skip
-
-        parallel_for(pack_weights, len(self.correlations), weights.size * _NS_PER_ELEMENT)
-        cost = len(source) * self.flops * _NS_PER_FLOP + (x.size + y.size) * _NS_PER_ELEMENT
-        parallel_for(correlate, pieces * chunks, cost)
+        tasks, cost = pieces * chunks, len(source) * self.flops * _NS_PER_FLOP + (x.size + y.size) * _NS_PER_ELEMENT
+        team = team_for(tasks, cost)
+        memory = scratch_rows(team.size, self.elements, dtype)
+        _correlate_phases(
+            x, packed, y, box.plan, box.tables, self.phases, self.offsets, self.columns, self.band, self.line, memory,
+            chunks, team.address, 0, tasks,
+        )  # fmt: skip
 
 
 def suits(correlations: list[Correlation]) -> bool:
@@ -168,28 +163,28 @@ def _put_rows(
                 y[target + columns * phases + k] = lines[source + k * ROWS * line + columns]
 
 
-@kernel
+@shared(allocates=True)  # type: ignore[untyped-decorator]
 def _correlate_phases(
     x: Any, packed: Any, y: Any, plan: Any, tables: Any, phases: Any, offsets: Any, columns: int, band: int, line: int,
-    memory: Any, chunks: int, begin: int, end: int,
+    memory: Any, chunks: int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (sample, group, plane, box row, box column, chunk of row blocks), the last fastest.
 
     `plan` and `tables` are those of the box. Phases of the same planes and rows follow each other, one for each of the
-    `columns` phases of the columns. `memory` holds their lines, then the box.
+    `columns` phases of the columns. Scratch holds their lines, then the box.
     """
     p = plan[0]
     volume, target = p.depth * p.height * p.width, p.target_d * p.target_h * p.target_w
     step = p.stride_h * p.target_w
     box_at = columns * ROWS * line
-    gathered = -1
+    gathered, scratch = -1, memory[who]
     for task in range(begin, end):
         box, chunk = divmod(task, chunks)
         image, d, h0, w0 = place_of_box(p, box)
         g = image % p.groups
         if box != gathered:
             gathered = box
-            gather_box(x, image * p.channels * volume, memory, box_at, plan, tables, d, h0, w0)
+            gather_box(x, image * p.channels * volume, scratch, box_at, plan, tables, d, h0, w0)
         for n in range(0, len(phases), columns):
             f = phases[n]
             if d >= f.outputs_d:
@@ -203,14 +198,14 @@ def _correlate_phases(
             last_row = min(p.box_h, f.outputs_h - h0)
             for row in range(0, last_row, band):
                 rows = min(band, last_row - row)
-                source, length = pointer(memory, box_at + row * p.pitch), (rows - 1) * p.pitch + p.box_w
+                source, length = pointer(scratch, box_at + row * p.pitch), (rows - 1) * p.pitch + p.box_w
                 for block in range(p.blocks * chunk // chunks, p.blocks * (chunk + 1) // chunks):
                     r0 = g * p.packed + block * ROWS
                     mr = min(ROWS, p.packed - block * ROWS)
                     for k in range(columns):
                         f = phases[n + k]
                         a, s = pointer(packed, f.packed + r0 * f.count), pointer(packed, f.start + r0)
-                        to, off = pointer(memory, k * ROWS * line), pointer(offsets, f.offsets)
+                        to, off = pointer(scratch, k * ROWS * line), pointer(offsets, f.offsets)
                         _lines(x, mr, a, s, source, off, f.count, to, line, length)
                     to, valid = corner + block * ROWS * target + row * step, min(mr, p.rows - block * ROWS)
-                    _put_rows(memory, line, p.pitch, y, to, target, step, valid, rows, columns, least, total)
+                    _put_rows(scratch, line, p.pitch, y, to, target, step, valid, rows, columns, least, total)

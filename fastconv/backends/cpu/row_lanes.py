@@ -20,16 +20,17 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.axes import Axis
-from fastconv.backends.cpu.correlate import plan_of, rows_kept
+from fastconv.backends.cpu.correlate import packing, plan_of
 from fastconv.backends.cpu.depthwise_lanes_simd import from_lanes
 from fastconv.backends.cpu.depthwise_simd import prefetch_lines
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, place_of_box, zero_bytes
-from fastconv.backends.cpu.host import REGISTERS, SECOND_LEVEL_BYTES, inlined, kernel, pointer, routine
+from fastconv.backends.cpu.host import REGISTERS, SECOND_LEVEL_BYTES, inlined, pointer, routine
 from fastconv.backends.cpu.plan import BOX_BYTES, FAR_ROWS, THIRD_LEVEL, Correlation, even_part
 from fastconv.backends.cpu.row_lanes_simd import OUTPUTS, VECTORS, ask_for_rows, gathered_outer
 from fastconv.backends.cpu.scratch import ALIGNED
 from fastconv.backends.cpu.simd import clear, transpose
+from fastconv.backends.cpu.team import shared
 
 Ints = npt.NDArray[np.int64]
 
@@ -262,20 +263,34 @@ def _outputs(
     return piece
 
 
-@kernel
+@shared(allocates=True)  # type: ignore[untyped-decorator]
 def correlate_row_lanes(
-    x: Any, w: Any, b: Any, y: Any, numbers: Any, packed: Any, memory: Any, at: int, chunks: int, relu: int,
-    pack_begin: int, pack_end: int, begin: int, end: int,
+    x: Any, w: Any, b: Any, y: Any, numbers: Any, packed: Any, memory: Any, chunks: int, relu: int, together: int,
+    who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """As `correlate_boxes`; `numbers` holds what `plan_of` says, then the tables of `RowLanes`."""
     plan, _, rest = plan_of(numbers)
-    p = plan[0]
-    before, _ = rows_kept(p, VECTORS * (_LANES4 if x.itemsize == 4 else _LANES8), pack_begin, pack_end, end - begin)
-    _pack(w, b, packed, plan, before, pack_begin, pack_end)
+    p, own = plan[0], memory[who]
+    rows = VECTORS * (_LANES4 if x.itemsize == 4 else _LANES8)
+    while begin < end:
+        stop, first, last, before, _, at = packing(p, rows, chunks, together, begin, end)
+        weights = own if together > 0 else packed
+        _pack(w, b, weights, plan, before, first, last)
+        if together >= 0:
+            _boxes(x, weights, before, y, p, rest, own[at:], chunks, relu, begin, stop)
+        begin = stop
+
+
+@routine(allocates=True)  # type: ignore[untyped-decorator]
+def _boxes(
+    x: Any, packed: Any, before: int, y: Any, p: Any, rest: Any, scratch: Any, chunks: int, relu: int, begin: int, end:
+    int,
+) -> None:  # fmt: skip
+    """Compute tasks by weights without the first `before` rows."""
     step, planes, rest = rest[0], rest[1:], rest[1 + p.planes :]
     offsets, places, pieces = pointer(rest), rest[p.count :], rest[p.count + p.box_h * p.box_w :]
     tail = np.empty(OUTPUTS, np.int64)
-    size, scratch = x.itemsize, memory[at:]
+    size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     area, image = p.height * p.width, p.channels * p.depth * p.height * p.width
     target = p.outputs_d * p.outputs_h * p.outputs_w

@@ -6,7 +6,6 @@ the arrays do not decide is therefore worked out here in advance, and little wor
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,9 @@ import numpy.typing as npt
 from fastconv.backends.cpu import columns, correlate, row_lanes
 from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.plan import Correlation
-from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch
+from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import ROWS
-from fastconv.backends.threads import is_little, parallel_for
+from fastconv.backends.threads import is_little, team_for
 
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
@@ -67,45 +66,38 @@ class ShiftGemm:
         """As `Algorithm.run`."""
         dtype, samples = source.dtype, len(source)
         x, y, flat_w, bias = flat(source), target.ravel(), flat(w), _NO_BIAS[dtype] if b is None else flat(b)
-        pieces = self._pieces(samples)
-        cost = samples * self.cost
+        arrays, pieces, cost = (x, flat_w, bias, y, self.numbers), self._pieces(samples), samples * self.cost
         if is_little(self.packing_cost + cost):
-            packed = scratch(self.packed_elements + self.elements, dtype)
-            at = self.packed_elements
-            self.kernel(x, flat_w, bias, y, self.numbers, packed, packed, at, 1, relu, 0, self.packings, 0, pieces)
+            memory = scratch_rows(1, self.packed_elements + self.elements, dtype)
+            self.kernel(*arrays, _NO_BIAS[dtype], memory, 1, relu, pieces, 0, 0, pieces)
         else:
-            self._in_parallel((x, flat_w, bias, y, self.numbers), pieces, cost, relu)
+            self._in_parallel(arrays, pieces, cost, relu)
 
     def _in_parallel(self, arrays: tuple[Array, ...], pieces: int, cost: float, relu: bool) -> None:
-        blocks = self.blocks
-        chunks = max(1, min(blocks, _MIN_TASKS // pieces))
-        if pieces == self.groups:  # each block of rows is needed once
-            chunks = max(chunks, min(blocks, self.packed_elements * arrays[0].itemsize // (pieces * _PACKED_BYTES)))
-            parallel_for(partial(self._pack_and_call, arrays, chunks, relu), pieces * chunks, self.packing_cost + cost)
+        dtype = arrays[0].dtype
+        chunks = max(1, min(self.blocks, _MIN_TASKS // pieces))
+        if pieces > self.groups:
+            packed = call_scratch(self.packed_elements, dtype)
+            self._share(arrays, packed, 0, chunks, relu, -1, self.packings, self.packing_cost)
+            self._share(arrays, packed, 0, chunks, relu, 0, pieces * chunks, cost)
             return
-        kernel, dtype = self.kernel, arrays[0].dtype
-        packed = call_scratch(self.packed_elements, dtype)
-
-        def pack(begin: int, end: int) -> None:
-            kernel(*arrays, packed, packed, 0, chunks, relu, begin, end, 0, 0)
-
-        def call(begin: int, end: int) -> None:
-            kernel(*arrays, packed, scratch(self.elements, dtype), 0, chunks, relu, 0, 0, begin, end)
-
-        parallel_for(pack, self.packings, self.packing_cost)
-        parallel_for(call, pieces * chunks, cost)
-
-    def _pack_and_call(self, arrays: tuple[Array, ...], chunks: int, relu: bool, begin: int, end: int) -> None:
-        """Tasks of (group, chunk), a few at a time: their weights are packed just before, and read from a cache."""
-        blocks, dtype = self.blocks, arrays[0].dtype
+        # Each block of rows is needed once, so it is packed just before, and read from a cache.
         of_block = self.block_rows * (self.correlation.count + 1)
-        together = max(1, _PACKED_BYTES * chunks // (blocks * of_block * dtype.itemsize))
-        for first in range(begin, end, together):
-            last = min(first + together, end)
-            low, high = (task // chunks * blocks + task % chunks * blocks // chunks for task in (first, last))
-            at = -(-(high - low) * of_block // ALIGNED) * ALIGNED
-            memory = scratch(at + self.elements, dtype)
-            self.kernel(*arrays, memory, memory, at, chunks, relu, low, high, first, last)
+        packed_bytes = self.packings * of_block * dtype.itemsize
+        chunks = max(chunks, min(self.blocks, packed_bytes // (pieces * _PACKED_BYTES)))
+        together = max(1, _PACKED_BYTES * pieces * chunks // packed_bytes)
+        own = min(self.packings, together * -(-self.blocks // chunks)) * of_block + ALIGNED
+        cost += self.packing_cost
+        self._share(arrays, _NO_BIAS[dtype], own, chunks, relu, together, pieces * chunks, cost)
+
+    def _share(
+        self, arrays: tuple[Array, ...], packed: Array, own: int, chunks: int, relu: bool, together: int, tasks: int,
+        cost: float,
+    ) -> None:  # fmt: skip
+        """All tasks of one step of the kernel; each thread has room for `own` elements of packed weights."""
+        team = team_for(tasks, cost)
+        memory = scratch_rows(team.size, own + self.elements, packed.dtype)
+        self.kernel(*arrays, packed, memory, chunks, relu, together, team.address, 0, tasks)
 
 
 def _of_columns(whole: Correlation) -> tuple[list[Ints], int]:
