@@ -134,7 +134,7 @@ def compiled_as(function: ast.AST) -> str | None:
     """The decorator that makes a function part of the compiled code, or None."""
     for decorator in getattr(function, "decorator_list", ()):
         name = getattr(getattr(decorator, "func", decorator), "id", None)
-        if name in ("kernel", "routine", "inlined", "embedded", "intrinsic"):
+        if name in ("kernel", "shared", "routine", "inlined", "embedded", "intrinsic"):
             return str(name)
     return None
 
