@@ -25,10 +25,11 @@ from fastconv.backends.cpu.elementary import (
     sigmoid_and_slope,
     tanh,
 )
-from fastconv.backends.cpu.host import STREAMED_BYTES, VECTOR_BYTES, inlined, kernel, pointer, routine
+from fastconv.backends.cpu.host import STREAMED_BYTES, VECTOR_BYTES, inlined, pointer, routine
 from fastconv.backends.cpu.memory import empty
 from fastconv.backends.cpu.simd import fence, stream_unless
-from fastconv.backends.threads import parallel_for
+from fastconv.backends.cpu.team import shared
+from fastconv.backends.threads import share
 
 Array = npt.NDArray[Any]
 
@@ -47,11 +48,7 @@ def activation_forward(x: Array, name: str, alpha: float) -> Array:
     y = empty(x.shape, x.dtype)
     if name == "relu" and y.nbytes >= STREAMED_BYTES:
         loop = _relu_streamed
-    flat_x, flat_y = x.reshape(-1), y.reshape(-1)
-    alpha = float(alpha)
-    parallel_for(
-        lambda start, stop: loop(flat_x, flat_y, alpha, start, stop), flat_x.size, ns * x.itemsize * flat_x.size
-    )
+    share(loop, (x.reshape(-1), y.reshape(-1), float(alpha)), x.size, ns * x.nbytes)
     return y
 
 
@@ -62,13 +59,7 @@ def activation_backward(gy: Array, x: Array, y: Array, name: str, alpha: float) 
     if name == "relu" and gx.nbytes >= STREAMED_BYTES:
         loop = _relu_grad_streamed
     operand = y if name in _FROM_RESULT else x
-    flat_gy, flat_operand, flat_gx = gy.reshape(-1), operand.reshape(-1), gx.reshape(-1)
-    alpha = float(alpha)
-    parallel_for(
-        lambda start, stop: loop(flat_gy, flat_operand, flat_gx, alpha, start, stop),
-        flat_gy.size,
-        ns * gy.itemsize * flat_gy.size,
-    )
+    share(loop, (gy.reshape(-1), operand.reshape(-1), gx.reshape(-1), float(alpha)), gy.size, ns * gy.nbytes)
     return gx
 
 
@@ -76,121 +67,128 @@ def activation_backward(gy: Array, x: Array, y: Array, name: str, alpha: float) 
 
 
 @routine
-def _relu_part(x: Any, y: Any, alpha: float, start: int, stop: int) -> None:
-    x, y = x[start:stop], y[start:stop]
+def _relu_part(x: Any, y: Any, begin: int, end: int) -> None:
+    x, y = x[begin:end], y[begin:end]
     for i in range(x.size):
         y[i] = like(x[i], 0.0) if x[i] < like(x[i], 0.0) else x[i]  # a NaN is not smaller, and stays
 
 
 @routine
-def _relu_grad_part(gy: Any, y: Any, gx: Any, alpha: float, start: int, stop: int) -> None:
-    gy, y, gx = gy[start:stop], y[start:stop], gx[start:stop]
+def _relu_grad_part(gy: Any, y: Any, gx: Any, begin: int, end: int) -> None:
+    gy, y, gx = gy[begin:end], y[begin:end], gx[begin:end]
     for i in range(y.size):
         gx[i] = like(y[i], 0.0) if y[i] <= like(y[i], 0.0) else gy[i]
 
 
-_relu, _relu_grad = kernel(_relu_part.py_func), kernel(_relu_grad_part.py_func)
+@shared
+def _relu(x: Any, y: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    _relu_part(x, y, begin, end)
 
 
-@kernel
-def _relu_streamed(x: Any, y: Any, alpha: float, start: int, stop: int) -> None:
-    first, vectors = _whole_vectors(y, start, stop)
+@shared
+def _relu_grad(gy: Any, y: Any, gx: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    _relu_grad_part(gy, y, gx, begin, end)
+
+
+@shared
+def _relu_streamed(x: Any, y: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    first, vectors = _whole_vectors(y, begin, end)
     last = first + vectors * (VECTOR_BYTES // y.itemsize)
-    _relu_part(x, y, alpha, start, first)
+    _relu_part(x, y, begin, first)
     if vectors > 0:
         stream_unless(x, "<", vectors, pointer(y, first), pointer(x, first), pointer(x, first))
-    _relu_part(x, y, alpha, last, stop)
+    _relu_part(x, y, last, end)
     fence()
 
 
-@kernel
-def _relu_grad_streamed(gy: Any, y: Any, gx: Any, alpha: float, start: int, stop: int) -> None:
-    first, vectors = _whole_vectors(gx, start, stop)
+@shared
+def _relu_grad_streamed(gy: Any, y: Any, gx: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    first, vectors = _whole_vectors(gx, begin, end)
     last = first + vectors * (VECTOR_BYTES // gx.itemsize)
-    _relu_grad_part(gy, y, gx, alpha, start, first)
+    _relu_grad_part(gy, y, gx, begin, first)
     if vectors > 0:
         stream_unless(gy, "<=", vectors, pointer(gx, first), pointer(gy, first), pointer(y, first))
-    _relu_grad_part(gy, y, gx, alpha, last, stop)
+    _relu_grad_part(gy, y, gx, last, end)
     fence()
 
 
 @routine
-def _whole_vectors(y: Any, start: int, stop: int) -> tuple[int, int]:
-    """The first of the elements start ≤ i < stop whose address is aligned to whole vectors, and their number then."""
+def _whole_vectors(y: Any, begin: int, end: int) -> tuple[int, int]:
+    """The first of the elements begin ≤ i < end whose address is aligned to whole vectors, and their number then."""
     lanes = VECTOR_BYTES // y.itemsize
-    first = min(stop, start + -(pointer(y, start) // y.itemsize) % lanes)
-    return first, (stop - first) // lanes
+    first = min(end, begin + -(pointer(y, begin) // y.itemsize) % lanes)
+    return first, (end - first) // lanes
 
 
-@kernel
-def _leaky_relu(x: Any, y: Any, alpha: float, start: int, stop: int) -> None:
-    x, y = x[start:stop], y[start:stop]
+@shared
+def _leaky_relu(x: Any, y: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    x, y = x[begin:end], y[begin:end]
     for i in range(x.size):
         y[i] = x[i] if x[i] > like(x[i], 0.0) else x[i] * like(x[i], alpha)
 
 
-@kernel
-def _leaky_relu_grad(gy: Any, x: Any, gx: Any, alpha: float, start: int, stop: int) -> None:
-    gy, x, gx = gy[start:stop], x[start:stop], gx[start:stop]
+@shared
+def _leaky_relu_grad(gy: Any, x: Any, gx: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    gy, x, gx = gy[begin:end], x[begin:end], gx[begin:end]
     for i in range(x.size):
         gx[i] = gy[i] if x[i] > like(x[i], 0.0) else gy[i] * like(x[i], alpha)
 
 
-@kernel
-def _elu(x: Any, y: Any, alpha: float, start: int, stop: int) -> None:
-    x, y = x[start:stop], y[start:stop]
+@shared
+def _elu(x: Any, y: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    x, y = x[begin:end], y[begin:end]
     for i in range(x.size):
         y[i] = x[i] if x[i] > like(x[i], 0.0) else like(x[i], alpha) * expm1_negative(x[i])
 
 
-@kernel
-def _elu_grad(gy: Any, x: Any, gx: Any, alpha: float, start: int, stop: int) -> None:
-    gy, x, gx = gy[start:stop], x[start:stop], gx[start:stop]
+@shared
+def _elu_grad(gy: Any, x: Any, gx: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    gy, x, gx = gy[begin:end], x[begin:end], gx[begin:end]
     for i in range(x.size):
         gx[i] = gy[i] if x[i] > like(x[i], 0.0) else gy[i] * (like(x[i], alpha) * exp(x[i]))
 
 
-@kernel
-def _selu(x: Any, y: Any, alpha: float, start: int, stop: int) -> None:
-    x, y = x[start:stop], y[start:stop]
+@shared
+def _selu(x: Any, y: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    x, y = x[begin:end], y[begin:end]
     for i in range(x.size):
         bent = x[i] if x[i] > like(x[i], 0.0) else like(x[i], _SELU_ALPHA) * expm1_negative(x[i])
         y[i] = like(x[i], _SELU_SCALE) * bent
 
 
-@kernel
-def _selu_grad(gy: Any, x: Any, gx: Any, alpha: float, start: int, stop: int) -> None:
-    gy, x, gx = gy[start:stop], x[start:stop], gx[start:stop]
+@shared
+def _selu_grad(gy: Any, x: Any, gx: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    gy, x, gx = gy[begin:end], x[begin:end], gx[begin:end]
     for i in range(x.size):
         slope = like(x[i], 1.0) if x[i] > like(x[i], 0.0) else like(x[i], _SELU_ALPHA) * exp(x[i])
         gx[i] = gy[i] * (like(x[i], _SELU_SCALE) * slope)
 
 
-@kernel
-def _gelu(x: Any, y: Any, alpha: float, start: int, stop: int) -> None:
-    x, y = x[start:stop], y[start:stop]
+@shared
+def _gelu(x: Any, y: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    x, y = x[begin:end], y[begin:end]
     for i in range(x.size):
         y[i] = x[i] * normal_cdf(x[i], gaussian(x[i]))
 
 
-@kernel
-def _gelu_grad(gy: Any, x: Any, gx: Any, alpha: float, start: int, stop: int) -> None:
-    gy, x, gx = gy[start:stop], x[start:stop], gx[start:stop]
+@shared
+def _gelu_grad(gy: Any, x: Any, gx: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    gy, x, gx = gy[begin:end], x[begin:end], gx[begin:end]
     for i in range(x.size):
         density = gaussian(x[i])
         gx[i] = gy[i] * fma(x[i] * like(x[i], _SQRT_1_2PI), density, normal_cdf(x[i], density))
 
 
-@kernel
-def _gelu_tanh(x: Any, y: Any, alpha: float, start: int, stop: int) -> None:
-    x, y = x[start:stop], y[start:stop]
+@shared
+def _gelu_tanh(x: Any, y: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    x, y = x[begin:end], y[begin:end]
     for i in range(x.size):
         y[i] = x[i] * sigmoid(x[i] * fma(like(x[i], _GELU_CUBIC), x[i] * x[i], like(x[i], _GELU_LINEAR)))
 
 
-@kernel
-def _gelu_tanh_grad(gy: Any, x: Any, gx: Any, alpha: float, start: int, stop: int) -> None:
-    gy, x, gx = gy[start:stop], x[start:stop], gx[start:stop]
+@shared
+def _gelu_tanh_grad(gy: Any, x: Any, gx: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    gy, x, gx = gy[begin:end], x[begin:end], gx[begin:end]
     for i in range(x.size):
         gx[i] = gy[i] * _gelu_tanh_slope(x[i])
 
@@ -206,61 +204,61 @@ def _gelu_tanh_slope(x: Any) -> Any:
     return fma(x * inner_slope, slope, s)
 
 
-@kernel
-def _silu(x: Any, y: Any, alpha: float, start: int, stop: int) -> None:
-    x, y = x[start:stop], y[start:stop]
+@shared
+def _silu(x: Any, y: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    x, y = x[begin:end], y[begin:end]
     for i in range(x.size):
         y[i] = x[i] * sigmoid(x[i])
 
 
-@kernel
-def _silu_grad(gy: Any, x: Any, gx: Any, alpha: float, start: int, stop: int) -> None:
-    gy, x, gx = gy[start:stop], x[start:stop], gx[start:stop]
+@shared
+def _silu_grad(gy: Any, x: Any, gx: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    gy, x, gx = gy[begin:end], x[begin:end], gx[begin:end]
     for i in range(x.size):
         s, slope = sigmoid_and_slope(x[i])
         gx[i] = gy[i] * fma(x[i], slope, s)
 
 
-@kernel
-def _sigmoid(x: Any, y: Any, alpha: float, start: int, stop: int) -> None:
-    x, y = x[start:stop], y[start:stop]
+@shared
+def _sigmoid(x: Any, y: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    x, y = x[begin:end], y[begin:end]
     for i in range(x.size):
         y[i] = sigmoid(x[i])
 
 
-@kernel
-def _sigmoid_grad(gy: Any, y: Any, gx: Any, alpha: float, start: int, stop: int) -> None:
-    gy, y, gx = gy[start:stop], y[start:stop], gx[start:stop]
+@shared
+def _sigmoid_grad(gy: Any, y: Any, gx: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    gy, y, gx = gy[begin:end], y[begin:end], gx[begin:end]
     for i in range(y.size):
         gx[i] = gy[i] * (y[i] * (like(y[i], 1.0) - y[i]))
 
 
-@kernel
-def _tanh(x: Any, y: Any, alpha: float, start: int, stop: int) -> None:
-    x, y = x[start:stop], y[start:stop]
+@shared
+def _tanh(x: Any, y: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    x, y = x[begin:end], y[begin:end]
     for i in range(x.size):
         y[i] = tanh(x[i])
 
 
-@kernel
-def _tanh_grad(gy: Any, y: Any, gx: Any, alpha: float, start: int, stop: int) -> None:
-    gy, y, gx = gy[start:stop], y[start:stop], gx[start:stop]
+@shared
+def _tanh_grad(gy: Any, y: Any, gx: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    gy, y, gx = gy[begin:end], y[begin:end], gx[begin:end]
     for i in range(y.size):
         gx[i] = gy[i] * ((like(y[i], 1.0) - y[i]) * (like(y[i], 1.0) + y[i]))
 
 
-@kernel
-def _softplus(x: Any, y: Any, alpha: float, start: int, stop: int) -> None:
-    x, y = x[start:stop], y[start:stop]
+@shared
+def _softplus(x: Any, y: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    x, y = x[begin:end], y[begin:end]
     for i in range(x.size):
         rest = log1p_unit(exp(-magnitude(x[i])))
         bent = rest if x[i] < like(x[i], 0.0) else x[i] + rest
         y[i] = x[i] if x[i] > like(x[i], alpha) else bent
 
 
-@kernel
-def _softplus_grad(gy: Any, x: Any, gx: Any, alpha: float, start: int, stop: int) -> None:
-    gy, x, gx = gy[start:stop], x[start:stop], gx[start:stop]
+@shared
+def _softplus_grad(gy: Any, x: Any, gx: Any, alpha: float, who: int, begin: int, end: int) -> None:
+    gy, x, gx = gy[begin:end], x[begin:end], gx[begin:end]
     for i in range(x.size):
         gx[i] = gy[i] if x[i] > like(x[i], alpha) else gy[i] * sigmoid(x[i])
 
