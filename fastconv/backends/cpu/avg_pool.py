@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu import sums
-from fastconv.backends.cpu.host import VECTOR_BYTES, inlined, kernel, pointer, routine
+from fastconv.backends.cpu.host import VECTOR_BYTES, inlined, pointer, routine
 from fastconv.backends.cpu.pool_rows import LONG_WINDOW, locate
 from fastconv.backends.cpu.pool_simd import averages
 from fastconv.backends.cpu.pool_windows import (
@@ -26,16 +26,17 @@ from fastconv.backends.cpu.pool_windows import (
     open_block,
     scratch_size,
 )
+from fastconv.backends.cpu.team import shared
 
 
-@kernel
-def windows(x: Any, y: Any, axes: Any, block: Any, divisors: Any, start: int, stop: int) -> None:
-    """Blocks [start, stop) of y."""
+@shared(allocates=True)  # type: ignore[untyped-decorator]
+def windows(x: Any, y: Any, axes: Any, block: Any, divisors: Any, who: int, begin: int, end: int) -> None:
+    """Blocks [begin, end) of y."""
     stride, across = axes[STRIDE, 2], axes[OUT, 0] + axes[OUT, 1]
     scratch = np.empty(scratch_size(axes, block), x.dtype)
     offsets = np.empty(axes[KERNEL, 0] * axes[KERNEL, 1] * axes[KERNEL, 2], np.int64)
-    end = min(first_output(block_of(stop, axes, block), axes), y.size)
-    for task in range(start, stop):
+    last = min(first_output(block_of(end, axes, block), axes), y.size)
+    for task in range(begin, end):
         place = block_of(task, axes, block)
         _, depth, row, row_end, column, column_end = place
         source, pitch = open_block(x, 0.0, scratch, offsets, axes, block, place)
@@ -44,7 +45,7 @@ def windows(x: Any, y: Any, axes: Any, block: Any, divisors: Any, start: int, st
             factor = divisors[depth] * divisors[axes[OUT, 0] + h]
             _row(
                 x, source, stride, pointer(offsets, 0), offsets.size, pointer(y, to),
-                pointer(divisors, across + column), factor, column_end - column, end - to,
+                pointer(divisors, across + column), factor, column_end - column, last - to,
             )  # fmt: skip
             to += axes[OUT, 2]
             source += axes[STRIDE, 1] * pitch * x.itemsize
@@ -77,13 +78,13 @@ def _row(
         c += max(vectors * lanes, 1)
 
 
-@kernel
+@shared
 def rows(
     x: Any, y: Any, depth: Any, height: Any, width: Any, depth_divisors: Any, height_divisors: Any,
-    width_divisors: Any, sizes: Any, steps: Any, start: int, stop: int,
+    width_divisors: Any, sizes: Any, steps: Any, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Rows [start, stop) of y."""
-    for task in range(start, stop):
+    """Rows [begin, end) of y."""
+    for task in range(begin, end):
         plane, od, oh, first, last = locate(task, depth, height, width)
         base = plane * sizes[0] * sizes[1] * sizes[2]
         out = ((plane * depth.shape[1] + od) * height.shape[1] + oh) * width.shape[1]
@@ -114,21 +115,21 @@ def _sum_of_taps(x: Any, begin: int, end: int, step: int) -> float:
     return total
 
 
-@kernel
+@shared
 def gradient(
     gy: Any, gx: Any, depth: Any, height: Any, width: Any, depth_divisors: Any, height_divisors: Any,
-    width_divisors: Any, sizes: Any, steps: Any, interior: Any, start: int, stop: int,
+    width_divisors: Any, sizes: Any, steps: Any, interior: Any, memory: Any, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Planes [start, stop) of gx."""
+    """Planes [begin, end) of gx. `memory`: a row of outputs for each thread."""
     columns, volume = width.shape[1], sizes[0] * sizes[1] * sizes[2]
     rows = depth.shape[1] * height.shape[1]
-    shares = np.empty(columns, gx.dtype)
-    for plane in range(start, stop):
+    shares = memory[who, :columns]
+    for plane in range(begin, end):
         gx[plane * volume : (plane + 1) * volume] = 0.0
         for out in range(rows):
             od, oh = out // height.shape[1], out % height.shape[1]
-            begin = (plane * rows + out) * columns
-            _divide(gy[begin : begin + columns], width_divisors, depth_divisors[od] * height_divisors[oh], shares)
+            first = (plane * rows + out) * columns
+            _divide(gy[first : first + columns], width_divisors, depth_divisors[od] * height_divisors[oh], shares)
             for d in range(depth[0, od], depth[1, od], steps[0]):
                 for h in range(height[0, oh], height[1, oh], steps[1]):
                     row = plane * volume + (d * sizes[1] + h) * sizes[2]

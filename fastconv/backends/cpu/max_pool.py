@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.elementary import maximum
-from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, VECTOR_BYTES, inlined, kernel, pointer, routine
+from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, VECTOR_BYTES, inlined, pointer, routine
 from fastconv.backends.cpu.pool_rows import LONG_WINDOW, locate
 from fastconv.backends.cpu.pool_simd import largest
 from fastconv.backends.cpu.pool_windows import (
@@ -30,19 +30,20 @@ from fastconv.backends.cpu.pool_windows import (
     scratch_size,
 )
 from fastconv.backends.cpu.simd import prefetch
+from fastconv.backends.cpu.team import shared
 
 
-@kernel
-def windows(x: Any, y: Any, indices: Any, axes: Any, block: Any, firsts: Any, start: int, stop: int) -> None:
-    """Blocks [start, stop) of y and, unless that is None, of indices."""
+@shared(allocates=True)  # type: ignore[untyped-decorator]
+def windows(x: Any, y: Any, indices: Any, axes: Any, block: Any, firsts: Any, who: int, begin: int, end: int) -> None:
+    """Blocks [begin, end) of y and, unless that is None, of indices."""
     stride, across = axes[STRIDE, 2], axes[OUT, 0] + axes[OUT, 1]
     volume, far = axes[SIZE, 0] * axes[SIZE, 1] * axes[SIZE, 2], x.size * x.itemsize > SECOND_LEVEL_BYTES
     taps = axes[KERNEL, 0] * axes[KERNEL, 1] * axes[KERNEL, 2]
     scratch = np.empty(scratch_size(axes, block), x.dtype)
     offsets, places = np.empty(taps, np.int64), np.empty(taps, np.int64)
     list_taps(places, axes[DILATION, 0] * axes[SIZE, 1] * axes[SIZE, 2], axes[SIZE, 2], axes)
-    end = min(first_output(block_of(stop, axes, block), axes), y.size)
-    for task in range(start, stop):
+    last = min(first_output(block_of(end, axes, block), axes), y.size)
+    for task in range(begin, end):
         place = block_of(task, axes, block)
         plane, depth, row, row_end, column, column_end = place
         source, pitch = open_block(x, -np.inf, scratch, offsets, axes, block, place)
@@ -52,7 +53,7 @@ def windows(x: Any, y: Any, indices: Any, axes: Any, block: Any, firsts: Any, st
             _row(
                 x, indices, source, stride, pointer(offsets, 0), taps, pointer(y, to), pointer(places, 0),
                 pointer(firsts, across + column), first, first_tap(depth, h, column, axes),
-                0 if indices is None else pointer(indices, to), column_end - column, end - to,
+                0 if indices is None else pointer(indices, to), column_end - column, last - to,
             )  # fmt: skip
             if far:
                 next_tap = plane * volume + first_tap(depth, h + block[0], column, axes)
@@ -98,12 +99,13 @@ def _row(
         c += max(vectors * lanes, 1)
 
 
-@kernel
+@shared
 def rows(
-    x: Any, y: Any, indices: Any, depth: Any, height: Any, width: Any, sizes: Any, steps: Any, start: int, stop: int
-) -> None:
-    """Rows [start, stop) of y and, unless that is None, of indices."""
-    for task in range(start, stop):
+    x: Any, y: Any, indices: Any, depth: Any, height: Any, width: Any, sizes: Any, steps: Any, who: int, begin: int,
+    end: int,
+) -> None:  # fmt: skip
+    """Rows [begin, end) of y and, unless that is None, of indices."""
+    for task in range(begin, end):
         plane, od, oh, first, last = locate(task, depth, height, width)
         source = x[plane * sizes[0] * sizes[1] * sizes[2] : (plane + 1) * sizes[0] * sizes[1] * sizes[2]]
         out = ((plane * depth.shape[1] + od) * height.shape[1] + oh) * width.shape[1]
@@ -139,19 +141,21 @@ def _largest(best: Any, x: Any, begin: int, end: int, step: int) -> Any:
     return best
 
 
-@kernel
-def gradient(gy: Any, indices: Any, gx: Any, bands: Any, outputs: int, inputs: int, start: int, stop: int) -> None:
-    """Bands [start, stop) of the planes of gx: each is owned by one task, which adds the outputs in their order.
+@shared
+def gradient(
+    gy: Any, indices: Any, gx: Any, bands: Any, outputs: int, inputs: int, who: int, begin: int, end: int
+) -> None:
+    """Bands [begin, end) of the planes of gx: each is owned by one task, which adds the outputs in their order.
 
     A row of `bands` has the first element of a band and its end, and the first and last output that may reach it.
     """
     count = len(bands)
-    for task in range(start, stop):
+    for task in range(begin, end):
         plane = task // count
-        first, end, begin, last = bands[task % count]
-        target = gx[plane * inputs + first : plane * inputs + end]
+        low, high, first, last = bands[task % count]
+        target = gx[plane * inputs + low : plane * inputs + high]
         target[:] = 0.0
-        for i in range(plane * outputs + begin, plane * outputs + last):
-            place = indices[i] - first
+        for i in range(plane * outputs + first, plane * outputs + last):
+            place = indices[i] - low
             if 0 <= place < target.size:
                 target[place] += gy[i]

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu.elementary import maximum
-from fastconv.backends.cpu.host import kernel, routine
+from fastconv.backends.cpu.host import routine
+from fastconv.backends.cpu.team import shared
 from fastconv.geometry import PoolGeometry
 
 Array = npt.NDArray[Any]
@@ -140,11 +141,11 @@ def block_divisors(geometry: PoolGeometry, planes: int) -> Array:
     return np.tile(divisors, planes)
 
 
-@kernel
-def largest(x: Any, y: Any, places: Any, shape: Any, start: int, stop: int) -> None:
-    """Blocks [start, stop) of y."""
+@shared
+def largest(x: Any, y: Any, places: Any, shape: Any, who: int, begin: int, end: int) -> None:
+    """Blocks [begin, end) of y."""
     taps, outputs, inputs, _ = shape
-    for block in range(start, stop):
+    for block in range(begin, end):
         source, best = x[block * inputs :], y[block * outputs : (block + 1) * outputs]
         best[:] = -np.inf
         for t in range(taps):
@@ -153,61 +154,80 @@ def largest(x: Any, y: Any, places: Any, shape: Any, start: int, stop: int) -> N
                 best[i] = maximum(best[i], source[np.uint32(tap[i])])
 
 
-@kernel
-def largest_and_indices(x: Any, y: Any, indices: Any, places: Any, shape: Any, start: int, stop: int) -> None:
-    """Blocks [start, stop) of y and indices."""
+@shared(allocates=True)  # type: ignore[untyped-decorator]
+def largest_and_indices(x: Any, y: Any, indices: Any, places: Any, shape: Any, who: int, begin: int, end: int) -> None:
+    """Blocks [begin, end) of y and indices."""
+    best, winner = np.empty(shape[1], x.dtype), np.empty(shape[1], np.int32)
+    for block in range(begin, end):
+        _winners(x, y, indices, places, shape, best, winner, block)
+
+
+@routine
+def _winners(x: Any, y: Any, indices: Any, places: Any, shape: Any, best: Any, winner: Any, block: int) -> None:
+    """A block of y and indices."""
     taps, outputs, inputs, planes = shape
-    best, winner = np.empty(outputs, x.dtype), np.empty(outputs, np.int32)
-    for block in range(start, stop):
-        source = x[block * inputs :]
-        count = min(outputs, y.size - block * outputs)
-        best[:] = -np.inf
-        for i in range(outputs):
-            winner[i] = places[i]
-        for t in range(taps):
-            tap = places[t * outputs : t * outputs + count]
-            for i in range(tap.size):
-                challenger = source[np.uint32(tap[i])]
-                wins = (challenger > best[i]) | (challenger != challenger)
-                best[i] = challenger if wins else best[i]
-                winner[i] = tap[i] if wins else winner[i]
-        results, sources = outputs // planes, inputs // planes
-        for plane in range(count // results):
-            first = plane * results
-            at = block * outputs + first
-            values, found = y[at : at + results], indices[at : at + results]
-            for i in range(values.size):
-                values[i] = best[first + i]
-                found[i] = winner[first + i] - plane * sources
+    source = x[block * inputs :]
+    count = min(outputs, y.size - block * outputs)
+    best[:] = -np.inf
+    for i in range(outputs):
+        winner[i] = places[i]
+    for t in range(taps):
+        tap = places[t * outputs : t * outputs + count]
+        for i in range(tap.size):
+            challenger = source[np.uint32(tap[i])]
+            wins = (challenger > best[i]) | (challenger != challenger)
+            best[i] = challenger if wins else best[i]
+            winner[i] = tap[i] if wins else winner[i]
+    results, sources = outputs // planes, inputs // planes
+    for plane in range(count // results):
+        first = plane * results
+        at = block * outputs + first
+        values, found = y[at : at + results], indices[at : at + results]
+        for i in range(values.size):
+            values[i] = best[first + i]
+            found[i] = winner[first + i] - plane * sources
 
 
-@kernel
-def averages(x: Any, y: Any, places: Any, shape: Any, divisors: Any, start: int, stop: int) -> None:
-    """Blocks [start, stop) of y: window sums over divisors."""
+@shared(allocates=True)  # type: ignore[untyped-decorator]
+def averages(x: Any, y: Any, places: Any, shape: Any, divisors: Any, who: int, begin: int, end: int) -> None:
+    """Blocks [begin, end) of y: window sums over divisors."""
+    accumulator = np.empty(shape[1])
+    for block in range(begin, end):
+        _averages(x, y, places, shape, divisors, accumulator, block)
+
+
+@routine
+def _averages(x: Any, y: Any, places: Any, shape: Any, divisors: Any, accumulator: Any, block: int) -> None:
     taps, outputs, inputs, _ = shape
-    accumulator = np.empty(outputs)
-    for block in range(start, stop):
-        target = y[block * outputs : (block + 1) * outputs]
-        total = accumulator[: target.size]
-        _gather_sums(x[block * inputs :], places, taps, outputs, total)
-        for i in range(total.size):
-            target[i] = total[i] / divisors[i]
+    target = y[block * outputs : (block + 1) * outputs]
+    total = accumulator[: target.size]
+    _gather_sums(x[block * inputs :], places, taps, outputs, total)
+    for i in range(total.size):
+        target[i] = total[i] / divisors[i]
 
 
-@kernel
-def spread(gy: Any, gx: Any, places: Any, shape: Any, divisors: Any, start: int, stop: int) -> None:
-    """Blocks [start, stop) of gx: each input gathers gy / divisor of the outputs that read it."""
-    taps, inputs, outputs, _ = shape
+@shared(allocates=True)  # type: ignore[untyped-decorator]
+def spread(gy: Any, gx: Any, places: Any, shape: Any, divisors: Any, who: int, begin: int, end: int) -> None:
+    """Blocks [begin, end) of gx: each input gathers gy / divisor of the outputs that read it."""
+    _, inputs, outputs, _ = shape
     accumulator, shares = np.empty(inputs), np.empty(outputs, gy.dtype)
-    for block in range(start, stop):
-        given = gy[block * outputs : (block + 1) * outputs]
-        for i in range(given.size):
-            shares[i] = given[i] / divisors[i]
-        target = gx[block * inputs : (block + 1) * inputs]
-        total = accumulator[: target.size]
-        _gather_sums(shares, places, taps, inputs, total)
-        for i in range(total.size):
-            target[i] = total[i]
+    for block in range(begin, end):
+        _spread(gy, gx, places, shape, divisors, accumulator, shares, block)
+
+
+@routine
+def _spread(
+    gy: Any, gx: Any, places: Any, shape: Any, divisors: Any, accumulator: Any, shares: Any, block: int
+) -> None:
+    taps, inputs, outputs, _ = shape
+    given = gy[block * outputs : (block + 1) * outputs]
+    for i in range(given.size):
+        shares[i] = given[i] / divisors[i]
+    target = gx[block * inputs : (block + 1) * inputs]
+    total = accumulator[: target.size]
+    _gather_sums(shares, places, taps, inputs, total)
+    for i in range(total.size):
+        target[i] = total[i]
 
 
 @routine

@@ -16,7 +16,8 @@ from fastconv.backends.cpu.pool_gather import Table
 from fastconv.backends.cpu.pool_rows import RowPlan, row_plan
 from fastconv.backends.cpu.pool_windows import WindowPlan, window_plan
 from fastconv.backends.cpu.resampling import resample
-from fastconv.backends.threads import parallel_for
+from fastconv.backends.cpu.scratch import scratch_rows
+from fastconv.backends.threads import share, team_for
 from fastconv.geometry import PoolGeometry, ResampleGeometry
 from fastconv.geometry.resampling import interpolation
 
@@ -62,11 +63,9 @@ def max_pool_backward(gy: Array, indices: Array, geometry: PoolGeometry) -> Arra
     flat_gy, flat_indices, flat_gx = gy.reshape(-1), indices.reshape(-1), gx.reshape(-1)
     outputs, inputs = math.prod(geometry.out_spatial), math.prod(geometry.spatial)
     bands = _bands(geometry)
-    parallel_for(
-        lambda start, stop: max_pool.gradient(flat_gy, flat_indices, flat_gx, bands, outputs, inputs, start, stop),
-        gy.shape[0] * gy.shape[1] * len(bands),
-        gy.size * 1.5 + gx.nbytes * _NS_PER_BYTE,
-    )
+    arguments = (flat_gy, flat_indices, flat_gx, bands, outputs, inputs)
+    tasks, cost = gy.shape[0] * gy.shape[1] * len(bands), gy.size * 1.5 + gx.nbytes * _NS_PER_BYTE
+    share(max_pool.gradient, arguments, tasks, cost)
     return gx
 
 
@@ -114,11 +113,10 @@ def avg_pool_backward(gy: Array, geometry: PoolGeometry) -> Array:
         return gx
     plan = row_plan(geometry)
     arguments = (*plan.windows, *plan.divisors, plan.sizes, plan.steps, plan.interior)
-    parallel_for(
-        lambda start, stop: avg_pool.gradient(flat_gy, flat_gx, *arguments, start, stop),
-        gy.shape[0] * gy.shape[1],
-        gy.size * plan.taps * _NS_PER_TAP + gx.nbytes * _NS_PER_BYTE,
-    )
+    planes, cost = gy.shape[0] * gy.shape[1], gy.size * plan.taps * _NS_PER_TAP + gx.nbytes * _NS_PER_BYTE
+    team = team_for(planes, cost)
+    memory = scratch_rows(team.size, geometry.out_spatial[-1], gx.dtype)
+    avg_pool.gradient(flat_gy, flat_gx, *arguments, memory, team.address, 0, planes)
     return gx
 
 
@@ -139,17 +137,17 @@ def _spread(geometry: PoolGeometry) -> ResampleGeometry:
 def _over_windows(loop: Loop, arguments: tuple[Any, ...], plan: WindowPlan, x: Array) -> None:
     planes = x.shape[0] * x.shape[1]
     cost = planes * plan.outputs * plan.taps * _NS_PER_WINDOW_TAP + x.nbytes * _NS_PER_BYTE
-    parallel_for(lambda start, stop: loop(*arguments, start, stop), planes * plan.tasks, cost)
+    share(loop, arguments, planes * plan.tasks, cost)
 
 
 def _over_blocks(loop: Loop, flat: tuple[Array, ...], table: Table, result: Array, *divisors: Array) -> None:
     arguments = (*flat, table.places, table.shape, *divisors)
     tasks = -(-result.shape[0] * result.shape[1] // table.planes)
-    parallel_for(lambda start, stop: loop(*arguments, start, stop), tasks, result.size * table.shape[0] * _NS_PER_TAP)
+    share(loop, arguments, tasks, result.size * table.shape[0] * _NS_PER_TAP)
 
 
 def _over_rows(loop: Loop, arguments: tuple[Any, ...], plan: RowPlan, x: Array) -> None:
     planes = x.shape[0] * x.shape[1]
     tasks = planes * plan.tasks
     cost = planes * plan.outputs * plan.taps * _NS_PER_TAP + tasks * _NS_PER_ROW
-    parallel_for(lambda start, stop: loop(*arguments, start, stop), tasks, cost)
+    share(loop, arguments, tasks, cost)
