@@ -17,12 +17,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from fastconv.backends.cpu.gather import copy_bytes, zero_bytes
-from fastconv.backends.cpu.host import VECTOR_BYTES, kernel, pointer, routine
+from fastconv.backends.cpu.host import VECTOR_BYTES, pointer, routine
 from fastconv.backends.cpu.resample_simd import weighted_halves, weighted_pairs, weighted_sum
 from fastconv.backends.cpu.simd import fence, transpose
+from fastconv.backends.cpu.team import shared
 
 FIRST, TAPS, WEIGHTS = range(3)
 """Columns of a table: the first tap of an output, how many it has, where their weights begin."""
@@ -30,14 +29,17 @@ FIRST, TAPS, WEIGHTS = range(3)
 _VECTORS = 4  # of a row at once
 
 
-@kernel
+@shared
 def resample(
-    x: Any, y: Any, table: Any, weights: Any, passes: Any, block: Any, streamed: bool, start: int, stop: int
-) -> None:
-    """Blocks [start, stop) of y, rows stored past the caches if `streamed`; the others are those of resampling.Plan."""
-    kept, columns, span = block[7:]
-    scratch, turned = np.empty(kept, x.dtype), np.zeros((columns + span) * (VECTOR_BYTES // x.itemsize), x.dtype)
-    for task in range(start, stop):
+    x: Any, y: Any, table: Any, weights: Any, passes: Any, block: Any, streamed: bool, memory: Any, who: int,
+    begin: int, end: int,
+) -> None:  # fmt: skip
+    """Blocks [begin, end) of y, rows stored past the caches if `streamed`; the others are those of resampling.Plan.
+
+    `memory`: for each thread the scratch between the axes, then that for columns that are turned.
+    """
+    scratch, turned = memory[who], memory[who, block[7] :]
+    for task in range(begin, end):
         _resample_block(x, y, table, weights, passes, block, streamed, scratch, turned, task)
     if streamed:
         fence()

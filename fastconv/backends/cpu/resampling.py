@@ -15,7 +15,8 @@ from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.host import STREAMED_BYTES, flat
 from fastconv.backends.cpu.memory import empty
 from fastconv.backends.cpu.resample_simd import REGULAR_TAPS
-from fastconv.backends.threads import parallel_for
+from fastconv.backends.cpu.scratch import ALIGNED, scratch_rows
+from fastconv.backends.threads import team_for
 from fastconv.geometry.resampling import ResampleGeometry, Taps
 
 Array = npt.NDArray[Any]
@@ -39,11 +40,10 @@ def resample(x: Array, geometry: ResampleGeometry) -> Array:
         return x.copy()
     y = empty(x.shape[:2] + geometry.out_spatial, x.dtype)
     arguments = flat(x), y.reshape(-1), plan.table, plan.weights, plan.passes, plan.block, y.nbytes >= STREAMED_BYTES
-    parallel_for(
-        lambda start, stop: resample_passes.resample(*arguments, start, stop),
-        -(-x.shape[0] * x.shape[1] // plan.block[0]) * plan.block[2],
-        (x.size + y.size) * _NS_PER_ELEMENT,
-    )
+    tasks = -(-x.shape[0] * x.shape[1] // plan.block[0]) * plan.block[2]
+    team = team_for(tasks, (x.size + y.size) * _NS_PER_ELEMENT)
+    memory = scratch_rows(team.size, plan.scratch, x.dtype)
+    resample_passes.resample(*arguments, memory, team.address, 0, tasks)
     return y
 
 
@@ -63,6 +63,8 @@ class Plan:
     """Planes of a block, its outputs along the lead, blocks along the lead; inputs and outputs of the lead, elements
     behind it in x and in y; scratch between the axes; columns that are turned together and those that they read.
     """
+    scratch: int
+    """Elements of scratch of a thread."""
 
 
 @lru_cache(maxsize=64)
@@ -84,9 +86,11 @@ def _plan(geometry: ResampleGeometry, dtype: np.dtype[Any]) -> Plan:
             kept += planes * (rows if lead_is_done or i == 0 else longest) * math.prod(after[1:])
     behind = math.prod(stages[0][1:]), math.prod(stages[-1][1:])
     cuts = -(-lead.outputs // rows)
+    kept = -(-kept // ALIGNED) * ALIGNED
     block = planes, rows, cuts, lead.inputs, lead.outputs, *behind, kept, max(chunks), max(spans)
+    scratch = kept + (max(chunks) + max(spans)) * lanes_of(dtype.itemsize)
     weights = np.concatenate([axis.weights for axis in axes]).astype(dtype)
-    return Plan(_table(axes), weights, np.array(passes, np.int64), block)
+    return Plan(_table(axes), weights, np.array(passes, np.int64), block, scratch)
 
 
 def _table(axes: list[Taps]) -> Array:
