@@ -10,6 +10,7 @@ float64, in an order that depends on C alone. Cost: one exponential an element a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,14 @@ import numpy.typing as npt
 
 from fastconv.backends.cpu import sums
 from fastconv.backends.cpu.elementary import exp_of_parts, like, log, maximum, negative_exponent
-from fastconv.backends.cpu.host import flat, kernel, routine
+from fastconv.backends.cpu.host import flat, routine
 from fastconv.backends.cpu.memory import empty
-from fastconv.backends.threads import RangeCall, parallel_for
+from fastconv.backends.cpu.scratch import scratch_rows
+from fastconv.backends.cpu.team import shared
+from fastconv.backends.threads import share, team_for
 
 Array = npt.NDArray[Any]
+Loop = Callable[..., None]
 
 _COLUMNS = 256
 _NS_PER_BYTE = 0.25
@@ -32,11 +36,10 @@ def cross_entropy(x: Array, classes: Array, weight: Array | None, smoothing: flo
     samples, _, inner = x.shape
     losses, normalisers = np.empty((samples, inner), x.dtype), np.empty((2, samples * inner), x.dtype)
     arrays = (x.reshape(-1), classes.reshape(-1), _weights(x, weight), losses.reshape(-1), normalisers)
-    smoothing = float(smoothing)
     if inner == 1:
-        _run(lambda start, stop: _rows(*arrays, smoothing, start, stop), x)
+        _over_rows(_rows, (*arrays, float(smoothing)), x, 2)
     else:
-        _run(lambda start, stop: _columns(*arrays, smoothing, inner, start, stop), x)
+        _over_columns(_columns, (*arrays, float(smoothing), inner), x)
     return losses, normalisers
 
 
@@ -47,11 +50,10 @@ def cross_entropy_backward(
     inner = x.shape[2]
     gx = empty(x.shape, x.dtype)
     arrays = (flat(g), x.reshape(-1), normalisers, classes.reshape(-1), _weights(x, weight), gx.reshape(-1))
-    smoothing = float(smoothing)
     if inner == 1:
-        _run(lambda start, stop: _rows_grad(*arrays, smoothing, start, stop), x)
+        _over_rows(_rows_grad, (*arrays, float(smoothing)), x, 1)
     else:
-        _run(lambda start, stop: _columns_grad(*arrays, smoothing, inner, start, stop), x)
+        _over_columns(_columns_grad, (*arrays, float(smoothing), inner), x)
     return gx
 
 
@@ -59,17 +61,26 @@ def _weights(x: Array, weight: Array | None) -> Array:
     return np.ones(x.shape[1], x.dtype) if weight is None else weight
 
 
-def _run(call: RangeCall, x: Array) -> None:
-    parallel_for(call, x.shape[0] * -(-x.shape[2] // _COLUMNS), _NS_PER_BYTE * x.nbytes)
+def _over_rows(loop: Loop, arguments: tuple[Any, ...], x: Array, lines: int) -> None:
+    """With scratch for so many lines of classes."""
+    samples, count, _ = x.shape
+    team = team_for(samples, _NS_PER_BYTE * x.nbytes)
+    memory = scratch_rows(team.size, lines * count, x.dtype)
+    loop(*arguments, memory, team.address, 0, samples)
 
 
-@kernel
+def _over_columns(loop: Loop, arguments: tuple[Any, ...], x: Array) -> None:
+    share(loop, arguments, x.shape[0] * -(-x.shape[2] // _COLUMNS), _NS_PER_BYTE * x.nbytes)
+
+
+@shared
 def _rows(
-    x: Any, classes: Any, weight: Any, losses: Any, normalisers: Any, smoothing: float, start: int, stop: int
-) -> None:
+    x: Any, classes: Any, weight: Any, losses: Any, normalisers: Any, smoothing: float, memory: Any, who: int,
+    begin: int, end: int,
+) -> None:  # fmt: skip
     count = weight.size
-    powers, scales, weights = np.empty(count, x.dtype), np.empty(count, x.dtype), sums.total(weight)
-    for row in range(start, stop):
+    powers, scales, weights = memory[who, :count], memory[who, count : 2 * count], sums.total(weight)
+    for row in range(begin, end):
         source, target = x[row * count : (row + 1) * count], classes[row]
         largest = source[0]
         for i in range(source.size):
@@ -90,13 +101,14 @@ def _rows(
         losses[row] = loss
 
 
-@kernel
+@shared
 def _rows_grad(
-    g: Any, x: Any, normalisers: Any, classes: Any, weight: Any, gx: Any, smoothing: float, start: int, stop: int
-) -> None:
+    g: Any, x: Any, normalisers: Any, classes: Any, weight: Any, gx: Any, smoothing: float, memory: Any, who: int,
+    begin: int, end: int,
+) -> None:  # fmt: skip
     count = weight.size
-    scales, weights = np.empty(count, x.dtype), sums.total(weight)
-    for row in range(start, stop):
+    scales, weights = memory[who, :count], sums.total(weight)
+    for row in range(begin, end):
         source, result, target = x[row * count : (row + 1) * count], gx[row * count : (row + 1) * count], classes[row]
         if target < 0:
             result[:] = 0.0
@@ -115,55 +127,63 @@ def _rows_grad(
         result[target] -= like(largest, own)
 
 
-@kernel
+@shared(allocates=True)  # type: ignore[untyped-decorator]
 def _columns(
-    x: Any, classes: Any, weight: Any, losses: Any, normalisers: Any, smoothing: float, inner: int, start: int,
-    stop: int,
+    x: Any, classes: Any, weight: Any, losses: Any, normalisers: Any, smoothing: float, inner: int, who: int,
+    begin: int, end: int,
+) -> None:  # fmt: skip
+    weights = sums.total(weight)
+    lines, totals, numbers = np.empty((4, _COLUMNS), x.dtype), np.empty((2, _COLUMNS)), np.empty(_COLUMNS, np.int32)
+    for task in range(begin, end):
+        _columns_of_task(
+            x, classes, weight, losses, normalisers, smoothing, inner, weights, lines, totals, numbers, task
+        )
+
+
+@routine
+def _columns_of_task(
+    x: Any, classes: Any, weight: Any, losses: Any, normalisers: Any, smoothing: float, inner: int, weights: float,
+    line: Any, total: Any, number: Any, task: int,
 ) -> None:  # fmt: skip
     count, blocks = weight.size, (inner + _COLUMNS - 1) // _COLUMNS
-    weights = sums.total(weight)
-    power, total, even = np.empty(_COLUMNS, x.dtype), np.empty(_COLUMNS), np.empty(_COLUMNS)
-    own_score, own_weight, own_class = power.copy(), power.copy(), np.empty(_COLUMNS, np.int32)
-    scale = power.copy()
-    for task in range(start, stop):
-        sample, column = task // blocks, task % blocks * _COLUMNS
-        columns = min(_COLUMNS, inner - column)
-        at, first = sample * inner + column, sample * count * inner + column
-        largest, shift = normalisers[0, at : at + columns], normalisers[1, at : at + columns]
-        loss = losses[at : at + columns]
-        powers, scales, totals, evens = power[:columns], scale[:columns], total[:columns], even[:columns]
-        scores, factors, numbers = own_score[:columns], own_weight[:columns], own_class[:columns]
-        _class_numbers(classes[at : at + columns], numbers)
-        for i in range(columns):
-            totals[i] = evens[i] = 0.0
-        for i in range(columns):
-            scores[i] = factors[i] = like(largest[i], 0.0)
-        _largest(x, first, count, inner, largest)
-        for c in range(count):
-            source, label, share = x[first + c * inner : first + c * inner + columns], np.int32(c), weight[c]
-            for i in range(source.size):
-                powers[i], scales[i] = negative_exponent(source[i] - largest[i])
-            for i in range(source.size):
-                powers[i] = exp_of_parts(powers[i], scales[i])
-            for i in range(source.size):
-                totals[i] += powers[i]
-            for i in range(source.size):  # sums with one term: a choice between new and old would be a masked store
-                score = source[i]
-                scores[i] += score if numbers[i] == label else like(score, 0.0)
-                factors[i] += share if numbers[i] == label else like(score, 0.0)
-            if smoothing != 0.0:
-                for i in range(source.size):
-                    evens[i] += np.float64(share) * source[i]
-        for i in range(columns):
-            shift[i] = log(totals[i])
-        for i in range(columns):
-            cost = factors[i] * -(scores[i] - largest[i] - shift[i])
-            loss[i] = cost if numbers[i] >= 0 else like(cost, 0.0)
+    sample, column = task // blocks, task % blocks * _COLUMNS
+    columns = min(_COLUMNS, inner - column)
+    at, first = sample * inner + column, sample * count * inner + column
+    largest, shift = normalisers[0, at : at + columns], normalisers[1, at : at + columns]
+    loss = losses[at : at + columns]
+    powers, scales, scores, factors = line[0, :columns], line[1, :columns], line[2, :columns], line[3, :columns]
+    totals, evens, numbers = total[0, :columns], total[1, :columns], number[:columns]
+    _class_numbers(classes[at : at + columns], numbers)
+    for i in range(columns):
+        totals[i] = evens[i] = 0.0
+    for i in range(columns):
+        scores[i] = factors[i] = like(largest[i], 0.0)
+    _largest(x, first, count, inner, largest)
+    for c in range(count):
+        source, label, share = x[first + c * inner : first + c * inner + columns], np.int32(c), weight[c]
+        for i in range(source.size):
+            powers[i], scales[i] = negative_exponent(source[i] - largest[i])
+        for i in range(source.size):
+            powers[i] = exp_of_parts(powers[i], scales[i])
+        for i in range(source.size):
+            totals[i] += powers[i]
+        for i in range(source.size):  # sums with one term: a choice between new and old would be a masked store
+            score = source[i]
+            scores[i] += score if numbers[i] == label else like(score, 0.0)
+            factors[i] += share if numbers[i] == label else like(score, 0.0)
         if smoothing != 0.0:
-            for i in range(columns):
-                rest = weights * (np.float64(largest[i]) + shift[i]) - evens[i]
-                mixed = (1.0 - smoothing) * loss[i] + smoothing / count * rest
-                loss[i] = mixed if numbers[i] >= 0 else 0.0
+            for i in range(source.size):
+                evens[i] += np.float64(share) * source[i]
+    for i in range(columns):
+        shift[i] = log(totals[i])
+    for i in range(columns):
+        cost = factors[i] * -(scores[i] - largest[i] - shift[i])
+        loss[i] = cost if numbers[i] >= 0 else like(cost, 0.0)
+    if smoothing != 0.0:
+        for i in range(columns):
+            rest = weights * (np.float64(largest[i]) + shift[i]) - evens[i]
+            mixed = (1.0 - smoothing) * loss[i] + smoothing / count * rest
+            loss[i] = mixed if numbers[i] >= 0 else 0.0
 
 
 @routine
@@ -185,45 +205,52 @@ def _largest(x: Any, first: int, count: int, inner: int, largest: Any) -> None:
             largest[i] = maximum(largest[i], source[i])
 
 
-@kernel
+@shared(allocates=True)  # type: ignore[untyped-decorator]
 def _columns_grad(
-    g: Any, x: Any, normalisers: Any, classes: Any, weight: Any, gx: Any, smoothing: float, inner: int, start: int,
-    stop: int,
+    g: Any, x: Any, normalisers: Any, classes: Any, weight: Any, gx: Any, smoothing: float, inner: int, who: int,
+    begin: int, end: int,
+) -> None:  # fmt: skip
+    weights = sums.total(weight)
+    lines, numbers = np.empty((4, _COLUMNS), x.dtype), np.empty(_COLUMNS, np.int32)
+    for task in range(begin, end):
+        _columns_grad_of_task(g, x, normalisers, classes, weight, gx, smoothing, inner, weights, lines, numbers, task)
+
+
+@routine
+def _columns_grad_of_task(
+    g: Any, x: Any, normalisers: Any, classes: Any, weight: Any, gx: Any, smoothing: float, inner: int, weights: float,
+    line: Any, number: Any, task: int,
 ) -> None:  # fmt: skip
     count, blocks = weight.size, (inner + _COLUMNS - 1) // _COLUMNS
-    weights = sums.total(weight)
-    own, even, factor = np.empty(_COLUMNS, x.dtype), np.empty(_COLUMNS, x.dtype), np.empty(_COLUMNS, x.dtype)
-    scale, own_class = np.empty(_COLUMNS, x.dtype), np.empty(_COLUMNS, np.int32)
-    for task in range(start, stop):
-        sample, column = task // blocks, task % blocks * _COLUMNS
-        columns = min(_COLUMNS, inner - column)
-        at, first = sample * inner + column, sample * count * inner + column
-        largest, shift = normalisers[0, at : at + columns], normalisers[1, at : at + columns]
-        cotangents = g[at : at + columns]
-        owns, evens, factors, scales = own[:columns], even[:columns], factor[:columns], scale[:columns]
-        numbers = own_class[:columns]
-        _class_numbers(classes[at : at + columns], numbers)
+    sample, column = task // blocks, task % blocks * _COLUMNS
+    columns = min(_COLUMNS, inner - column)
+    at, first = sample * inner + column, sample * count * inner + column
+    largest, shift = normalisers[0, at : at + columns], normalisers[1, at : at + columns]
+    cotangents = g[at : at + columns]
+    owns, evens, factors, scales = line[0, :columns], line[1, :columns], line[2, :columns], line[3, :columns]
+    numbers = number[:columns]
+    _class_numbers(classes[at : at + columns], numbers)
+    for i in range(columns):
+        owns[i] = like(owns[i], 0.0)
+    for c in range(count):
+        share = like(weight[c], (1.0 - smoothing) * weight[c])
         for i in range(columns):
-            owns[i] = like(owns[i], 0.0)
-        for c in range(count):
-            share = like(weight[c], (1.0 - smoothing) * weight[c])
-            for i in range(columns):
-                own_share = cotangents[i] * share
-                owns[i] += own_share if numbers[i] == np.int32(c) else like(share, 0.0)
-        for i in range(columns):
-            evens[i] = cotangents[i] * like(owns[i], smoothing / count)
-            factors[i] = owns[i] + evens[i] * like(owns[i], weights)
-        for c in range(count):
-            begin = first + c * inner
-            source, result, label = x[begin : begin + columns], gx[begin : begin + columns], np.int32(c)
-            share = weight[c]
+            own_share = cotangents[i] * share
+            owns[i] += own_share if numbers[i] == np.int32(c) else like(share, 0.0)
+    for i in range(columns):
+        evens[i] = cotangents[i] * like(owns[i], smoothing / count)
+        factors[i] = owns[i] + evens[i] * like(owns[i], weights)
+    for c in range(count):
+        begin = first + c * inner
+        source, result, label = x[begin : begin + columns], gx[begin : begin + columns], np.int32(c)
+        share = weight[c]
+        for i in range(source.size):
+            result[i], scales[i] = negative_exponent(source[i] - largest[i] - shift[i])
+        for i in range(source.size):
+            slope, target = exp_of_parts(result[i], scales[i]) * factors[i], owns[i]
+            slope -= target if numbers[i] == label else like(slope, 0.0)
+            result[i] = slope if numbers[i] >= 0 else like(slope, 0.0)
+        if smoothing != 0.0:
             for i in range(source.size):
-                result[i], scales[i] = negative_exponent(source[i] - largest[i] - shift[i])
-            for i in range(source.size):
-                slope, target = exp_of_parts(result[i], scales[i]) * factors[i], owns[i]
-                slope -= target if numbers[i] == label else like(slope, 0.0)
-                result[i] = slope if numbers[i] >= 0 else like(slope, 0.0)
-            if smoothing != 0.0:
-                for i in range(source.size):
-                    target = evens[i] * share
-                    result[i] -= target if numbers[i] >= 0 else like(share, 0.0)
+                target = evens[i] * share
+                result[i] -= target if numbers[i] >= 0 else like(share, 0.0)

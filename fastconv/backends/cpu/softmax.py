@@ -9,6 +9,7 @@ depends on the length alone. Cost: one exponential an element, three passes over
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ import numpy.typing as npt
 
 from fastconv.backends.cpu import sums
 from fastconv.backends.cpu.elementary import exp, like, maximum
-from fastconv.backends.cpu.host import kernel
+from fastconv.backends.cpu.host import routine
 from fastconv.backends.cpu.memory import empty
-from fastconv.backends.threads import RangeCall, parallel_for
+from fastconv.backends.cpu.team import shared
+from fastconv.backends.threads import share
 
 Array = npt.NDArray[Any]
 
@@ -30,11 +32,7 @@ def softmax(x: Array, axis: int, log: bool) -> Array:
     """See contract.Backend.softmax."""
     y = empty(x.shape, x.dtype)
     length, inner = _length_and_inner(x.shape, axis)
-    flat_x, flat_y = x.reshape(-1), y.reshape(-1)
-    if inner == 1:
-        _run(lambda start, stop: _rows(flat_x, flat_y, length, log, start, stop), x, length, inner)
-    else:
-        _run(lambda start, stop: _columns(flat_x, flat_y, length, inner, log, start, stop), x, length, inner)
+    _run(_rows if inner == 1 else _columns, (x.reshape(-1), y.reshape(-1)), length, inner, log)
     return y
 
 
@@ -43,10 +41,7 @@ def softmax_backward(gy: Array, y: Array, axis: int, log: bool) -> Array:
     gx = empty(gy.shape, gy.dtype)
     length, inner = _length_and_inner(gy.shape, axis)
     flats = gy.reshape(-1), y.reshape(-1), gx.reshape(-1)
-    if inner == 1:
-        _run(lambda start, stop: _rows_grad(*flats, length, log, start, stop), gy, length, inner)
-    else:
-        _run(lambda start, stop: _columns_grad(*flats, length, inner, log, start, stop), gy, length, inner)
+    _run(_rows_grad if inner == 1 else _columns_grad, flats, length, inner, log)
     return gx
 
 
@@ -55,14 +50,16 @@ def _length_and_inner(shape: tuple[int, ...], axis: int) -> tuple[int, int]:
     return shape[axis], math.prod(shape[axis + 1 :])
 
 
-def _run(call: RangeCall, x: Array, length: int, inner: int) -> None:
+def _run(loop: Callable[..., None], flats: tuple[Array, ...], length: int, inner: int, log: bool) -> None:
+    x = flats[0]
     if x.size:
-        parallel_for(call, x.size // (length * inner) * -(-inner // _COLUMNS), _NS_PER_BYTE * x.nbytes)
+        tasks = x.size // (length * inner) * -(-inner // _COLUMNS)
+        share(loop, (*flats, length, inner, log), tasks, _NS_PER_BYTE * x.nbytes)
 
 
-@kernel
-def _rows(x: Any, y: Any, length: int, log: bool, start: int, stop: int) -> None:
-    for row in range(start, stop):
+@shared
+def _rows(x: Any, y: Any, length: int, inner: int, log: bool, who: int, begin: int, end: int) -> None:
+    for row in range(begin, end):
         source, target = x[row * length : (row + 1) * length], y[row * length : (row + 1) * length]
         largest = source[0]
         for i in range(source.size):
@@ -80,39 +77,51 @@ def _rows(x: Any, y: Any, length: int, log: bool, start: int, stop: int) -> None
                 target[i] *= factor
 
 
-@kernel
-def _columns(x: Any, y: Any, length: int, inner: int, log: bool, start: int, stop: int) -> None:
-    blocks = (inner + _COLUMNS - 1) // _COLUMNS
+@shared(allocates=True)  # type: ignore[untyped-decorator]
+def _columns(x: Any, y: Any, length: int, inner: int, log: bool, who: int, begin: int, end: int) -> None:
     largest, shift, total = np.empty(_COLUMNS, x.dtype), np.empty(_COLUMNS, x.dtype), np.empty(_COLUMNS)
-    for task in range(start, stop):
-        first = task % blocks * _COLUMNS
-        columns = min(_COLUMNS, inner - first)
-        first += task // blocks * length * inner
-        for i in range(columns):
-            largest[i] = x[first + i]
-            total[i] = 0.0
-        for begin in range(first, first + length * inner, inner):
-            source = x[begin : begin + columns]
-            for i in range(source.size):
-                largest[i] = maximum(largest[i], source[i])
-        for begin in range(first, first + length * inner, inner):
-            source, target = x[begin : begin + columns], y[begin : begin + columns]
-            for i in range(source.size):
-                target[i] = exp(source[i] - largest[i])
-                total[i] += target[i]
-        for i in range(columns):
-            shift[i] = math.log(total[i]) if log else 1.0 / total[i]
-        for begin in range(first, first + length * inner, inner):
-            source, target = x[begin : begin + columns], y[begin : begin + columns]
-            for i in range(source.size):
-                target[i] = source[i] - largest[i] - shift[i] if log else target[i] * shift[i]
+    for task in range(begin, end):
+        _columns_of_task(x, y, length, inner, log, largest, shift, total, task)
 
 
-@kernel
-def _rows_grad(gy: Any, y: Any, gx: Any, length: int, log: bool, start: int, stop: int) -> None:
-    for row in range(start, stop):
-        begin, end = row * length, (row + 1) * length
-        cotangent, result, target = gy[begin:end], y[begin:end], gx[begin:end]
+@routine
+def _columns_of_task(
+    x: Any, y: Any, length: int, inner: int, log: bool, largest: Any, shift: Any, total: Any, task: int
+) -> None:
+    first, columns = _place(task, length, inner)
+    for i in range(columns):
+        largest[i] = x[first + i]
+        total[i] = 0.0
+    for begin in range(first, first + length * inner, inner):
+        source = x[begin : begin + columns]
+        for i in range(source.size):
+            largest[i] = maximum(largest[i], source[i])
+    for begin in range(first, first + length * inner, inner):
+        source, target = x[begin : begin + columns], y[begin : begin + columns]
+        for i in range(source.size):
+            target[i] = exp(source[i] - largest[i])
+            total[i] += target[i]
+    for i in range(columns):
+        shift[i] = math.log(total[i]) if log else 1.0 / total[i]
+    for begin in range(first, first + length * inner, inner):
+        source, target = x[begin : begin + columns], y[begin : begin + columns]
+        for i in range(source.size):
+            target[i] = source[i] - largest[i] - shift[i] if log else target[i] * shift[i]
+
+
+@routine
+def _place(task: int, length: int, inner: int) -> tuple[int, int]:
+    """The first element of a task's columns, and their number."""
+    blocks = (inner + _COLUMNS - 1) // _COLUMNS
+    column = task % blocks * _COLUMNS
+    return task // blocks * length * inner + column, min(_COLUMNS, inner - column)
+
+
+@shared
+def _rows_grad(gy: Any, y: Any, gx: Any, length: int, inner: int, log: bool, who: int, begin: int, end: int) -> None:
+    for row in range(begin, end):
+        first, last = row * length, (row + 1) * length
+        cotangent, result, target = gy[first:last], y[first:last], gx[first:last]
         if log:
             total = like(result[0], sums.total(cotangent))
             for i in range(result.size):
@@ -123,23 +132,25 @@ def _rows_grad(gy: Any, y: Any, gx: Any, length: int, log: bool, start: int, sto
                 target[i] = result[i] * (cotangent[i] - total)
 
 
-@kernel
-def _columns_grad(gy: Any, y: Any, gx: Any, length: int, inner: int, log: bool, start: int, stop: int) -> None:
-    blocks = (inner + _COLUMNS - 1) // _COLUMNS
+@shared(allocates=True)  # type: ignore[untyped-decorator]
+def _columns_grad(gy: Any, y: Any, gx: Any, length: int, inner: int, log: bool, who: int, begin: int, end: int) -> None:
     total = np.empty(_COLUMNS)
-    for task in range(start, stop):
-        first = task % blocks * _COLUMNS
-        columns = min(_COLUMNS, inner - first)
-        first += task // blocks * length * inner
-        for i in range(columns):
-            total[i] = 0.0
-        for begin in range(first, first + length * inner, inner):
-            cotangent, result = gy[begin : begin + columns], y[begin : begin + columns]
-            for i in range(result.size):
-                total[i] += np.float64(cotangent[i]) * (1.0 if log else np.float64(result[i]))
-        for begin in range(first, first + length * inner, inner):
-            cotangent, result = gy[begin : begin + columns], y[begin : begin + columns]
-            target = gx[begin : begin + columns]
-            for i in range(result.size):
-                mean = like(result[i], total[i])
-                target[i] = cotangent[i] - exp(result[i]) * mean if log else result[i] * (cotangent[i] - mean)
+    for task in range(begin, end):
+        _columns_grad_of_task(gy, y, gx, length, inner, log, total, task)
+
+
+@routine
+def _columns_grad_of_task(gy: Any, y: Any, gx: Any, length: int, inner: int, log: bool, total: Any, task: int) -> None:
+    first, columns = _place(task, length, inner)
+    for i in range(columns):
+        total[i] = 0.0
+    for begin in range(first, first + length * inner, inner):
+        cotangent, result = gy[begin : begin + columns], y[begin : begin + columns]
+        for i in range(result.size):
+            total[i] += np.float64(cotangent[i]) * (1.0 if log else np.float64(result[i]))
+    for begin in range(first, first + length * inner, inner):
+        cotangent, result = gy[begin : begin + columns], y[begin : begin + columns]
+        target = gx[begin : begin + columns]
+        for i in range(result.size):
+            mean = like(result[i], total[i])
+            target[i] = cotangent[i] - exp(result[i]) * mean if log else result[i] * (cotangent[i] - mean)
