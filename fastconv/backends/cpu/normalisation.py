@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fastconv.backends.cpu import normalisation_kernels as kernels
 from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.memory import empty
-from fastconv.backends.threads import parallel_for
+from fastconv.backends.threads import share
 
 Array = npt.NDArray[Any]
 Loop = Callable[..., None]
@@ -84,11 +84,11 @@ def partial_sums(x: Array, sums: int, over_runs: Loop, over_rows: Loop, *arrays:
         runs = -(-plane // kernels.RUN)
         tasks = samples * channels * runs
         partial = np.empty((sums, tasks))
-        _parallel(lambda start, stop: over_runs(*arrays, partial, channels, plane, start, stop), tasks, x, 1)
+        _share(over_runs, (*arrays, partial, channels, plane), tasks, x, 1)
         return partial.reshape(sums, samples, channels, runs)
     blocks = -(-samples // kernels.ROWS)
     partial = np.empty((sums, blocks * channels))
-    _parallel(lambda start, stop: over_rows(*arrays, partial, channels, start, stop), blocks, x, 1)
+    _share(over_rows, (*arrays, partial, channels), blocks, x, 1)
     return partial.reshape(sums, blocks, channels, 1)
 
 
@@ -97,10 +97,10 @@ def elementwise(x: Array, streams: int, over_runs: Loop, over_rows: Loop, *array
     samples, channels, plane = *x.shape[:2], math.prod(x.shape[2:])
     if _has_space(x):
         tasks = samples * channels * -(-plane // kernels.RUN)
-        _parallel(lambda start, stop: over_runs(*arrays, channels, plane, start, stop), tasks, x, streams)
+        _share(over_runs, (*arrays, channels, plane), tasks, x, streams)
     else:
-        _parallel(lambda start, stop: over_rows(*arrays, channels, start, stop), samples, x, streams)
+        _share(over_rows, (*arrays, channels), samples, x, streams)
 
 
-def _parallel(call: Callable[[int, int], None], tasks: int, x: Array, streams: int) -> None:
-    parallel_for(call, tasks, tasks * _NS_PER_TASK + streams * x.nbytes * _NS_PER_BYTE)
+def _share(loop: Loop, arguments: tuple[Any, ...], tasks: int, x: Array, streams: int) -> None:
+    share(loop, arguments, tasks, tasks * _NS_PER_TASK + streams * x.nbytes * _NS_PER_BYTE)

@@ -16,6 +16,7 @@ import numpy as np
 from fastconv.backends.cpu import sums
 from fastconv.backends.cpu.elementary import fma
 from fastconv.backends.cpu.host import embedded, inlined, kernel
+from fastconv.backends.cpu.team import shared
 
 RUN = 8192
 
@@ -33,56 +34,61 @@ def bounds(task: int, channels: int, plane: int) -> tuple[int, int, int]:
     return task // runs % channels, begin, begin + min(RUN, plane - first)
 
 
-@kernel
-def run_sums(x: Any, partial: Any, channels: int, plane: int, start: int, stop: int) -> None:
-    """Of the runs [start, stop)."""
-    for task in range(start, stop):
-        _, begin, end = bounds(task, channels, plane)
-        partial[0, task] = sums.total(x[begin:end])
+@shared
+def run_sums(x: Any, partial: Any, channels: int, plane: int, who: int, begin: int, end: int) -> None:
+    """Of the runs [begin, end)."""
+    for task in range(begin, end):
+        _, first, last = bounds(task, channels, plane)
+        partial[0, task] = sums.total(x[first:last])
 
 
-@kernel
-def run_moments(x: Any, partial: Any, channels: int, plane: int, start: int, stop: int) -> None:
-    """Mean, and squares about it, of the runs [start, stop)."""
-    for task in range(start, stop):
-        _, begin, end = bounds(task, channels, plane)
-        mean = sums.total(x[begin:end]) / (end - begin)
+@shared
+def run_moments(x: Any, partial: Any, channels: int, plane: int, who: int, begin: int, end: int) -> None:
+    """Mean, and squares about it, of the runs [begin, end)."""
+    for task in range(begin, end):
+        _, first, last = bounds(task, channels, plane)
+        mean = sums.total(x[first:last]) / (last - first)
         partial[0, task] = mean
-        partial[1, task] = sums.squares_about(x[begin:end], mean)
+        partial[1, task] = sums.squares_about(x[first:last], mean)
 
 
-@kernel
+@shared
 def run_products(
-    gy: Any, x: Any, mean: Any, scale: Any, gx: Any, partial: Any, channels: int, plane: int, start: int, stop: int
-) -> None:
-    """Σ gy and Σ gy · (x - mean) of the runs [start, stop); gx = gy · scale, unless gx is None."""
-    for task in range(start, stop):
-        channel, begin, end = bounds(task, channels, plane)
-        partial[0, task] = sums.total(gy[begin:end])
-        partial[1, task] = sums.dot_about(gy[begin:end], x[begin:end], mean[channel])
+    gy: Any, x: Any, mean: Any, scale: Any, gx: Any, partial: Any, channels: int, plane: int, who: int, begin: int,
+    end: int,
+) -> None:  # fmt: skip
+    """Σ gy and Σ gy · (x - mean) of the runs [begin, end); gx = gy · scale, unless gx is None."""
+    for task in range(begin, end):
+        channel, first, last = bounds(task, channels, plane)
+        partial[0, task] = sums.total(gy[first:last])
+        partial[1, task] = sums.dot_about(gy[first:last], x[first:last], mean[channel])
         if gx is not None:
-            cotangent, target, factor = gy[begin:end], gx[begin:end], scale[channel]
+            cotangent, target, factor = gy[first:last], gx[first:last], scale[channel]
             for i in range(cotangent.size):
                 target[i] = cotangent[i] * factor
 
 
-@kernel
-def run_apply(x: Any, scale: Any, shift: Any, y: Any, channels: int, plane: int, start: int, stop: int) -> None:
-    """Runs [start, stop) of y = x · scale + shift."""
-    for task in range(start, stop):
-        channel, begin, end = bounds(task, channels, plane)
-        source, target = x[begin:end], y[begin:end]
+@shared
+def run_apply(
+    x: Any, scale: Any, shift: Any, y: Any, channels: int, plane: int, who: int, begin: int, end: int
+) -> None:
+    """Runs [begin, end) of y = x · scale + shift."""
+    for task in range(begin, end):
+        channel, first, last = bounds(task, channels, plane)
+        source, target = x[first:last], y[first:last]
         a, b = scale[channel], shift[channel]
         for i in range(source.size):
             target[i] = fma(source[i], a, b)
 
 
-@kernel
-def run_backward(gy: Any, x: Any, numbers: Any, gx: Any, channels: int, plane: int, start: int, stop: int) -> None:
-    """Runs [start, stop) of gx = scale · gy - slope · (x - mean) - constant, which are the rows of `numbers`."""
-    for task in range(start, stop):
-        channel, begin, end = bounds(task, channels, plane)
-        gradient(gy[begin:end], x[begin:end], numbers, channel, gx[begin:end])
+@shared
+def run_backward(
+    gy: Any, x: Any, numbers: Any, gx: Any, channels: int, plane: int, who: int, begin: int, end: int
+) -> None:
+    """Runs [begin, end) of gx = scale · gy - slope · (x - mean) - constant, which are the rows of `numbers`."""
+    for task in range(begin, end):
+        channel, first, last = bounds(task, channels, plane)
+        gradient(gy[first:last], x[first:last], numbers, channel, gx[first:last])
 
 
 @embedded
@@ -93,14 +99,14 @@ def gradient(gy: Any, x: Any, numbers: Any, column: int, gx: Any) -> None:
         gx[i] = fma(scale, gy[i], fma(-slope, x[i] - mean, -constant))
 
 
-@kernel
-def rows_sums(x: Any, partial: Any, channels: int, start: int, stop: int) -> None:
-    """Of the blocks of samples [start, stop)."""
-    for block in range(start, stop):
+@shared
+def rows_sums(x: Any, partial: Any, channels: int, who: int, begin: int, end: int) -> None:
+    """Of the blocks of samples [begin, end)."""
+    for block in range(begin, end):
         total = partial[0, block * channels : (block + 1) * channels]
         total[:] = 0.0
-        for begin in range(block * ROWS * channels, min((block + 1) * ROWS * channels, x.size), channels):
-            _add(total, x[begin : begin + channels])
+        for at in range(block * ROWS * channels, min((block + 1) * ROWS * channels, x.size), channels):
+            _add(total, x[at : at + channels])
 
 
 @inlined
@@ -109,62 +115,62 @@ def _add(total: Any, row: Any) -> None:
         total[i] += row[i]
 
 
-@kernel
-def rows_moments(x: Any, partial: Any, channels: int, start: int, stop: int) -> None:
-    """Mean, and squares about it, of the blocks of samples [start, stop)."""
-    for block in range(start, stop):
+@shared
+def rows_moments(x: Any, partial: Any, channels: int, who: int, begin: int, end: int) -> None:
+    """Mean, and squares about it, of the blocks of samples [begin, end)."""
+    for block in range(begin, end):
         mean = partial[0, block * channels : (block + 1) * channels]
         squares = partial[1, block * channels : (block + 1) * channels]
-        first, end = block * ROWS * channels, min((block + 1) * ROWS * channels, x.size)
+        first, last = block * ROWS * channels, min((block + 1) * ROWS * channels, x.size)
         mean[:] = 0.0
         squares[:] = 0.0
-        for begin in range(first, end, channels):
-            _add(mean, x[begin : begin + channels])
+        for at in range(first, last, channels):
+            _add(mean, x[at : at + channels])
         for i in range(mean.size):
-            mean[i] /= (end - first) // channels
-        for begin in range(first, end, channels):
-            row = x[begin : begin + channels]
+            mean[i] /= (last - first) // channels
+        for at in range(first, last, channels):
+            row = x[at : at + channels]
             for i in range(squares.size):
                 squares[i] += (row[i] - mean[i]) * (row[i] - mean[i])
 
 
-@kernel
+@shared
 def rows_products(
-    gy: Any, x: Any, mean: Any, scale: Any, gx: Any, partial: Any, channels: int, start: int, stop: int
+    gy: Any, x: Any, mean: Any, scale: Any, gx: Any, partial: Any, channels: int, who: int, begin: int, end: int
 ) -> None:
-    """Σ gy and Σ gy · (x - mean) of the blocks of samples [start, stop); gx = gy · scale, unless gx is None."""
-    for block in range(start, stop):
+    """Σ gy and Σ gy · (x - mean) of the blocks of samples [begin, end); gx = gy · scale, unless gx is None."""
+    for block in range(begin, end):
         total = partial[0, block * channels : (block + 1) * channels]
         product = partial[1, block * channels : (block + 1) * channels]
         total[:] = 0.0
         product[:] = 0.0
-        for begin in range(block * ROWS * channels, min((block + 1) * ROWS * channels, x.size), channels):
-            cotangent, row = gy[begin : begin + channels], x[begin : begin + channels]
+        for at in range(block * ROWS * channels, min((block + 1) * ROWS * channels, x.size), channels):
+            cotangent, row = gy[at : at + channels], x[at : at + channels]
             for i in range(total.size):
                 total[i] += cotangent[i]
                 product[i] += np.float64(cotangent[i]) * (row[i] - mean[i])
             if gx is not None:
-                target = gx[begin : begin + channels]
+                target = gx[at : at + channels]
                 for i in range(scale.size):
                     target[i] = cotangent[i] * scale[i]
 
 
-@kernel
-def rows_apply(x: Any, scale: Any, shift: Any, y: Any, channels: int, start: int, stop: int) -> None:
-    """Samples [start, stop) of y."""
-    for begin in range(start * channels, stop * channels, channels):
-        source, target = x[begin : begin + channels], y[begin : begin + channels]
+@shared
+def rows_apply(x: Any, scale: Any, shift: Any, y: Any, channels: int, who: int, begin: int, end: int) -> None:
+    """Samples [begin, end) of y."""
+    for at in range(begin * channels, end * channels, channels):
+        source, target = x[at : at + channels], y[at : at + channels]
         for i in range(scale.size):
             target[i] = fma(source[i], scale[i], shift[i])
 
 
-@kernel
-def rows_backward(gy: Any, x: Any, numbers: Any, gx: Any, channels: int, start: int, stop: int) -> None:
-    """Samples [start, stop) of gx."""
+@shared
+def rows_backward(gy: Any, x: Any, numbers: Any, gx: Any, channels: int, who: int, begin: int, end: int) -> None:
+    """Samples [begin, end) of gx."""
     scale, mean, slope, constant = numbers[0], numbers[1], numbers[2], numbers[3]
-    for begin in range(start * channels, stop * channels, channels):
+    for at in range(begin * channels, end * channels, channels):
         cotangent, source, target = (
-            gy[begin : begin + channels], x[begin : begin + channels], gx[begin : begin + channels],
+            gy[at : at + channels], x[at : at + channels], gx[at : at + channels],
         )  # fmt: skip
         for i in range(scale.size):
             target[i] = fma(scale[i], cotangent[i], fma(-slope[i], source[i] - mean[i], -constant[i]))

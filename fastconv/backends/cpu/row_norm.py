@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from fastconv.backends.cpu import row_norm_kernels as kernels
 from fastconv.backends.cpu.host import writeable
 from fastconv.backends.cpu.memory import empty
 from fastconv.backends.cpu.normalisation_kernels import RUN
-from fastconv.backends.threads import RangeCall, parallel_for
+from fastconv.backends.cpu.scratch import scratch_rows
+from fastconv.backends.threads import share, team_for
 
 Array = npt.NDArray[Any]
 Given = tuple[Any, ...]
 """The arguments of `row_norm_backward` as kernels take them."""
 
+_FLOAT64 = np.dtype(np.float64)
 _NS_PER_BYTE = 0.1
 _NS_PER_TASK = 20.0
 
@@ -33,16 +36,16 @@ def row_norm(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, A
     if length <= kernels.LONG:
         statistics = np.empty(rows), np.empty(rows)
         if of_values:
-            _parallel(lambda *part: kernels.value_rows(x, *arrays, *statistics, y, *part), rows, x, 2)
+            _share(kernels.value_rows, (x, *arrays, *statistics, y), rows, x, 2)
         else:
             planes, target = (a.reshape(rows, channels, length // channels) for a in (x, y))
-            _parallel(lambda *part: kernels.plane_rows(x, *arrays, *statistics, planes, target, *part), rows, x, 2)
+            _share(kernels.plane_rows, (x, *arrays, *statistics, planes, target), rows, x, 2)
         return y, *statistics
     statistics = normalisation.batch_norm_statistics(x[None])
     given = x.reshape(-1), weight.reshape(-1), bias.reshape(-1), eps, *statistics, y.reshape(-1)
     runs, pieces = (kernels.value_runs, 1) if of_values else (kernels.plane_runs, channels)
     tasks = rows * pieces * _runs(length // pieces)
-    _parallel(lambda *part: runs(*given, rows * pieces, *part), tasks, x, 2)
+    _share(runs, (*given, rows * pieces), tasks, x, 2)
     return y, *statistics
 
 
@@ -71,7 +74,7 @@ def _backward_of_planes(given: Given, gx: Array, gw: Array, gb: Array) -> None:
         partial = np.empty((2, rows, channels, 1))
         gy, planes, target = (a.reshape(rows, channels, inner) for a in (gy, x, gx))
         rest = weight, eps, mean, variance, partial, numbers, target
-        _parallel(lambda *part: kernels.plane_rows_grad(gy, planes, *rest, *part), rows, x, 3)
+        _share(kernels.plane_rows_grad, (gy, planes, *rest), rows, x, 3)
     else:
         planes = x.reshape(1, rows * channels, inner)
         flat_gy, flat_x, loops = gy.reshape(-1), x.reshape(-1), normalisation_kernels
@@ -90,7 +93,9 @@ def _backward_of_blocks(given: Given, gx: Array, gw: Array, gb: Array) -> None:
     block = max(_LEAST_SAMPLES, -(-samples // _MOST_BLOCKS))
     blocks = -(-samples // block)
     partial = np.empty((2, blocks, *gw.shape))
-    _parallel(lambda *part: kernels.value_rows_grad(*given, partial, block, gx, *part), blocks, x, 3)
+    team = team_for(blocks, _cost(blocks, x, 3))
+    memory = scratch_rows(team.size, 2 * gw.size, x.dtype)
+    kernels.value_rows_grad(*given, partial, block, gx, memory, team.address, 0, blocks)
     for sums, gradient in zip(partial, (gw, gb)):
         normalisation_kernels.combine_sums(sums.reshape(blocks, gw.size, 1), gradient.reshape(-1))
 
@@ -101,16 +106,22 @@ def _backward_of_columns(given: Given, gx: Array, gw: Array, gb: Array) -> None:
     rows, length = x.shape
     partial, totals = np.empty((2, rows * _runs(length))), np.empty((2, rows))
     arrays = gy.reshape(-1), x.reshape(-1), weight.reshape(-1)
-    _parallel(lambda *part: kernels.value_runs_products(*arrays, mean, partial, *part), partial.shape[1], x, 2)
+    _share(kernels.value_runs_products, (*arrays, mean, partial), partial.shape[1], x, 2)
     normalisation_kernels.combine_sums(partial.reshape(1, 2 * rows, _runs(length)), totals.reshape(-1))
     rest = length, eps, mean, variance, totals, gx.reshape(-1), gw.reshape(-1), gb.reshape(-1)
     columns = len(gw) * -(-length // kernels.COLUMNS)
-    _parallel(lambda *part: kernels.value_columns_grad(*arrays, *rest, *part), columns, x, 3)
+    team = team_for(columns, _cost(columns, x, 3))
+    memory = scratch_rows(team.size, 2 * kernels.COLUMNS, _FLOAT64)
+    kernels.value_columns_grad(*arrays, *rest, memory, team.address, 0, columns)
 
 
 def _runs(length: int) -> int:
     return -(-length // RUN)
 
 
-def _parallel(call: RangeCall, tasks: int, x: Array, streams: int) -> None:
-    parallel_for(call, tasks, tasks * _NS_PER_TASK + streams * x.nbytes * _NS_PER_BYTE)
+def _share(loop: Callable[..., None], arguments: tuple[Any, ...], tasks: int, x: Array, streams: int) -> None:
+    share(loop, arguments, tasks, _cost(tasks, x, streams))
+
+
+def _cost(tasks: int, x: Array, streams: int) -> float:
+    return tasks * _NS_PER_TASK + streams * x.nbytes * _NS_PER_BYTE

@@ -21,6 +21,7 @@ from fastconv.backends.cpu.elementary import fma, like
 from fastconv.backends.cpu.host import embedded, kernel, pointer
 from fastconv.backends.cpu.normalisation_kernels import bounds, gradient, set_numbers
 from fastconv.backends.cpu.simd import prefetch
+from fastconv.backends.cpu.team import shared
 
 LONG = 1 << 15
 """Rows of up to so many values, of two arrays, stay in the second-level cache while they are read twice."""
@@ -38,23 +39,24 @@ _LINE = 64  # bytes of a cache line
 _SUMS = {"reassoc"}
 
 
-@kernel(fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@shared(fastmath=_SUMS)  # type: ignore[untyped-decorator]
 def value_rows(
-    x: Any, weight: Any, bias: Any, eps: float, mean: Any, variance: Any, y: Any, start: int, stop: int
+    x: Any, weight: Any, bias: Any, eps: float, mean: Any, variance: Any, y: Any, who: int, begin: int, end: int
 ) -> None:
-    """Rows [start, stop) of y, mean and variance, with a weight for each value: x (rows, length)."""
-    for row in range(start, stop):
+    """Rows [begin, end) of y, mean and variance, with a weight for each value: x (rows, length)."""
+    for row in range(begin, end):
         values, group = x[row], row % len(weight)
         mean[row], variance[row] = _moments(values)
         _normalise_values(values, weight[group], bias[group], mean[row], variance[row] + eps, y[row])
 
 
-@kernel(fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@shared(fastmath=_SUMS)  # type: ignore[untyped-decorator]
 def plane_rows(
-    x: Any, weight: Any, bias: Any, eps: float, mean: Any, variance: Any, planes: Any, y: Any, start: int, stop: int
-) -> None:
+    x: Any, weight: Any, bias: Any, eps: float, mean: Any, variance: Any, planes: Any, y: Any, who: int, begin: int,
+    end: int,
+) -> None:  # fmt: skip
     """The same with a weight for each plane: `planes`, which are x again, and y (rows, channels, inner)."""
-    for row in range(start, stop):
+    for row in range(begin, end):
         group = row % len(weight)
         mean[row], variance[row] = _moments_and_ahead(x[row], y[row, 0])
         for channel in range(weight.shape[1]):
@@ -62,29 +64,31 @@ def plane_rows(
             _normalise_plane(planes[row, channel], factor, summand, mean[row], variance[row] + eps, y[row, channel])
 
 
-@kernel
+@shared
 def value_runs(
-    x: Any, weight: Any, bias: Any, eps: float, mean: Any, variance: Any, y: Any, rows: int, start: int, stop: int
-) -> None:
-    """Runs [start, stop) of y, with a weight for each value. All arrays are flat."""
-    for run in range(start, stop):
-        row, begin, end = bounds(run, rows, x.size // rows)
-        first, last = begin % weight.size, begin % weight.size + end - begin
-        factors, summands = weight[first:last], bias[first:last]
-        _normalise_values(x[begin:end], factors, summands, mean[row], variance[row] + eps, y[begin:end])
+    x: Any, weight: Any, bias: Any, eps: float, mean: Any, variance: Any, y: Any, rows: int, who: int, begin: int,
+    end: int,
+) -> None:  # fmt: skip
+    """Runs [begin, end) of y, with a weight for each value. All arrays are flat."""
+    for run in range(begin, end):
+        row, first, last = bounds(run, rows, x.size // rows)
+        at, size = first % weight.size, last - first
+        factors, summands = weight[at : at + size], bias[at : at + size]
+        _normalise_values(x[first:last], factors, summands, mean[row], variance[row] + eps, y[first:last])
 
 
-@kernel
+@shared
 def plane_runs(
-    x: Any, weight: Any, bias: Any, eps: float, mean: Any, variance: Any, y: Any, planes: int, start: int, stop: int
-) -> None:
-    """Runs [start, stop) of so many planes of y, with a weight for each plane. All arrays are flat."""
+    x: Any, weight: Any, bias: Any, eps: float, mean: Any, variance: Any, y: Any, planes: int, who: int, begin: int,
+    end: int,
+) -> None:  # fmt: skip
+    """Runs [begin, end) of so many planes of y, with a weight for each plane. All arrays are flat."""
     channels = planes // mean.size
-    for run in range(start, stop):
-        plane, begin, end = bounds(run, planes, x.size // planes)
+    for run in range(begin, end):
+        plane, first, last = bounds(run, planes, x.size // planes)
         row, number = plane // channels, plane % weight.size
         factor, summand = weight[number], bias[number]
-        _normalise_plane(x[begin:end], factor, summand, mean[row], variance[row] + eps, y[begin:end])
+        _normalise_plane(x[first:last], factor, summand, mean[row], variance[row] + eps, y[first:last])
 
 
 @embedded
@@ -134,17 +138,17 @@ def _normalise_plane(x: Any, weight: Any, bias: Any, mean: float, variance: floa
         y[i] = fma(x[i] - centre, scale, shift)
 
 
-@kernel(fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@shared(fastmath=_SUMS)  # type: ignore[untyped-decorator]
 def plane_rows_grad(
-    gy: Any, x: Any, weight: Any, eps: float, mean: Any, variance: Any, partial: Any, numbers: Any, gx: Any, start: int,
-    stop: int,
+    gy: Any, x: Any, weight: Any, eps: float, mean: Any, variance: Any, partial: Any, numbers: Any, gx: Any, who: int,
+    begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Rows [start, stop) of gx, with a weight for each plane; gy, x, gx (rows, channels, inner).
+    """Rows [begin, end) of gx, with a weight for each plane; gy, x, gx (rows, channels, inner).
 
     `partial` (2, rows, channels, 1): Σ gy and Σ gy · (x - mean) of each plane.
     """
     _, channels, inner = x.shape
-    for row in range(start, stop):
+    for row in range(begin, end):
         for channel in range(channels):
             total, product = _products(gy[row, channel], x[row, channel], mean[row])
             partial[0, row, channel, 0], partial[1, row, channel, 0] = total, product
@@ -205,47 +209,52 @@ def plane_weights_grad(partial: Any, eps: float, variance: Any, gw: Any, gb: Any
             gw[group, channel], gb[group, channel] = product, total
 
 
-@kernel(fastmath=_SUMS)  # type: ignore[untyped-decorator]
+@shared(fastmath=_SUMS)  # type: ignore[untyped-decorator]
 def value_rows_grad(
-    gy: Any, x: Any, weight: Any, eps: float, mean: Any, variance: Any, partial: Any, block: int, gx: Any, start: int,
-    stop: int,
+    gy: Any, x: Any, weight: Any, eps: float, mean: Any, variance: Any, partial: Any, block: int, gx: Any,
+    memory: Any, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """gx, with a weight for each value, and the sums over the blocks [start, stop) for gw and gb.
+    """gx, with a weight for each value, and the sums over the blocks [begin, end) for gw and gb.
 
     Arrays are (rows, length). A block is `block` samples, whose rows use the rows of weight in turn; `partial` is
-    (2, blocks, *shape of weight).
+    (2, blocks, *shape of weight). `memory`: for each thread twice the size of weight.
     """
     groups, length = weight.shape
-    few, share = np.zeros((2, groups, length), x.dtype), 1.0 / length
-    for number in range(start, stop):
+    few_gw, few_gb = memory[who, : weight.size], memory[who, weight.size : 2 * weight.size]
+    share = 1.0 / length
+    few_gw[:], few_gb[:] = 0, 0
+    for number in range(begin, end):
         last = min((number + 1) * block * groups, len(x))
         for group in range(groups):
             for i in range(length):
                 partial[0, number, group, i] = partial[1, number, group, i] = 0.0
         for row in range(number * block * groups, last):
             group = row % groups
+            of_gw, of_gb = (
+                few_gw[group * length : (group + 1) * length], few_gb[group * length : (group + 1) * length],
+            )  # fmt: skip
             total, product = _weighted_products(gy[row], x[row], weight[group], mean[row])
             _value_gradient(
                 gy[row], x[row], weight[group], mean[row], variance[row] + eps, total * share, product * share,
-                gx[row], few[0, group], few[1, group],
+                gx[row], of_gw, of_gb,
             )  # fmt: skip
             if (row // groups + 1) % FEW == 0 or row + groups >= last:
                 for i in range(length):
-                    partial[0, number, group, i] += few[0, group, i]
-                    partial[1, number, group, i] += few[1, group, i]
-                    few[0, group, i] = few[1, group, i] = 0
+                    partial[0, number, group, i] += of_gw[i]
+                    partial[1, number, group, i] += of_gb[i]
+                    of_gw[i] = of_gb[i] = 0
 
 
-@kernel(fastmath=_SUMS)  # type: ignore[untyped-decorator]
-def value_runs_products(gy: Any, x: Any, weight: Any, mean: Any, partial: Any, start: int, stop: int) -> None:
-    """Of the runs [start, stop) of rows with a weight for each value: what `value_columns_grad` wants of whole rows.
+@shared(fastmath=_SUMS)  # type: ignore[untyped-decorator]
+def value_runs_products(gy: Any, x: Any, weight: Any, mean: Any, partial: Any, who: int, begin: int, end: int) -> None:
+    """Of the runs [begin, end) of rows with a weight for each value: what `value_columns_grad` wants of whole rows.
 
     All arrays but `partial` (2, runs) are flat.
     """
-    for run in range(start, stop):
-        row, begin, end = bounds(run, mean.size, x.size // mean.size)
-        factors = weight[begin % weight.size : begin % weight.size + end - begin]
-        partial[0, run], partial[1, run] = _weighted_products(gy[begin:end], x[begin:end], factors, mean[row])
+    for run in range(begin, end):
+        row, first, last = bounds(run, mean.size, x.size // mean.size)
+        factors = weight[first % weight.size : first % weight.size + last - first]
+        partial[0, run], partial[1, run] = _weighted_products(gy[first:last], x[first:last], factors, mean[row])
 
 
 @embedded
@@ -259,29 +268,29 @@ def _weighted_products(gy: Any, x: Any, weight: Any, mean: float) -> tuple[float
     return total, product
 
 
-@kernel
+@shared
 def value_columns_grad(
     gy: Any, x: Any, weight: Any, length: int, eps: float, mean: Any, variance: Any, totals: Any, gx: Any, gw: Any,
-    gb: Any, start: int, stop: int,
+    gb: Any, memory: Any, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Columns [start, stop) of gx, gw and gb, `COLUMNS` values wide each. `totals` (2, rows): sums over whole rows.
+    """Columns [begin, end) of gx, gw and gb, `COLUMNS` values wide each. `totals` (2, rows): sums over whole rows.
 
-    All other arrays but mean and variance are flat.
+    All other arrays but mean and variance are flat. `memory`: for each thread twice `COLUMNS` float64.
     """
     columns = (length + COLUMNS - 1) // COLUMNS
-    products, sums = np.empty(COLUMNS), np.empty(COLUMNS)
-    for task in range(start, stop):
+    products, sums = memory[who, :COLUMNS], memory[who, COLUMNS : 2 * COLUMNS]
+    for task in range(begin, end):
         group, first = task // columns, task % columns * COLUMNS
         size = min(COLUMNS, length - first)
         at = group * length + first
         for i in range(size):
             products[i] = sums[i] = 0.0
         for row in range(group, mean.size, weight.size // length):
-            begin = row * length + first
-            end = begin + size
+            low = row * length + first
+            high = low + size
             _value_gradient(
-                gy[begin:end], x[begin:end], weight[at : at + size], mean[row], variance[row] + eps,
-                totals[0, row] / length, totals[1, row] / length, gx[begin:end], products, sums,
+                gy[low:high], x[low:high], weight[at : at + size], mean[row], variance[row] + eps,
+                totals[0, row] / length, totals[1, row] / length, gx[low:high], products, sums,
             )  # fmt: skip
         for i in range(size):
             gw[at + i], gb[at + i] = products[i], sums[i]
