@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from fastconv.backends.cpu.elementary import fma, like
 from fastconv.backends.cpu.host import array_at, flat, kernel, pointer, routine
+from fastconv.backends.cpu.team import shared
 from fastconv.backends.steps import adam_numbers
-from fastconv.backends.threads import parallel_for
+from fastconv.backends.threads import share
 
 Array = npt.NDArray[Any]
 
@@ -100,7 +101,7 @@ def _run(loop: Callable[..., None], numbers: Any, rows: list[list[Array]], dtype
         size = _enter(table, number, size, *row)
     streams = 2 * len(rows[0]) - 1  # the gradient is only read
     cost = streams * dtype.itemsize * size * _NS_PER_BYTE
-    parallel_for(lambda start, stop: loop(rows[0][0], table, size, numbers, start, stop), size, cost)
+    share(loop, (rows[0][0], table, size, numbers), size, cost)
 
 
 @kernel
@@ -114,18 +115,18 @@ def _enter(table: Any, number: int, begin: int, *lines: Any) -> int:
 
 
 @routine
-def _part(table: Any, size: int, row: int, start: int, stop: int) -> tuple[int, int]:
-    """The first and the number of those elements of a parameter that are among [start, stop) of all `size`."""
-    begin, end = table[row, _BEGIN], table[row + 1, _BEGIN] if row + 1 < len(table) else size
-    first = max(start, begin)
-    return first - begin, max(0, min(stop, end) - first)
+def _part(table: Any, size: int, row: int, begin: int, end: int) -> tuple[int, int]:
+    """The first and the number of those elements of a parameter that are among [begin, end) of all `size`."""
+    own, next_one = table[row, _BEGIN], table[row + 1, _BEGIN] if row + 1 < len(table) else size
+    first = max(begin, own)
+    return first - own, max(0, min(end, next_one) - first)
 
 
-@kernel
-def _sgd(like_x: Any, table: Any, size: int, numbers: Any, start: int, stop: int) -> None:
+@shared
+def _sgd(like_x: Any, table: Any, size: int, numbers: Any, who: int, begin: int, end: int) -> None:
     lr, decay = numbers
     for row in range(len(table)):
-        first, count = _part(table, size, row, start, stop)
+        first, count = _part(table, size, row, begin, end)
         gradient = array_at(like_x, table[row, _GRADIENT], first, count)
         x = array_at(like_x, table[row, _X], first, count)
         for i in range(count):
@@ -133,11 +134,11 @@ def _sgd(like_x: Any, table: Any, size: int, numbers: Any, start: int, stop: int
             x[i] = fma(like(x[i], -lr), g, x[i])
 
 
-@kernel
-def _sgd_momentum(like_x: Any, table: Any, size: int, numbers: Any, start: int, stop: int) -> None:
+@shared
+def _sgd_momentum(like_x: Any, table: Any, size: int, numbers: Any, who: int, begin: int, end: int) -> None:
     lr, momentum, share, decay, nesterov, starts = numbers
     for row in range(len(table)):
-        first, count = _part(table, size, row, start, stop)
+        first, count = _part(table, size, row, begin, end)
         gradient = array_at(like_x, table[row, _GRADIENT], first, count)
         x = array_at(like_x, table[row, _X], first, count)
         velocity = array_at(like_x, table[row, _FIRST], first, count)
@@ -148,11 +149,11 @@ def _sgd_momentum(like_x: Any, table: Any, size: int, numbers: Any, start: int, 
             x[i] = fma(like(g, -lr), fma(like(g, momentum), v, g) if nesterov else v, x[i])
 
 
-@kernel
-def _adam(like_x: Any, table: Any, size: int, numbers: Any, start: int, stop: int) -> None:
+@shared
+def _adam(like_x: Any, table: Any, size: int, numbers: Any, who: int, begin: int, end: int) -> None:
     rate, one, two, root, eps, decay, shrink = numbers
     for row in range(len(table)):
-        first, count = _part(table, size, row, start, stop)
+        first, count = _part(table, size, row, begin, end)
         gradient = array_at(like_x, table[row, _GRADIENT], first, count)
         x = array_at(like_x, table[row, _X], first, count)
         mean = array_at(like_x, table[row, _FIRST], first, count)
