@@ -31,10 +31,11 @@ from fastconv.backends.cpu.depthwise_simd import ENTRY, prefetch_lines, ranges, 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, zero_bytes
 from fastconv.backends.cpu.gather_simd import split_rows
-from fastconv.backends.cpu.host import REGISTERS, kernel, pointer, routine
+from fastconv.backends.cpu.host import REGISTERS, pointer, routine
 from fastconv.backends.cpu.plan import Correlation, even_part
-from fastconv.backends.cpu.scratch import scratch
-from fastconv.backends.threads import parallel_for
+from fastconv.backends.cpu.scratch import scratch_rows
+from fastconv.backends.cpu.team import shared
+from fastconv.backends.threads import team_for
 
 Array = npt.NDArray[Any]
 
@@ -143,17 +144,13 @@ class Depthwise:
             taps = w.reshape(rows, c.kernel_size).take(c.kernel_taps, axis=1).reshape(-1)
         start = np.zeros(rows, source.dtype) if b is None else b
         samples = source.size // (c.groups * math.prod(axis.size for axis in c.axes))
-        elements = self.elements + 2 * _TILE
         tasks = samples * c.groups * int(layout["boxes_d"]) * int(layout["boxes_h"])
-
-        def call(begin: int, end: int) -> None:
-            memory = scratch(elements, source.dtype)
-            correlate_rows(
-                source, taps, start, target, c.plan, self.layout, self.entries, self.heads, self.blocks, self.parts,
-                self.tiles, self.shifts, memory, relu, begin, end,
-            )  # fmt: skip
-
-        parallel_for(call, tasks, samples * c.flops * _NS_PER_FLOP + (source.size + target.size) * _NS_PER_ELEMENT)
+        team = team_for(tasks, samples * c.flops * _NS_PER_FLOP + (source.size + target.size) * _NS_PER_ELEMENT)
+        memory = scratch_rows(team.size, self.elements + 2 * _TILE, source.dtype)
+        correlate_rows(
+            source, taps, start, target, c.plan, self.layout, self.entries, self.heads, self.blocks, self.parts,
+            self.tiles, self.shifts, memory, relu, team.address, 0, tasks,
+        )  # fmt: skip
 
 
 def _distance(height: Axis) -> int:
@@ -265,17 +262,17 @@ def _scatter(tile: Any, width: int, y: Any, to: int, apart: int, step: int, rows
                 y[at + j * np.uintp(step)] = tile[from_ + j]
 
 
-@kernel
+@shared
 def correlate_rows(
     x: Any, taps: Any, start: Any, y: Any, plan: Any, layout: Any, entries: Any, heads: Any, blocks: Any, parts: Any,
-    tiles: Any, shifts: Any, scratch: Any, relu: int, begin: int, end: int,
+    tiles: Any, shifts: Any, memory: Any, relu: int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (sample, group, box of planes, box of rows), the last fastest."""
     p, q = plan[0], layout[0]
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     volume, target = p.depth * p.height * p.width, p.target_d * p.target_h * p.target_w
-    kw, off = len(shifts), pointer(shifts)
+    kw, off, scratch = len(shifts), pointer(shifts), memory[who]
     apart = q.delta * p.stride_h * p.target_w
     for task in range(begin, end):
         rest, box_h = divmod(task, q.boxes_h)

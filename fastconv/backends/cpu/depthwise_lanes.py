@@ -26,10 +26,11 @@ from fastconv.backends.axes import Axis
 from fastconv.backends.cpu.depthwise_lanes_simd import WIDEST, from_lanes, lane_tiles, to_lanes
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import zero_bytes
-from fastconv.backends.cpu.host import VECTOR_BYTES, kernel, pointer, routine
+from fastconv.backends.cpu.host import VECTOR_BYTES, pointer, routine
 from fastconv.backends.cpu.plan import Correlation, even_part
-from fastconv.backends.cpu.scratch import call_scratch, scratch
-from fastconv.backends.threads import parallel_for
+from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
+from fastconv.backends.cpu.team import shared
+from fastconv.backends.threads import share, team_for
 
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
@@ -214,20 +215,13 @@ class Lanes:
         dtype, samples = source.dtype, source.size // self.sample
         packed = call_scratch(self.packed, dtype)
         bias = np.zeros(self.groups * self.rows, dtype) if b is None else b
-
-        def pack(begin: int, end: int) -> None:
-            pack_lanes(w, bias, packed, self.layout, self.taps, begin, end)
-
-        parallel_for(pack, self.blocks, w.size * _NS_PER_ELEMENT)
-
-        def call(begin: int, end: int) -> None:
-            correlate_lanes(
-                source, packed, target, self.layout, self.offsets, self.heads, self.places, self.tiles, self.parts,
-                scratch(self.elements, dtype), self.finished_at, relu, begin, end,
-            )  # fmt: skip
-
-        cost = samples * self.flops * _NS_PER_FLOP + (source.size + target.size) * _NS_PER_ELEMENT
-        parallel_for(call, samples * self.blocks * self.boxes, cost)
+        share(pack_lanes, (w, bias, packed, self.layout, self.taps), self.blocks, w.size * _NS_PER_ELEMENT)
+        tasks = samples * self.blocks * self.boxes
+        team = team_for(tasks, samples * self.flops * _NS_PER_FLOP + (source.size + target.size) * _NS_PER_ELEMENT)
+        correlate_lanes(
+            source, packed, target, self.layout, self.offsets, self.heads, self.places, self.tiles, self.parts,
+            scratch_rows(team.size, self.elements, dtype), self.finished_at, relu, team.address, 0, tasks,
+        )  # fmt: skip
 
 
 @routine
@@ -237,18 +231,18 @@ def aligned(memory: Any) -> int:
     return address
 
 
-@kernel
-def pack_lanes(w: Any, b: Any, packed: Any, layout: Any, taps: Any, begin: int, end: int) -> None:
+@shared
+def pack_lanes(w: Any, b: Any, packed: Any, layout: Any, taps: Any, who: int, begin: int, end: int) -> None:
     """To [block][row][bias, then taps][lane], on aligned addresses; lanes behind the last group repeat it."""
     q = layout[0]
     lanes = np.uintp(_LANES4 if w.itemsize == 4 else _LANES8)
     first = np.uintp((aligned(packed) - pointer(packed)) // w.itemsize)
     count, one = np.uintp(q.count), np.uintp(q.channels * q.kernel)
-    for task in range(begin, end):
+    for block in range(begin, end):
         for m in range(np.uintp(q.rows)):
-            at = first + (np.uintp(task * q.rows) + m) * (count + np.uintp(1)) * lanes
+            at = first + (np.uintp(block * q.rows) + m) * (count + np.uintp(1)) * lanes
             for lane in range(lanes):
-                row = np.uintp(min(task * lanes + lane, q.groups - 1) * q.rows) + m
+                row = np.uintp(min(block * lanes + lane, q.groups - 1) * q.rows) + m
                 packed[at + lane] = b[row]
                 for k in range(count):
                     packed[at + (k + np.uintp(1)) * lanes + lane] = w[row * one + np.uintp(taps[k])]
@@ -296,17 +290,17 @@ def gather_lanes(
         to_lanes(x, target, q.row, pointer(places), left, extent, source, apart, valid, q.size_w, inside, columns)
 
 
-@kernel
+@shared
 def correlate_lanes(
     x: Any, packed: Any, y: Any, layout: Any, offsets: Any, heads: Any, places: Any, tiles: Any, parts: Any,
-    scratch: Any, finished_at: int, relu: int, begin: int, end: int,
+    memory: Any, finished_at: int, relu: int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (sample, block of lanes, box), the last fastest."""
     q = layout[0]
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     volume, target_volume = q.size_d * q.size_h * q.size_w, q.target_d * q.target_h * q.target_w
-    box = aligned(scratch)
+    box = aligned(memory[who])
     finished = box + finished_at * size
     phases_h, phases_w = min(q.stride_h, q.target_h), min(q.stride_w, q.target_w)
     weights = aligned(packed)

@@ -36,11 +36,12 @@ from fastconv.backends.cpu.depthwise_lanes import (
 from fastconv.backends.cpu.depthwise_lanes_simd import SUM_TILES, tap_sums, to_lanes
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import zero_bytes
-from fastconv.backends.cpu.host import VECTOR_BYTES, flat, kernel, pointer, routine
+from fastconv.backends.cpu.host import VECTOR_BYTES, flat, pointer, routine
 from fastconv.backends.cpu.plan import Correlation, even_part, forward_plan
-from fastconv.backends.cpu.scratch import call_scratch, scratch
+from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
+from fastconv.backends.cpu.team import shared
 from fastconv.backends.cpu.weight_grad import slice_count
-from fastconv.backends.threads import parallel_for
+from fastconv.backends.threads import share, team_for
 from fastconv.geometry import ConvGeometry
 
 Array = npt.NDArray[Any]
@@ -114,20 +115,15 @@ class WeightGrad:
         units = samples * self.boxes.boxes
         slices = slice_count(min(units, -(-_TASKS // self.blocks)), self.sums * x.itemsize)
         partial = call_scratch(slices * self.sums + self.boxes.lanes, x.dtype)
-
-        def call(begin: int, end: int) -> None:
-            weight_grad_lanes(
-                gy, x, partial, layout, self.offsets, self.tiles, self.boxes.places, self.columns,
-                scratch(self.elements, x.dtype), self.gy_at, self.shift, units, slices, begin, end,
-            )  # fmt: skip
-
+        tasks = slices * self.blocks
         cost = samples * self.correlation.flops * _NS_PER_FLOP + (x.size + gy.size) * _NS_PER_ELEMENT
-        parallel_for(call, slices * self.blocks, cost)
-
-        def add(begin: int, end: int) -> None:
-            add_lanes(partial, gw, layout, self.order, slices, begin, end)
-
-        parallel_for(add, self.blocks, slices * self.sums)
+        team = team_for(tasks, cost)
+        weight_grad_lanes(
+            gy, x, partial, layout, self.offsets, self.tiles, self.boxes.places, self.columns,
+            scratch_rows(team.size, self.elements, x.dtype), self.gy_at, self.shift, units, slices, team.address, 0,
+            tasks,
+        )  # fmt: skip
+        share(add_lanes, (partial, gw, layout, self.order, slices), self.blocks, slices * self.sums)
 
 
 def _runs(width: Axis, dilation: int) -> list[tuple[int, int]]:
@@ -140,10 +136,10 @@ def _runs(width: Axis, dilation: int) -> list[tuple[int, int]]:
     return runs
 
 
-@kernel
+@shared
 def weight_grad_lanes(
-    gy: Any, x: Any, partial: Any, layout: Any, offsets: Any, tiles: Any, places: Any, columns: Any, scratch: Any,
-    gy_at: int, shift: int, units: int, slices: int, begin: int, end: int,
+    gy: Any, x: Any, partial: Any, layout: Any, offsets: Any, tiles: Any, places: Any, columns: Any, memory: Any,
+    gy_at: int, shift: int, units: int, slices: int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (slice of units, block of lanes); partial is [slice][block][row][sum][lane].
 
@@ -153,7 +149,7 @@ def weight_grad_lanes(
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     volume, outputs = q.size_d * q.size_h * q.size_w, q.target_d * q.target_h * q.target_w
-    box = aligned(scratch)
+    box = aligned(memory[who])
     gy_box = box + gy_at * size
     one = q.rows * q.count * VECTOR_BYTES
     clear_padding(layout, box, size)
@@ -222,8 +218,8 @@ def _add_plane(
                 )  # fmt: skip
 
 
-@kernel
-def add_lanes(partial: Any, gw: Any, layout: Any, order: Any, slices: int, begin: int, end: int) -> None:
+@shared
+def add_lanes(partial: Any, gw: Any, layout: Any, order: Any, slices: int, who: int, begin: int, end: int) -> None:
     """gw[channel][tap] from the partial gradients of all slices, added in order; tasks are blocks of lanes."""
     q = layout[0]
     lanes = np.uintp(_LANES4 if gw.itemsize == 4 else _LANES8)
