@@ -19,8 +19,8 @@ from fastconv.backends.cpu.fft_kernels import CHUNK_ROWS, LANES, TILES, fft_corr
 from fastconv.backends.cpu.fft_simd import SPECTRA
 from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.plan import Correlation
-from fastconv.backends.cpu.scratch import call_scratch, scratch
-from fastconv.backends.threads import get_num_threads, parallel_for
+from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
+from fastconv.backends.threads import get_num_threads, team_for
 
 Array = npt.NDArray[Any]
 Sizes = tuple[int, ...]
@@ -87,19 +87,18 @@ class Fft:
         not_finite = np.zeros(samples, np.bool_)
         vectors = -(-samples * self.tiles // LANES)
         at_once = self.at_once if vectors * c.groups > self.at_once * get_num_threads() else 1  # no thread is left idle
-
-        def transform(begin: int, end: int) -> None:
-            memory = scratch(self.elements, source.dtype)
-            transform_filters(
-                weights, spectra, self.plan, *steps, self.taps, memory, *self.tables, self.scale, begin, end
-            )
-
-        def call(begin: int, end: int) -> None:
-            memory = scratch(self.elements, source.dtype)
-            fft_correlate(x, spectra, start, y, self.plan, memory, *self.tables, not_finite, relu, at_once, begin, end)
-
-        parallel_for(transform, self.filter_tasks, self.filter_tasks * math.prod(self.sizes) * _FILTER_POSITION)
-        parallel_for(call, -(-vectors // at_once) * c.groups, samples * self.cost)
+        team = team_for(self.filter_tasks, self.filter_tasks * math.prod(self.sizes) * _FILTER_POSITION)
+        memory = scratch_rows(team.size, self.elements, source.dtype)
+        transform_filters(
+            weights, spectra, self.plan, *steps, self.taps, memory, *self.tables, self.scale, team.address, 0,
+            self.filter_tasks,
+        )  # fmt: skip
+        tasks = -(-vectors // at_once) * c.groups
+        team = team_for(tasks, samples * self.cost)
+        memory = scratch_rows(team.size, self.elements, source.dtype)
+        fft_correlate(
+            x, spectra, start, y, self.plan, memory, *self.tables, not_finite, relu, at_once, team.address, 0, tasks
+        )
         return not_finite
 
 

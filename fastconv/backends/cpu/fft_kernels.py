@@ -25,8 +25,9 @@ import numpy as np
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.fft_simd import SPECTRA, butterflies, multiply_spectra, untangle
 from fastconv.backends.cpu.gather import copy_bytes, zero_bytes
-from fastconv.backends.cpu.host import kernel, routine
+from fastconv.backends.cpu.host import pointer, routine
 from fastconv.backends.cpu.simd import transpose
+from fastconv.backends.cpu.team import shared
 
 LANES = lanes_of(4)
 CHUNK_ROWS = 16
@@ -188,7 +189,7 @@ def _gather_line(
         return
     zero_bytes(target, first * size)
     at = ((image * sizes[0] + d) * sizes[1] + h) * sizes[2] + w + first
-    copy_bytes(target + first * size, source.ctypes.data + at * size, (last - first) * size)
+    copy_bytes(target + first * size, pointer(source, at), (last - first) * size)
     zero_bytes(target + last * size, (length - last) * size)
 
 
@@ -219,10 +220,10 @@ def _transform_source(
     _grid_forward(x, p, base, p.size_d, to, step, im, table)
 
 
-@kernel
+@shared
 def transform_filters(
     w: Any, spectra: Any, plan: Any, row_step: int, channel_step: int, taps: Any, memory: Any, table: Any, untangling:
-    Any, scale: float, begin: int, end: int,
+    Any, scale: float, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Spectra of the filters, times `scale`; a task is LANES rows (of all groups) of one channel.
 
@@ -230,13 +231,14 @@ def transform_filters(
     """
     p = plan[0]
     size, width = w.itemsize, p.half + 1
-    base, to_step = memory.ctypes.data, p.channels * 2 * p.all_rows
+    scratch, to_step = memory[who], p.channels * 2 * p.all_rows
+    base = pointer(scratch)
     alone = p.size_d * p.size_h == 1
     lines, grid = base + p.at_lines * size, base + p.at_grid * size
-    tables, untangling_at = table.ctypes.data, untangling.ctypes.data
+    tables, untangling_at = pointer(table), pointer(untangling)
     for task in range(begin, end):
         block, c = divmod(task, p.channels)
-        to = spectra.ctypes.data + (c * 2 * p.all_rows + block * LANES) * size
+        to = pointer(spectra, c * 2 * p.all_rows + block * LANES)
         if not alone:
             zero_bytes(grid, p.frequencies * _POINT * size)
         zero_bytes(lines, LANES * p.size_w * size)
@@ -249,7 +251,7 @@ def transform_filters(
                         g, m = divmod(row, p.rows)
                         at = g * p.rows * p.channels * p.kernel + m * row_step + c * channel_step
                         for j in range(p.taps_w):
-                            memory[p.at_lines + lane * p.size_w + j] = w[at + taps[first + j]] * scale
+                            scratch[p.at_lines + lane * p.size_w + j] = w[at + taps[first + j]] * scale
                 if alone:
                     _line_forward(w, p, base, to, to_step, p.all_rows, tables, untangling_at)
                 else:
@@ -324,16 +326,16 @@ def _store_tiles(
                     not_finite[n] = True
 
 
-@kernel
+@shared(allocates=True)  # type: ignore[untyped-decorator]
 def fft_correlate(
     x: Any, spectra: Any, start: Any, y: Any, plan: Any, memory: Any, table: Any, untangling: Any, not_finite: Any,
-    relu: int, at_once: int, begin: int, end: int,
+    relu: int, at_once: int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (`at_once` vectors of tiles, group), the group fastest."""
     p = plan[0]
     size = x.itemsize
-    base, tables = memory.ctypes.data, table.ctypes.data
-    untangling_at = untangling.ctypes.data
+    scratch, tables, untangling_at = memory[who], pointer(table), pointer(untangling)
+    base = pointer(scratch)
     entangling = untangling_at + 2 * (p.half + 1) * size
     samples = len(not_finite)
     tiles = samples * p.tiles_d * p.tiles_h * p.tiles_w
@@ -352,12 +354,12 @@ def fft_correlate(
                 )  # fmt: skip
         for m0 in range(0, p.rows, CHUNK_ROWS):
             m1 = min(p.rows, m0 + CHUNK_ROWS)
-            _multiply(x, p, base, spectra.ctypes.data + g * p.rows * size, vectors, m0, m1)
+            _multiply(x, p, base, pointer(spectra, g * p.rows), vectors, m0, m1)
             for m in range(m0, m1):
                 row = g * p.rows + m
                 for v in range(vectors):
                     source = base + (p.at_target + (m - m0) * 2 * im + v * LANES) * size
                     _store_tiles(
-                        y, row, p, places[v], base, memory, source, p.target_pitch, im, start[row], relu, not_finite,
+                        y, row, p, places[v], base, scratch, source, p.target_pitch, im, start[row], relu, not_finite,
                         tables, entangling,
                     )  # fmt: skip
