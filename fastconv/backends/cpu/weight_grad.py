@@ -25,11 +25,12 @@ import numpy.typing as npt
 from fastconv.backends.cpu.column_gather import gather_columns
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, place_of_box, zero_bytes
-from fastconv.backends.cpu.host import flat, kernel, pointer, routine
+from fastconv.backends.cpu.host import flat, pointer, routine
 from fastconv.backends.cpu.plan import Correlation, even_part, plan_at, weight_grad_plan
-from fastconv.backends.cpu.scratch import call_scratch, scratch
+from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import INNER_TILE, INNER_TILE_ONE_ROW, inner, inner_tile_size
-from fastconv.backends.threads import get_num_threads, parallel_for
+from fastconv.backends.cpu.team import shared
+from fastconv.backends.threads import get_num_threads, share, team_for
 from fastconv.geometry import ConvGeometry
 
 Array = npt.NDArray[Any]
@@ -116,10 +117,10 @@ def _gather_gy(
             at += zero
 
 
-@kernel
+@shared
 def weight_grad_boxes(
-    gy: Any, x: Any, partial: Any, plan: Any, tables: Any, off: Any, scratch: Any, gy_stride: int, slices: int,
-    tile: int, row_tiles: int, chunks: int, exact: bool, begin: int, end: int,
+    gy: Any, x: Any, partial: Any, plan: Any, tables: Any, off: Any, memory: Any, gy_stride: int, slices: int,
+    tile: int, row_tiles: int, chunks: int, exact: bool, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (slice of units, group, chunk of row blocks); partial is [slice][group][tiles]."""
     p = plan[0]
@@ -131,7 +132,7 @@ def weight_grad_boxes(
     units = x.size // (p.groups * p.channels * volume) * boxes
     blocks = -(-p.rows // _ROWS)
     x_size = p.channels * p.channel
-    gy_to = x_size + lanes
+    gy_to, scratch = x_size + lanes, memory[who]
     for task in range(begin, end):
         rest, chunk = divmod(task, chunks)
         s, g = divmod(rest, p.groups)
@@ -160,10 +161,10 @@ def weight_grad_boxes(
                 _products(x, padded, p.count, a, gy_stride, b, pointer(off), vectors, c, tile, row_tiles, row_tiles)
 
 
-@kernel
+@shared
 def weight_grad_columns(
-    gy: Any, x: Any, partial: Any, numbers: Any, gy_numbers: Any, positions: Any, origin: Any, off: Any, scratch: Any,
-    span: int, chunk_channels: int, slices: int, tile: int, row_tiles: int, chunks: int, begin: int, end: int,
+    gy: Any, x: Any, partial: Any, numbers: Any, gy_numbers: Any, positions: Any, origin: Any, off: Any, memory: Any,
+    span: int, chunk_channels: int, slices: int, tile: int, row_tiles: int, chunks: int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (slice of units, group, chunk of channels); a unit is a panel of exact columns."""
     plan, gy_plan = plan_at(numbers, 0), plan_at(gy_numbers, 0)  # a structured array would cost more to hand over
@@ -174,7 +175,7 @@ def weight_grad_columns(
     units = -(-total // span)
     blocks = -(-p.rows // _ROWS)
     rows, tile_taps = (1, _TAPS_ONE_ROW) if p.rows == 1 else (blocks * _ROWS, _TAPS)
-    gy_to = (chunk_channels * p.taps + tile_taps) * span
+    gy_to, scratch = (chunk_channels * p.taps + tile_taps) * span, memory[who]
     for task in range(begin, end):
         rest, chunk = divmod(task, chunks)
         s, g = divmod(rest, p.groups)
@@ -192,10 +193,10 @@ def weight_grad_columns(
             _products(x, rows, taps, a, span, b, pointer(off), vectors, c, tile, row_tiles, _PANEL_TILES)
 
 
-@kernel
+@shared
 def _add_slices(
     partial: Any, gw: Any, taps: Any, kernel_size: int, rows: int, channels: int, tile_rows: int, tile_taps: int,
-    begin: int, end: int,
+    who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """gw[group][row][channel][tap] from the tiles of all slices, added in order; tasks are (group, row block)."""
     slices, groups, row_blocks, row_tiles, tile = partial.shape
@@ -262,15 +263,9 @@ class _Partial:
         """The partials added one after the other, in the shape of the weight; 0 for taps that meet only padding."""
         taps, channels = self.correlation.kernel_taps, geometry.in_channels // geometry.groups
         gw = (np.empty if len(taps) == geometry.taps else np.zeros)(geometry.weight_shape, memory.dtype)
-        parts, line = memory.reshape(self.shape), gw.reshape(-1)
-
-        def call(begin: int, end: int) -> None:
-            _add_slices(
-                parts, line, taps, geometry.taps, self.correlation.rows, channels, self.tile_rows, self.tile_taps,
-                begin, end,
-            )  # fmt: skip
-
-        parallel_for(call, self.correlation.groups * self.row_blocks, self.elements)
+        arrays, sizes = (memory.reshape(self.shape), gw.reshape(-1), taps), (geometry.taps, self.correlation.rows)
+        arguments = *arrays, *sizes, channels, self.tile_rows, self.tile_taps
+        share(_add_slices, arguments, self.correlation.groups * self.row_blocks, self.elements)
         return gw
 
     def padded_offsets(self, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -292,14 +287,11 @@ def _boxes(gy: Array, x: Array, correlation: Correlation, geometry: ConvGeometry
     elements = correlation.box_elements + lanes + partial.row_blocks * partial.tile_rows * gy_stride
     off = partial.padded_offsets(correlation.box_offsets)
     flat_gy, flat_x, memory = flat(gy), flat(x), partial.zeros(x.dtype)
-
-    def call(begin: int, end: int) -> None:
-        weight_grad_boxes(
-            flat_gy, flat_x, memory, plan, correlation.tables, off, scratch(elements, x.dtype), gy_stride,
-            partial.slices, partial.tile, partial.row_tiles, chunks, exact, begin, end,
-        )  # fmt: skip
-
-    parallel_for(call, pieces * chunks, len(x) * correlation.flops * _NS_PER_FLOP)
+    team = team_for(pieces * chunks, len(x) * correlation.flops * _NS_PER_FLOP)
+    weight_grad_boxes(
+        flat_gy, flat_x, memory, plan, correlation.tables, off, scratch_rows(team.size, elements, x.dtype), gy_stride,
+        partial.slices, partial.tile, partial.row_tiles, chunks, exact, team.address, 0, pieces * chunks,
+    )  # fmt: skip
     return partial.total(memory, geometry)
 
 
@@ -329,15 +321,12 @@ class _Columns:
     def run(self, gy: Array, x: Array, geometry: ConvGeometry) -> Array:
         partial, positions = self.partial, self.partial.correlation.positions
         flat_gy, flat_x, memory = flat(gy), flat(x), partial.zeros(x.dtype)
-
-        def call(begin: int, end: int) -> None:
-            weight_grad_columns(
-                flat_gy, flat_x, memory, self.numbers, self.gy_numbers, positions, _ORIGIN, self.off,
-                scratch(self.elements, x.dtype), self.span, self.chunk_channels, partial.slices, partial.tile,
-                partial.row_tiles, self.chunks, begin, end,
-            )  # fmt: skip
-
-        parallel_for(call, self.tasks, self.cost)
+        team = team_for(self.tasks, self.cost)
+        weight_grad_columns(
+            flat_gy, flat_x, memory, self.numbers, self.gy_numbers, positions, _ORIGIN, self.off,
+            scratch_rows(team.size, self.elements, x.dtype), self.span, self.chunk_channels, partial.slices,
+            partial.tile, partial.row_tiles, self.chunks, team.address, 0, self.tasks,
+        )  # fmt: skip
         return partial.total(memory, geometry)
 
 

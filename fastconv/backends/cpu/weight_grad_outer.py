@@ -20,12 +20,13 @@ import numpy.typing as npt
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_bytes, gather_box, place_of_box, zero_bytes
-from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat, inlined, kernel, pointer, routine
+from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat, inlined, pointer, routine
 from fastconv.backends.cpu.plan import UNIT_OUTPUTS, Correlation, weight_grad_outer_plan
-from fastconv.backends.cpu.scratch import call_scratch, scratch
+from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, interleave, outer, transpose
+from fastconv.backends.cpu.team import shared
 from fastconv.backends.cpu.weight_grad import slice_count
-from fastconv.backends.threads import get_num_threads, parallel_for
+from fastconv.backends.threads import get_num_threads, share, team_for
 from fastconv.geometry import ConvGeometry
 
 Array = npt.NDArray[Any]
@@ -139,10 +140,10 @@ def _tile_products(
         outer(zero, ROWS, _NARROW, a, b, off, count, zeros, c, c_stride, 0, add)
 
 
-@kernel
+@shared(allocates=True)  # type: ignore[untyped-decorator]
 def weight_grad_outer(
     gy: Any, x: Any, partial: Any, plan: Any, tables: Any, shifts: Any, memory: Any, unit_boxes: int, positions: int,
-    stride: int, together: int, chunks: int, begin: int, end: int,
+    stride: int, together: int, chunks: int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (slice of units, group, chunk of row blocks).
 
@@ -157,7 +158,8 @@ def weight_grad_outer(
     units = -(-boxes // unit_boxes)
     off = np.empty((2, stride), np.int64)
     zero, zeros = x.dtype.type(0), np.zeros(ROWS, x.dtype)
-    address = pointer(memory)
+    scratch = memory[who]
+    address = pointer(scratch)
     blocks = padded_rows // ROWS
     packed_at = unit_boxes * positions * pitch
     behind = packed_at + together * ROWS * stride
@@ -168,12 +170,12 @@ def weight_grad_outer(
         for unit in range(units * s // slices, units * (s + 1) // slices):
             first, last = unit * unit_boxes, min(boxes, (unit + 1) * unit_boxes)
             add = unit > units * s // slices
-            count = _transposed_boxes(x, plan, tables, memory, behind, off, g, first, last, positions, pitch)
+            count = _transposed_boxes(x, plan, tables, scratch, behind, off, g, first, last, positions, pitch)
             for start in range(b0, b1, together):
                 stop = min(b1, start + together)
                 for block in range(start, stop):
                     m0, to = block * ROWS, packed_at + (block - start) * ROWS * stride
-                    _packed_rows(gy, plan, memory, to, behind, stride, g, first, last, m0, min(p.rows, m0 + ROWS))
+                    _packed_rows(gy, plan, scratch, to, behind, stride, g, first, last, m0, min(p.rows, m0 + ROWS))
                 c = 0
                 while c < pitch:
                     _, width = _tile_of(c, pitch, lanes)
@@ -190,9 +192,9 @@ def weight_grad_outer(
                     c += width
 
 
-@kernel
+@shared
 def _add_slices(
-    partial: Any, gw: Any, taps: Any, kernel_size: int, rows: int, channels: int, begin: int, end: int
+    partial: Any, gw: Any, taps: Any, kernel_size: int, rows: int, channels: int, who: int, begin: int, end: int
 ) -> None:
     """gw[group][row][channel][tap] from the partial gradients of all slices, added in order; tasks are (group, row)."""
     slices, groups, padded_rows, used, pitch = partial.shape
@@ -236,21 +238,16 @@ def weight_gradient(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     together = min(rows // ROWS, max(1, _PACKED_BYTES // (ROWS * stride * x.itemsize)))
     behind = max(pitch * int(p["channel"]) + lanes * lanes, ROWS * stride)
     elements = unit_boxes * positions * pitch + together * ROWS * stride + behind + _WIDE * lanes
-    fixed = (flat(gy), flat(x), partial, correlation.plan, correlation.tables, correlation.box_offsets)
-
-    def call(begin: int, end: int) -> None:
-        weight_grad_outer(
-            *fixed, scratch(elements, x.dtype), unit_boxes, positions, stride, together, chunks, begin, end
-        )
-
-    parallel_for(call, slices * groups * chunks, len(x) * correlation.flops * _NS_PER_FLOP)
+    tasks = slices * groups * chunks
+    team = team_for(tasks, len(x) * correlation.flops * _NS_PER_FLOP)
+    weight_grad_outer(
+        flat(gy), flat(x), partial, correlation.plan, correlation.tables, correlation.box_offsets,
+        scratch_rows(team.size, elements, x.dtype), unit_boxes, positions, stride, together, chunks, team.address, 0,
+        tasks,
+    )  # fmt: skip
     if whole:
         return memory[: correlation.rows * pitch].reshape(geometry.weight_shape)
     gw = (np.empty if len(taps) == geometry.taps else np.zeros)(geometry.weight_shape, x.dtype)
-    total = gw.reshape(-1)
-
-    def add(begin: int, end: int) -> None:
-        _add_slices(partial, total, taps, geometry.taps, correlation.rows, correlation.channels, begin, end)
-
-    parallel_for(add, groups * correlation.rows, partial.size)
+    arguments = partial, gw.reshape(-1), taps, geometry.taps, correlation.rows, correlation.channels
+    share(_add_slices, arguments, groups * correlation.rows, partial.size)
     return gw

@@ -22,16 +22,17 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu.gather import gather_box, place_of_box
-from fastconv.backends.cpu.host import flat, inlined, kernel, pointer, routine
+from fastconv.backends.cpu.host import flat, inlined, pointer, routine
 from fastconv.backends.cpu.plan import PLAN, Correlation, even_part, forward_plan
-from fastconv.backends.cpu.scratch import call_scratch, scratch
+from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, interleave, outer_strided, transpose
+from fastconv.backends.cpu.team import shared
 from fastconv.backends.cpu.weight_grad import slice_count
 from fastconv.backends.cpu.winograd import suits, tiled, with_transforms
 from fastconv.backends.cpu.winograd_kernels import FILTER_PADDING, LANES, STAGGER, frequencies_of
 from fastconv.backends.cpu.winograd_matrices import outputs, patch
 from fastconv.backends.cpu.winograd_simd import filter_gradient, gradient_transform, input_transform
-from fastconv.backends.threads import get_num_threads, parallel_for
+from fastconv.backends.threads import get_num_threads, share, team_for
 from fastconv.geometry import ConvGeometry
 
 Array = npt.NDArray[Any]
@@ -174,11 +175,11 @@ def _filters_of_tile(
             filter_gradient(gw, form, source + (m * width + v) * size, ROWS * width, target)
 
 
-@kernel
+@shared(allocates=True)  # type: ignore[untyped-decorator]
 def weight_grad_tiles(
     form: Any, gy: Any, x: Any, sums: Any, gw: Any, plan: Any, tables: Any, off: Any, gy_plan: Any, gy_tables: Any,
     gy_off: Any, memory: Any, channels: int, padded: int, unit_boxes: int, tiles: int, slices: int, chunks: int,
-    begin: int, end: int,
+    who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (slice of units, group, chunk of row blocks).
 
@@ -195,7 +196,7 @@ def weight_grad_tiles(
     of_block = frequencies * (tiles * ROWS + FILTER_PADDING)
     sums_at = rows_at + blocks * of_block
     box_at = sums_at + frequencies * ROWS * _WIDE * LANES
-    zeros = np.zeros(ROWS, x.dtype)
+    zeros, scratch = np.zeros(ROWS, x.dtype), memory[who]
     for task in range(begin, end):
         rest, chunk = divmod(task, chunks)
         s, g = divmod(rest, p.groups)
@@ -207,13 +208,13 @@ def weight_grad_tiles(
                 image = n * p.groups + g
                 for block in range(b0, b1):
                     start = (image * p.rows + min(block * ROWS, p.rows - ROWS)) * area
-                    to = pointer(memory, rows_at + block * of_block + count * ROWS)
+                    to = pointer(scratch, rows_at + block * of_block + count * ROWS)
                     _transformed_rows(
-                        form, gy, start, gy_plan, gy_tables, pointer(gy_off), memory, d, h0, w0, to,
+                        form, gy, start, gy_plan, gy_tables, pointer(gy_off), scratch, d, h0, w0, to,
                         tiles * ROWS + FILTER_PADDING, box_at,
                     )  # fmt: skip
                 count = _transformed_channels(
-                    form, x, image, plan, tables, pointer(off), memory, d, h0, w0, channels, tiles, count, box_at
+                    form, x, image, plan, tables, pointer(off), scratch, d, h0, w0, channels, tiles, count, box_at
                 )
             c = at = 0
             while c < channels:
@@ -221,10 +222,10 @@ def weight_grad_tiles(
                 stride = tiles * width + STAGGER
                 for block in range(b0, b1):
                     place = (((s * p.groups + g) * blocks + block) * padded + c) * frequencies * ROWS
-                    target = pointer(memory, sums_at) if units == 1 else pointer(sums) + place * size
+                    target = pointer(scratch, sums_at) if units == 1 else pointer(sums) + place * size
                     for f in range(frequencies):
-                        a = pointer(memory, rows_at + block * of_block + f * (tiles * ROWS + FILTER_PADDING))
-                        b, to = pointer(memory, at + f * stride), target + f * ROWS * width * size
+                        a = pointer(scratch, rows_at + block * of_block + f * (tiles * ROWS + FILTER_PADDING))
+                        b, to = pointer(scratch, at + f * stride), target + f * ROWS * width * size
                         if width == _WIDE * LANES:
                             outer_strided(x, ROWS, _WIDE, a, b, width, count, pointer(zeros), to, width, 0, add)
                         else:
@@ -235,8 +236,8 @@ def weight_grad_tiles(
                 c += width
 
 
-@kernel
-def _filter_gradients(form: Any, sums: Any, gw: Any, rows: int, channels: int, begin: int, end: int) -> None:
+@shared(allocates=True)  # type: ignore[untyped-decorator]
+def _filter_gradients(form: Any, sums: Any, gw: Any, rows: int, channels: int, who: int, begin: int, end: int) -> None:
     """gw from the sums of all slices, added in order; tasks are (group, block of rows)."""
     slices, groups, blocks, one = sums.shape
     frequencies = frequencies_of(form)
@@ -284,20 +285,15 @@ def weight_gradient(tiles: Tiles, gy: Array, x: Array, geometry: ConvGeometry) -
     elements = tiles.frequencies * (most * (padded + blocks * ROWS) + vectors * STAGGER + blocks * FILTER_PADDING) + box
     gw = np.empty(geometry.weight_shape, x.dtype)
     flops = 2 * len(x) * tiles.frequencies * source.outputs * tiles.channels * tiles.rows * tiles.groups
-    fixed = (
+    tasks = slices * tiles.groups * chunks
+    team = team_for(tasks, flops * _NS_PER_FLOP)
+    weight_grad_tiles(
         tiles.form, flat(gy), flat(x), sums, gw.reshape(-1), source.plan, source.tables, tiles.offsets, tiles.gradient,
-        tiles.gradient_tables, tiles.gradient_offsets,
+        tiles.gradient_tables, tiles.gradient_offsets, scratch_rows(team.size, elements, x.dtype), tiles.channels,
+        padded, unit_boxes, most, slices, chunks, team.address, 0, tasks,
     )  # fmt: skip
-
-    def call(begin: int, end: int) -> None:
-        memory = scratch(elements, x.dtype)
-        weight_grad_tiles(*fixed, memory, tiles.channels, padded, unit_boxes, most, slices, chunks, begin, end)
-
-    def finish(begin: int, end: int) -> None:
-        parts = sums.reshape(slices, tiles.groups, blocks, -1)
-        _filter_gradients(tiles.form, parts, gw.reshape(-1), tiles.rows, tiles.channels, begin, end)
-
-    parallel_for(call, slices * tiles.groups * chunks, flops * _NS_PER_FLOP)
     if units > 1:
-        parallel_for(finish, tiles.groups * blocks, sums.size)
+        parts = sums.reshape(slices, tiles.groups, blocks, -1)
+        arguments = tiles.form, parts, gw.reshape(-1), tiles.rows, tiles.channels
+        share(_filter_gradients, arguments, tiles.groups * blocks, sums.size)
     return gw
