@@ -177,11 +177,11 @@ def test_what_is_not_finite_stays_in_its_taps(problem, value, into):
 
 def poison(monkeypatch, module):
     """Fill the scratch of a module with NaN before it is used."""
-    for name in ("scratch", "call_scratch"):
+    for name in ("scratch_rows", "call_scratch"):
         provide = getattr(module, name)
 
-        def poisoned(elements, dtype, provide=provide):
-            memory = provide(elements, dtype)
+        def poisoned(*sizes_and_dtype, provide=provide):
+            memory = provide(*sizes_and_dtype)
             memory[:] = np.nan
             return memory
 

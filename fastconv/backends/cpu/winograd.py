@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_right
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,11 +12,14 @@ import numpy.typing as npt
 from fastconv.backends.axes import Axis
 from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat
 from fastconv.backends.cpu.plan import Correlation
-from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch
+from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.winograd_kernels import (
+    BOXES,
+    CHANNELS,
     FILTER_PADDING,
     LANES,
+    NUMBERS,
     STAGGER,
     TILE_COLUMNS,
     tile_tables,
@@ -28,7 +29,7 @@ from fastconv.backends.cpu.winograd_kernels import (
     winograd_tiles,
 )
 from fastconv.backends.cpu.winograd_matrices import MAX_CHANNELS, OUTPUTS, outputs, patch
-from fastconv.backends.threads import get_num_threads, parallel_for
+from fastconv.backends.threads import get_num_threads, share, team_for
 
 _SMALL_OUTPUTS = 400
 _PLANES = 4  # of outputs that share the transformed planes of a volume
@@ -40,7 +41,7 @@ _NS_PER_FLOP = 0.015
 _NS_PER_ELEMENT = 1.5  # of transformed filters
 _MANY_BOXES = 4  # for each thread: the wait for those who take the last boxes is short then
 
-SHARED_NS = 200_000
+SHARED_NS = 20_000
 """What it costs to share a box, in nanoseconds: the threads wait for each other twice more."""
 
 Array = npt.NDArray[Any]
@@ -136,54 +137,29 @@ class Winograd:
             shared = 0
         memory = call_scratch(count + (max(phase.transformed for phase in phases) if shared else 0), x.dtype)
         filters, transformed = memory[:count], memory[count:]
-
-        def transform(begin: int, end: int) -> None:
-            transform_filters(
-                self.form, w, filters, tiles.plan, self.taps, *steps, self.kernel_size, self.depth, 0, begin, end
-            )
-
-        parallel_for(transform, tiles.groups * tiles.blocks, count * _NS_PER_ELEMENT)
-        arrays = x, filters, start, y, not_finite
-
-        def call(begin: int, end: int) -> None:
-            for phase, first, after in zip(phases, [0, *ends], ends):
-                low, high = max(begin, first) - first, min(end, after) - first
-                if low < high:
-                    memory = scratch(phase.work + phase.transformed, x.dtype)
-                    of_box = memory[phase.work :]
-                    self._boxes(phase, arrays, relu, memory, of_box, 0, tiles.channels, 0, phase.numbers, low, high)
-
-        parallel_for(call, boxes - shared, cost * (boxes - shared))
-        for box in range(boxes - shared, boxes):
-            number = bisect_right(ends, box)
-            self._share(phases[number], arrays, relu, transformed, box - [0, *ends][number], cost)
-
-    def _share(
-        self, phase: _Phase, arrays: tuple[Array, ...], relu: bool, transformed: Array, box: int, cost: float
-    ) -> None:
-        """One box by all threads: its channels are transformed, then all rows of outputs computed from that."""
-
-        def inputs(begin: int, end: int) -> None:
-            memory = scratch(phase.work, transformed.dtype)
-            self._boxes(phase, arrays, relu, memory, transformed, begin, end, 0, 0, box, box + 1)
-
-        def results(begin: int, end: int) -> None:
-            memory = scratch(phase.work, transformed.dtype)
-            self._boxes(phase, arrays, relu, memory, transformed, 0, 0, begin, end, box, box + 1)
-
-        parallel_for(inputs, phase.tiles.channels, self.inputs * cost)
-        parallel_for(results, phase.numbers, (1 - self.inputs) * cost)
+        arguments = self.form, w, filters, tiles.plan, self.taps, *steps, self.kernel_size, self.depth
+        share(transform_filters, arguments, tiles.groups * tiles.blocks, count * _NS_PER_ELEMENT)
+        arrays = x, filters, start, y, transformed, not_finite
+        for phase, first, after in zip(phases, [0, *ends], ends):
+            whole = max(first, min(after, boxes - shared)) - first
+            if whole:
+                self._boxes(phase, arrays, relu, BOXES, 0, whole, cost * whole)
+            for box in range(whole, after - first):  # all channels are transformed before any result is computed
+                self._boxes(phase, arrays, relu, CHANNELS, box, tiles.channels, self.inputs * cost)
+                self._boxes(phase, arrays, relu, NUMBERS, box, phase.numbers, (1 - self.inputs) * cost)
 
     def _boxes(
-        self, phase: _Phase, arrays: tuple[Array, ...], relu: bool, memory: Array, transformed: Array, *ranges: int
+        self, phase: _Phase, arrays: tuple[Array, ...], relu: bool, unit: int, box: int, tasks: int, cost: float
     ) -> None:
-        """Ranges of channels, numbers and tasks of one phase of the dilation."""
-        x, filters, start, y, not_finite = arrays
+        """The first boxes of one phase of the dilation, or a step of one box by all threads."""
+        x, filters, start, y, transformed, not_finite = arrays
         tiles = phase.tiles
+        team = team_for(tasks, cost)
+        memory = scratch_rows(team.size, phase.work + (phase.transformed if unit == BOXES else 0), x.dtype)
         winograd_boxes(
             self.form, x, filters, start, y, tiles.plan, tiles.tables, tiles.box_offsets, memory, transformed,
             not_finite, relu, self.depth, self.together, self.outputs_d, phase.height, phase.width, phase.several,
-            *ranges,
+            phase.work, unit, box, team.address, 0, tasks,
         )  # fmt: skip
 
     def _run_tiles(
@@ -200,19 +176,16 @@ class Winograd:
             index, masks = np.empty(columns, np.int64), np.empty((columns // LANES, self.frequencies), np.int64)
             tile_tables(*map(len, self.form), tiles.plan, samples, first, index, masks)
             transformed = call_scratch(self.frequencies * (channels * columns + STAGGER), x.dtype)
+            flops = 2 * self.frequencies * channels * tiles.rows * columns
             for group in range(tiles.groups):
-                inputs = partial(transform_tiles, self.form, x, transformed, tiles.plan, index, masks, group)
-                parallel_for(inputs, channels, 20.0 * channels * columns)
-
-                fixed = (self.form, w, transformed, start, y, tiles.plan, self.taps)
-                sizes = (self.height, self.width, samples, first, columns, group, *steps, self.kernel_size, several)
-
-                def call(begin: int, end: int, fixed: Any = fixed, sizes: Any = sizes) -> None:
-                    memory = scratch(elements, x.dtype)
-                    winograd_tiles(*fixed, memory, not_finite, relu, *sizes, begin, end)
-
-                flops = 2 * self.frequencies * channels * tiles.rows * columns
-                parallel_for(call, tiles.blocks, flops * _NS_PER_FLOP)
+                inputs = self.form, x, transformed, tiles.plan, index, masks, group
+                share(transform_tiles, inputs, channels, 20.0 * channels * columns)
+                team = team_for(tiles.blocks, flops * _NS_PER_FLOP)
+                winograd_tiles(
+                    self.form, w, transformed, start, y, tiles.plan, self.taps,
+                    scratch_rows(team.size, elements, x.dtype), not_finite, relu, self.height, self.width, samples,
+                    first, columns, group, *steps, self.kernel_size, several, team.address, 0, tiles.blocks,
+                )  # fmt: skip
 
 
 def tiled(axis: Axis) -> list[Axis]:

@@ -27,6 +27,7 @@ from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_bytes, gather_channels, place_of_box, zero_bytes
 from fastconv.backends.cpu.host import inlined, kernel, pointer, routine
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, outer_strided
+from fastconv.backends.cpu.team import shared
 from fastconv.backends.cpu.winograd_matrices import outputs, patch
 from fastconv.backends.cpu.winograd_simd import (
     filter_transform,
@@ -41,6 +42,10 @@ STAGGER = LANES  # elements between frequencies, lest all of them fall into one 
 FILTER_PADDING = 16  # elements behind the filters of a frequency: a vector reaches into them, and they stagger the sets
 TILE_COLUMNS = 96 // (_WIDE * LANES) * _WIDE * LANES
 
+BOXES, CHANNELS, NUMBERS = range(3)
+"""What the tasks of `winograd_boxes` are: whole boxes; or of one box that threads share, first its channels to be
+transformed, then its numbers of (block of rows, plane) to be computed from them all."""
+
 _patch, _outputs = inlined(patch), inlined(outputs)
 
 
@@ -50,15 +55,15 @@ def frequencies_of(form: Any) -> Any:
     return _patch(len(form[0])) * _patch(len(form[1]))
 
 
-@kernel
-def transform_filters(
+@routine(allocates=True)  # type: ignore[untyped-decorator]
+def _transform_filters(
     form: Any, w: Any, filters: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size: int, depth:
     int, first: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """w to [group][block of rows][frequency][depth tap][channel][row of block], zeros at the end.
 
     `taps` are those of the form for each of `depth`, in the order of their offsets. A frequency is followed by
-    FILTER_PADDING elements. Tasks begin ≤ task < end of (group, block); task `first` is stored first in `filters`.
+    FILTER_PADDING elements. Blocks begin ≤ block < end of all groups; block `first` is stored first in `filters`.
     """
     p = plan[0]
     size = w.itemsize
@@ -85,6 +90,15 @@ def transform_filters(
                         tap = np.uintp(at + taps[np.uintp(here) + t])
                         padded[m * np.uintp(plane) + t] = w[tap + m * np.uintp(row_step)]
                 filter_transform(w, form, pointer(padded), plane, target, step)
+
+
+@shared(allocates=True)  # type: ignore[untyped-decorator]
+def transform_filters(
+    form: Any, w: Any, filters: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size: int, depth:
+    int, who: int, begin: int, end: int,
+) -> None:  # fmt: skip
+    """All filters, as `_transform_filters` lays them out; tasks are (group, block of rows)."""
+    _transform_filters(form, w, filters, plan, taps, row_step, channel_step, kernel_size, depth, 0, begin, end)
 
 
 @routine
@@ -163,6 +177,16 @@ def _finish_row(
                 ty += 1
 
 
+@inlined
+def _ranges(unit: int, box: int, channels: int, numbers: int, begin: int, end: int) -> Any:
+    """Boxes to go through, channels to transform and numbers to compute of each: what these tasks stand for."""
+    if unit == CHANNELS:
+        return box, box + 1, begin, end, 0, 0
+    if unit == NUMBERS:
+        return box, box + 1, 0, 0, begin, end
+    return begin, end, 0, channels, 0, numbers
+
+
 @routine(allocates=True)  # type: ignore[untyped-decorator]
 def _transform_box(
     form: Any, x: Any, base: int, plan: Any, tables: Any, off: Any, memory: Any, at: int, transformed: int, d: int, h0:
@@ -186,16 +210,15 @@ def _transform_box(
                 input_transform(x, form, box + q * size, taps, to + q * size, apart)
 
 
-@kernel
+@shared(allocates=True)  # type: ignore[untyped-decorator]
 def winograd_boxes(
     form: Any, x: Any, filters: Any, start: Any, y: Any, plan: Any, tables: Any, off: Any, memory: Any, transformed:
     Any, not_finite: Any, relu: int, depth: int, together: int, outputs_d: int, height: int, width: int, several: int,
-    c0: int, c1: int, number0: int, number1: int, begin: int, end: int,
+    work: int, unit: int, box: int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Tasks begin ≤ task < end of (sample, group, some planes, box of tile rows, box of tile columns).
+    """Boxes are (sample, group, some planes, box of tile rows, box of tile columns), tasks what `unit` says.
 
-    Of each, channels c0 ≤ c < c1 are transformed, then numbers number0 ≤ number < number1 of (block of rows, plane)
-    computed: all of both, or only some where threads share a box, and `transformed` with it.
+    A whole box is transformed to the thread's own scratch, behind `work` elements; number `box`, to `transformed`.
     The plan is that of the tiles of one phase of the dilation: its outputs are tiles, its taps the elements of a
     patch, its target the outputs; along the depth a step takes some planes of outputs `together`, whose `depth` taps
     share the gathered planes. `outputs_d`, `height` and `width` count the outputs of the phase. Scratch: products of
@@ -209,25 +232,26 @@ def winograd_boxes(
     most = -(-((p.box_h - 1) * p.pitch + p.box_w) // LANES) * LANES
     frequencies, high, across = frequencies_of(form), _outputs(len(form[0])), _outputs(len(form[1]))
     products = several * frequencies * (ROWS * most + STAGGER)
-    check, results = memory[products:][:LANES], memory[products + LANES :]
+    scratch = memory[who]
+    check, results = scratch[products:][:LANES], scratch[products + LANES :]
     box_at = products + LANES * (1 + high * across)
     zeros = np.zeros(ROWS, x.dtype)
-    for task in range(begin, end):
+    b, c = pointer(scratch, work) if unit == BOXES else pointer(transformed), pointer(scratch)
+    box0, box1, c0, c1, number0, number1 = _ranges(unit, box, p.channels, p.blocks * together, begin, end)
+    for task in range(box0, box1):
         image, d, h0, w0 = place_of_box(p, task)
         n, g = divmod(image, p.groups)
         tile_rows, tile_columns = min(p.box_h, p.outputs_h - h0), min(p.box_w, p.outputs_w - w0)
         columns = -(-((tile_rows - 1) * p.pitch + tile_columns) // LANES) * LANES
         if c0 < c1:
             _transform_box(
-                form, x, image * p.channels * volume, plan, tables, off, memory, box_at, pointer(transformed), d, h0,
-                w0, columns, c0, c1,
+                form, x, image * p.channels * volume, plan, tables, off, scratch, box_at, b, d, h0, w0, columns, c0, c1,
             )  # fmt: skip
         step, apart = ROWS * columns + STAGGER, planes * columns + STAGGER
         here = min(together, outputs_d - d * together)
         zero_bytes(pointer(check), LANES * size)
         below, right = height - h0 * high, width - w0 * across
         a = pointer(filters) + g * p.blocks * frequencies * (count * ROWS + FILTER_PADDING) * size
-        b, c = pointer(transformed), pointer(memory)
         for first in range(number0, min(number1, p.blocks * here), several):
             last = min(first + several, number1, p.blocks * here)
             _products(x, frequencies, a, b, count, apart, columns, p.channels, pointer(zeros), c, first, last, here)
@@ -280,9 +304,9 @@ def tile_tables(taps_h: int, taps_w: int, plan: Any, samples: int, first: int, i
                     masks[lane // LANES, _patch(taps_w) * i + j] |= 1 << (lane % LANES)
 
 
-@kernel
+@shared
 def transform_tiles(
-    form: Any, x: Any, tiles: Any, plan: Any, index: Any, masks: Any, group: int, begin: int, end: int
+    form: Any, x: Any, tiles: Any, plan: Any, index: Any, masks: Any, group: int, who: int, begin: int, end: int
 ) -> None:
     """Channels begin ≤ c < end of the group to tiles[frequency][channel][column]."""
     p = plan[0]
@@ -298,11 +322,11 @@ def transform_tiles(
             )
 
 
-@kernel
+@shared(allocates=True)  # type: ignore[untyped-decorator]
 def winograd_tiles(
     form: Any, w: Any, tiles: Any, start: Any, y: Any, plan: Any, taps: Any, memory: Any, not_finite: Any, relu: int,
     height: int, width: int, samples: int, first: int, columns: int, group: int, row_step: int, channel_step: int,
-    kernel_size: int, several: int, begin: int, end: int,
+    kernel_size: int, several: int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Blocks of rows begin ≤ block < end of the group, for the `columns` tiles from number `first` on.
 
@@ -315,17 +339,18 @@ def winograd_tiles(
     frequencies, high, across = frequencies_of(form), _outputs(len(form[0])), _outputs(len(form[1]))
     of_block = frequencies * (count * ROWS + FILTER_PADDING)
     step = ROWS * columns + STAGGER
-    checks = memory[several * (of_block + frequencies * step) :][:columns]
-    results = memory[several * (of_block + frequencies * step) + columns :]
+    filters = memory[who]
+    checks = filters[several * (of_block + frequencies * step) :][:columns]
+    results = filters[several * (of_block + frequencies * step) + columns :]
     zero_bytes(pointer(checks), columns * w.itemsize)
-    address = pointer(memory)
+    address = pointer(filters)
     c = address + several * of_block * size
     apart = count * columns + STAGGER
     zeros = np.zeros(ROWS, w.dtype)
     for low in range(begin, end, several):
         last, number = min(low + several, end), group * p.blocks + low
-        transform_filters(
-            form, w, memory, plan, taps, row_step, channel_step, kernel_size, 1, number, number, number + last - low
+        _transform_filters(
+            form, w, filters, plan, taps, row_step, channel_step, kernel_size, 1, number, number, number + last - low
         )
         _products(
             w, frequencies, address, pointer(tiles), count, apart, columns, count, pointer(zeros), c, 0, last - low, 1,
