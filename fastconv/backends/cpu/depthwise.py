@@ -304,7 +304,7 @@ def correlate_rows(
                             prefetch_lines(c + r * apart * size, stored * p.stride_w * size // 64 + 1)
                         c, rows_apart = pointer(scratch), vectors * lanes
                     last = stored - (vectors - 1) * lanes
-                    if vectors == 4:
+                    if _VECTORS == 4 and vectors == 4:  # left out where none is so wide: it costs registers
                         sweep(x, 4, 4, w, a, head, count, off, kw, s, c, rows_apart, used, last, relu)
                     elif vectors == 2:
                         sweep(x, 4, 2, w, a, head, count, off, kw, s, c, rows_apart, used, last, relu)
