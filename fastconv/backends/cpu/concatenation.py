@@ -1,9 +1,8 @@
-"""Arrays side by side in one, on the CPU backend.
+"""Arrays side by side in one, on the CPU backend: one read and one write of everything, shared among threads.
 
-What all threads share is the bytes of the result, wherever the cuts between arrays fall: to threads a few large arrays
-are as good as many small ones. An array is copied run by run, a run being what lies in one piece in the array and in
-the result alike: of a contiguous array all that the result takes at once. Arrays of another dtype, or without runs that
-are worth a call of memcpy, are left to NumPy. Cost: one read and one write of everything.
+A contiguous array lies in the result in runs, one for each index of the axes in front of the joined one; threads share
+its bytes, wherever runs begin. What has gaps or another dtype, or runs too short for a call of memcpy each, is left to
+NumPy.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu.gather import copy_bytes
+from fastconv.backends.cpu.host import flat, pointer
 from fastconv.backends.cpu.memory import empty
 from fastconv.backends.cpu.team import shared
 from fastconv.backends.threads import share
@@ -24,12 +24,7 @@ from fastconv.backends.threads import share
 Array = npt.NDArray[Any]
 
 _NS_PER_BYTE = 0.1
-_LEAST_RUN = 64
-"""Bytes of a run for which an array with gaps is not left to NumPy."""
-
-_SOURCE, _BEGIN, _END, _RUN, _AXES, _SIZES = range(6)
-"""Columns of a table of arrays: the address of each one, its first byte and its end in a row of the result, bytes of a
-run, how many axes count the runs; their sizes and then their strides follow."""
+_LEAST_RUN = 64  # bytes
 
 
 def concatenate(arrays: Sequence[Array], axis: int) -> Array:
@@ -38,55 +33,26 @@ def concatenate(arrays: Sequence[Array], axis: int) -> Array:
     axis %= len(first)
     stops = list(itertools.accumulate(array.shape[axis] for array in arrays))
     y = empty((*first[:axis], stops[-1], *first[axis + 1 :]), np.result_type(*arrays))
-    inner, before, rows = math.prod(first[axis + 1 :]) * y.itemsize, (slice(None),) * axis, []
+    inner = math.prod(first[axis + 1 :]) * y.itemsize
     for array, start, stop in zip(arrays, [0, *stops], stops):
-        run, axes = _runs(array)
-        if array.dtype == y.dtype and not y.dtype.hasobject and run >= min(_LEAST_RUN, array.nbytes):
-            counted = [0] * (2 * len(first))
-            counted[: 2 * axes] = *array.shape[:axes], *array.strides[:axes]
-            rows.append((_address(array), start * inner, stop * inner, run, axes, *counted))
+        run, alike = (stop - start) * inner, array.dtype == y.dtype and not y.dtype.hasobject
+        if run >= _LEAST_RUN and alike and array.flags.c_contiguous:
+            operands = _bytes(array), _bytes(y), run, start * inner, stops[-1] * inner
+            share(_copy_runs, operands, array.nbytes, _NS_PER_BYTE * array.nbytes)
         else:
-            y[(*before, slice(start, stop))] = array
-    if rows:
-        share(_copy, (np.array(rows, np.int64), _address(y), stops[-1] * inner), y.nbytes, _NS_PER_BYTE * y.nbytes)
+            y[(slice(None),) * axis + (slice(start, stop),)] = array
     return y
 
 
-def _runs(array: Array) -> tuple[int, int]:
-    """Bytes that lie in one piece, and the number of axes before those that make it up."""
-    if array.flags.c_contiguous:
-        return array.nbytes, 0
-    run, axes = array.itemsize, array.ndim
-    while axes and (array.strides[axes - 1] == run or array.shape[axes - 1] == 1):
-        axes -= 1
-        run *= array.shape[axes]
-    return run, axes
-
-
-def _address(array: Array) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
+def _bytes(array: Array) -> Array:
+    return flat(array).view(np.uint8)
 
 
 @shared
-def _copy(table: Any, y: int, row_bytes: int, who: int, begin: int, end: int) -> None:
-    """Bytes [begin, end) of y, an address of rows that take a piece of each array of `table`."""
-    for row in range(begin // row_bytes, -(-end // row_bytes)):
-        for part in table:
-            size, behind = part[_END] - part[_BEGIN], row * row_bytes + part[_BEGIN]
-            at, last = max(begin - behind, 0) + row * size, min(end - behind, size) + row * size
-            while at < last:  # bytes of the array, counted without its gaps
-                number = at // part[_RUN]
-                count, source = min(last, (number + 1) * part[_RUN]) - at, part[_SOURCE] + at - number * part[_RUN]
-                for axis in range(part[_AXES] - 1, -1, -1):
-                    length = part[_SIZES + axis]
-                    source += number % length * part[_SIZES + part[_AXES] + axis]
-                    number //= length
-                target = y + behind + at - row * size
-                if count == 4:  # a call of memcpy would take longer than one number
-                    copy_bytes(target, source, 4)
-                elif count == 8:
-                    copy_bytes(target, source, 8)
-                else:
-                    copy_bytes(target, source, count)
-                at += count
+def _copy_runs(x: Any, y: Any, run: int, first: int, pitch: int, who: int, begin: int, end: int) -> None:
+    """Bytes begin ≤ i < end of x, which lie in y in runs of so many, `pitch` apart from y[first] on."""
+    while begin < end:
+        row, column = divmod(begin, run)
+        count = min(run - column, end - begin)
+        copy_bytes(pointer(y, first + row * pitch + column), pointer(x, begin), count)
+        begin += count

@@ -65,11 +65,3 @@ def scratch_rows(threads: int, elements: int, dtype: npt.DTypeLike) -> npt.NDArr
 def call_scratch(elements: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """An uninitialised 1-D array that the tasks of a call share; the thread's next call may get the same memory."""
     return _local.calls.array((elements,), dtype, KEPT_BYTES)
-
-
-def scratch(elements: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """The former way, until all kernels are shared."""
-    last = _local.tasks.last
-    if last.shape == (elements,) and last.dtype is dtype:
-        return last
-    return _local.tasks.array((elements,), dtype, KEPT_BYTES)
