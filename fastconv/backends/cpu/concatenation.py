@@ -2,7 +2,7 @@
 
 A contiguous array lies in the result in runs, one for each index of the axes in front of the joined one; threads share
 its bytes, wherever runs begin. What has gaps or another dtype, or runs too short for a call of memcpy each, is left to
-NumPy.
+NumPy, and so is little work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fastconv.backends.cpu.gather import copy_bytes
 from fastconv.backends.cpu.host import flat, pointer
 from fastconv.backends.cpu.memory import empty
 from fastconv.backends.cpu.team import shared
-from fastconv.backends.threads import share
+from fastconv.backends.threads import is_little, share
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +33,8 @@ def concatenate(arrays: Sequence[Array], axis: int) -> Array:
     axis %= len(first)
     stops = list(itertools.accumulate(array.shape[axis] for array in arrays))
     y = empty((*first[:axis], stops[-1], *first[axis + 1 :]), np.result_type(*arrays))
+    if is_little(_NS_PER_BYTE * y.nbytes):
+        return np.concatenate(arrays, axis, out=y, casting="unsafe")
     inner = math.prod(first[axis + 1 :]) * y.itemsize
     for array, start, stop in zip(arrays, [0, *stops], stops):
         run, alike = (stop - start) * inner, array.dtype == y.dtype and not y.dtype.hasobject

@@ -158,6 +158,18 @@ def address_of_lead() -> Any:
     return _address_of_lead(_lead)
 
 
+def _lent(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """An argument as a kernel gets it: an array whose references nobody counts, for its owner waits.
+
+    To count is to write: threads that slice the same array would wait for each other with every slice.
+    """
+    if not isinstance(kind, types.Array):
+        return value
+    array = context.make_array(kind)(context, builder, value)
+    array.meminfo = ir.Constant(array.meminfo.type, None)
+    return array._getvalue()
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def _share(typing: Any, body: Any, arguments: Any, team: Any, begin: Any, end: Any) -> Any:
     """Call `body` for the tasks, alone if `team` is 0, else with helpers; whether it failed."""
@@ -168,7 +180,8 @@ def _share(typing: Any, body: Any, arguments: Any, team: Any, begin: Any, end: A
         function, inside = _outlined(builder, _RANGE, "range")
         loaded = inside.load(inside.bitcast(function.args[0], given.type.as_pointer()))
         elements = cgutils.unpack_tuple(inside, loaded, len(arguments.types))
-        context.get_function(body, inner)(inside, [*elements, *function.args[2:]])
+        lent = [_lent(context, inside, kind, value) for kind, value in zip(arguments.types, elements)]
+        context.get_function(body, inner)(inside, [*lent, *function.args[2:]])
         inside.ret(ir.Constant(ir.IntType(32), 0))
 
         memory = builder.bitcast(cgutils.alloca_once_value(builder, given), _BYTES)
