@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv.autograd import Tensor
+from fastconv.autograd import Tensor, concatenate
 from fastconv.backends.cpu import host
 from fastconv.ops import convolution, losses, normalisation, pointwise, pooling, resampling
 from fastconv.ops.dense import linear
@@ -42,6 +42,7 @@ _PATCHES = (4, 16, 8, 4)  # channels, size, filters, and kernel and stride
 _POOLS = (pooling.max_pool2d, pooling.avg_pool2d, pooling.adaptive_max_pool2d, pooling.adaptive_avg_pool2d)
 _POOL_SIZES = (6, 16, 512)  # planes that are pooled through tables, by vectors of windows, and row by row
 
+_SHARED = 1 << 20  # elements that are worth a thread more
 _GROUP_NORMS = (((2, 8, 4, 4), 2), ((1, 2, 256, 256), 1))  # rows that stay in the cache, and long ones
 
 
@@ -86,7 +87,12 @@ def _calls(dtype: str) -> Iterator[tuple[str, Callable[[], None]]]:
     for shape, groups in _GROUP_NORMS:
         yield f"group norm, {shape}", partial(_backward, partial(_group_norm, groups), *_normed(dtype, shape))
     yield "layer norm", partial(_backward, _layer_norm, *_normed(dtype, (4, 8)))
+    yield "concatenate, shared by threads", partial(_concatenate, dtype)
     yield "batch norm", partial(_backward, partial(_batch_norm, dtype), _tensor(dtype, 2, 8, 4, 4))
+
+
+def _concatenate(dtype: str) -> None:
+    concatenate([np.ones(_SHARED, dtype), np.ones(_SHARED, dtype)])
 
 
 def _tensor(dtype: str, *shape: int) -> Tensor:
