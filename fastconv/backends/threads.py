@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from queue import SimpleQueue
 from typing import Any
 
@@ -26,6 +27,14 @@ _RANGE_NS = 10_000  # at least, in one piece: each begins with cold registers, t
 _LOOKS = 500  # about half a millisecond: so long a helper looks for work before it sleeps
 _MOST_HELPERS = 1023
 _LINE_WORDS = 8  # of a cache line
+
+LEAD, BOARD, HELPERS, LEAST = range(4)
+"""Words of a job that Python writes: where `team.lead` is, and the board; most helpers, and least tasks of a range."""
+JOB_WORDS = 24
+COUNT, MAILBOXES, MAILBOX_WORDS = 0, 8, 8
+"""Words of the board: how many helpers there are; their mailboxes begin at one word, and lie so many apart."""
+AWAY = -1
+"""What stands in the mailbox of a helper that sleeps."""
 
 
 def _available_cpus() -> int:
@@ -76,24 +85,23 @@ class _Pool:
     def __init__(self) -> None:
         from fastconv.backends.cpu import team  # and Numba with it, which `import fastconv` can do without
 
-        self.team = team
-        self.lead = team.address_of_lead()
-        self.board = _words(team.MAILBOXES + _MOST_HELPERS * team.MAILBOX_WORDS)
-        self.mailboxes = self.board[team.MAILBOXES :: team.MAILBOX_WORDS].data
-        team.serve(self.board, 0, 0)  # compiled here, not by the helpers
+        self.lead, self.serve = team.address_of_lead(), team.serve
+        self.board = _words(MAILBOXES + _MOST_HELPERS * MAILBOX_WORDS)
+        self.mailboxes = self.board[MAILBOXES::MAILBOX_WORDS].data
+        self.serve(self.board, 0, 0)  # compiled here, not by the helpers
         self.queues: list[SimpleQueue[None]] = []
         self.lock = threading.Lock()
 
-    def call(self, helpers: int, cost: float) -> None:
-        """See to it that so many helpers are awake, as far as the work is worth it.
+    def call(self, helpers: int, awake: int) -> None:
+        """See to it that there are so many helpers, and the first `awake` of them awake.
 
         A helper that falls asleep just now has left word in its mailbox, and will find that it was called.
         """
         if len(self.queues) < helpers:
             with self.lock:
                 self._grow(helpers)
-        for number in range(min(helpers, int(cost / max(_WAKING * SERIAL_NS, 1)))):
-            if self.mailboxes[number] == self.team.AWAY:
+        for number in range(awake):
+            if self.mailboxes[number] == AWAY:
                 self.mailboxes[number] = 0
                 self.queues[number].put(None)
 
@@ -101,12 +109,12 @@ class _Pool:
         for number in range(len(self.queues), size):
             self.queues.append(SimpleQueue())
             threading.Thread(target=self._serve, args=(number,), name=f"fastconv-{number}", daemon=True).start()
-        self.board[self.team.COUNT] = len(self.queues)
+        self.board[COUNT] = len(self.queues)
 
     def _serve(self, number: int) -> None:
         while True:
-            self.team.serve(self.board, number, _LOOKS)
-            if self.mailboxes[number] == self.team.AWAY:
+            self.serve(self.board, number, _LOOKS)
+            if self.mailboxes[number] == AWAY:
                 self.queues[number].get()
 
 
@@ -118,10 +126,9 @@ class Team:
     def __init__(self, pool: _Pool | None = None) -> None:
         self.pool, self.size, self.address = pool, 1, 0
         if pool is not None:
-            team = pool.team
-            self.words = _words(team.JOB_WORDS)
-            self.words[[team.LEAD, team.BOARD]] = pool.lead, pool.board.ctypes.data
-            self.address = self.words.ctypes.data
+            words = _words(JOB_WORDS)
+            self.address, self.words = words.ctypes.data, words.data
+            self.words[LEAD], self.words[BOARD] = pool.lead, pool.board.ctypes.data
 
 
 _ALONE = Team()
@@ -158,18 +165,28 @@ def team_for(tasks: int, cost: float) -> Team:
 
     The thread's next call takes its team's place: ask right before the kernel is called.
     """
-    helpers = min(_num_threads, tasks, _MOST_HELPERS + 1, 1 + int(cost / max(SERIAL_NS, 1))) - 1
-    if helpers < 1 or cost < SERIAL_NS:
+    if cost < SERIAL_NS or _num_threads == 1:
+        return _ALONE
+    helpers, awake, least = _division(tasks, cost, _num_threads, SERIAL_NS)
+    if helpers < 1:
         return _ALONE
     pool = _pool or _ready_pool()
     team = _local.team
     if team.pool is not pool:
         team = _local.team = Team(pool)
-    pool.call(helpers, cost)
-    team.size = helpers + 1
-    team.words[pool.team.HELPERS] = helpers
-    team.words[pool.team.LEAST] = min(max(1, int(tasks * _RANGE_NS / max(cost, 1))), -(-tasks // team.size))
+    pool.call(helpers, awake)
+    team.size, words = helpers + 1, team.words
+    words[HELPERS], words[LEAST] = helpers, least
     return team
+
+
+@lru_cache(maxsize=4096)
+def _division(tasks: int, cost: float, threads: int, serial: float) -> tuple[int, int, int]:
+    """How many helpers, how many of them are woken for it if they sleep, and the least tasks of a range."""
+    serial = max(serial, 1)
+    helpers = min(threads, tasks, _MOST_HELPERS + 1, 1 + int(cost / serial)) - 1
+    least = min(max(1, int(tasks * _RANGE_NS / max(cost, 1))), -(-tasks // (helpers + 1)))
+    return helpers, min(helpers, int(cost / (_WAKING * serial))), least
 
 
 def share(kernel: Callable[..., Any], arguments: tuple[Any, ...], tasks: int, cost: float) -> None:

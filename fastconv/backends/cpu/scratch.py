@@ -64,4 +64,7 @@ def scratch_rows(threads: int, elements: int, dtype: npt.DTypeLike) -> npt.NDArr
 
 def call_scratch(elements: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """An uninitialised 1-D array that the tasks of a call share; the thread's next call may get the same memory."""
+    last = _local.calls.last
+    if last.shape == (elements,) and last.dtype is dtype:
+        return last
     return _local.calls.array((elements,), dtype, KEPT_BYTES)

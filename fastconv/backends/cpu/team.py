@@ -24,16 +24,12 @@ from numba.extending import intrinsic
 
 from fastconv.backends.cpu.atomics import add, load, replace, rest, store, word_at
 from fastconv.backends.cpu.host import Function, kernel, routine
+from fastconv.backends.threads import AWAY, BOARD, COUNT, HELPERS, LEAD, LEAST, MAILBOX_WORDS, MAILBOXES
 
 _I64 = ir.IntType(64)
-# Words of a job.
-LEAD, BOARD, HELPERS, LEAST = 0, 1, 2, 3
 _CALL, _ARGUMENTS, _TASKS, _NEXT, _ARRIVED, _FAILED = 4, 5, 6, 8, 16, 17
-JOB_WORDS = 24
-
-# Words of the board: how many helpers there are, then their mailboxes.
-COUNT, MAILBOXES, MAILBOX_WORDS = 0, 8, 8
-AWAY = -1
+"""Words of a job beyond those that Python writes: the kernel, its arguments and tasks; the first task that is left; how
+many helpers have come; whether one has failed."""
 _TAKEN, _LATE = 1, 2
 
 
@@ -93,7 +89,7 @@ def _lead(job: int) -> Any:
     store(job + 8 * _ARRIVED, 0)
     store(job + 8 * _FAILED, 0)
     board, helpers = load(job + 8 * BOARD), load(job + 8 * HELPERS)
-    mailboxes, count = board + 8 * MAILBOXES, load(board)
+    mailboxes, count = board + 8 * MAILBOXES, load(board + 8 * COUNT)
     offered, asked = 0, 0
     while asked < count and offered < helpers:
         mailbox = mailboxes + asked * 8 * MAILBOX_WORDS
@@ -196,7 +192,8 @@ def _share(typing: Any, body: Any, arguments: Any, team: Any, begin: Any, end: A
                 for place, word in ((_CALL, function), (_ARGUMENTS, memory)):
                     builder.store(builder.ptrtoint(word, _I64), builder.gep(words, [ir.Constant(_I64, place)]))
                 builder.store(end, builder.gep(words, [ir.Constant(_I64, _TASKS)]))
-                lead = builder.inttoptr(builder.load(words), _LEAD.as_pointer())  # word LEAD
+                lead = builder.load(builder.gep(words, [ir.Constant(_I64, LEAD)]))
+                lead = builder.inttoptr(lead, _LEAD.as_pointer())
                 builder.store(_failed(builder, lead, team, _told(builder)), result)
         return builder.load(result)
 
