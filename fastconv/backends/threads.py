@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-SERIAL_NS = 15_000
+SERIAL_NS = 20_000
 """Work below this many nanoseconds stays on the calling thread. Each further thread is asked for as much work again, if
 it is awake."""
 

@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.column_gather import gather_columns, row_after
-from fastconv.backends.cpu.correlate import TILE_ELEMENTS, pack_blocks, packing, plan_of, tile_width, tiles_strided
+from fastconv.backends.cpu.correlate import (
+    TILE_ELEMENTS,
+    pack_blocks,
+    packing,
+    plan_of,
+    tasks_behind_packing,
+    tile_width,
+    tiles_strided,
+)
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided
 from fastconv.backends.cpu.host import inlined, pointer, routine
@@ -169,8 +177,8 @@ def correlate_columns(
         weights = own if together > 0 else packed
         start = weights[rows * p.count :]
         pack_blocks(w, b, weights, start, plan, taps, numbers[0], numbers[1], numbers[2], True, before, first, last)
-        if together >= 0:
-            _parts(x, weights, start, before, y, p, rest, own[at:], chunks, relu, begin, stop)
+        low, high = tasks_behind_packing(packed, together, begin, stop)
+        _parts(x, weights, start, before, y, p, rest, own[at:], chunks, relu, low, high)
         begin = stop
 
 

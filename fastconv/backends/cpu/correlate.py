@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.backends.cpu.atomics import add, load, rest
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, place_of_box
 from fastconv.backends.cpu.host import inlined, pointer, routine
@@ -109,16 +110,33 @@ def packing(
     many rows are left out in front of the packed ones (fourth), so many are there (fifth), and behind them and their
     biases, if these are the thread's own, its scratch begins (sixth).
     """
+    blocks, parts = p.groups * p.blocks, -together
     if together < 0:
-        return end, begin, end, 0, p.groups * p.packed, 0
-    if together == 0:
-        return end, 0, 0, 0, p.groups * p.packed, 0
+        return end, min(begin, parts) * blocks // parts, min(end, parts) * blocks // parts, 0, p.groups * p.packed, 0
     stop = min(end, begin + together)
     first = begin // chunks * p.blocks + begin % chunks * p.blocks // chunks
-    last = min(stop // chunks * p.blocks + stop % chunks * p.blocks // chunks, p.groups * p.blocks)
+    last = min(stop // chunks * p.blocks + stop % chunks * p.blocks // chunks, blocks)
     before = first // p.blocks * p.packed + first % p.blocks * block_rows
     rows = last // p.blocks * p.packed + last % p.blocks * block_rows - before
     return stop, first, last, before, rows, -(-rows * (p.count + 1) // ALIGNED) * ALIGNED
+
+
+@routine
+def tasks_behind_packing(packed: Any, together: int, begin: int, end: int) -> tuple[int, int]:
+    """What is left to compute of some tasks: if the first of all were to pack, those behind, once all is packed.
+
+    Ranges are taken in order, so who waits here waits for threads that pack. `packed` ends with the count of what they
+    have done.
+    """
+    if together > 0:
+        return begin, end
+    parts, counter = -together, pointer(packed, packed.size - ALIGNED)
+    if begin < parts:
+        add(counter, min(end, parts) - begin)
+    if end > parts:
+        while load(counter) < parts:
+            rest()
+    return max(begin - parts, 0), max(end - parts, 0)
 
 
 @routine
@@ -300,9 +318,9 @@ def correlate_boxes(
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (sample, group, plane, box row, box column, chunk of row blocks), the last fastest.
 
-    `together` < 0: the tasks are blocks of weights, packed as by `pack_blocks` into `packed`; nothing is computed.
-    0: `packed` holds all blocks. Else the blocks for so many tasks at a time are packed just before, into the thread's
-    own memory; either all tasks go together, or each block is needed by one task only.
+    `together` < 0: in front of these are as many tasks that each pack a part of the weights into `packed`, for all.
+    Else the blocks for `together` tasks at a time are packed just before, into the thread's own memory; either all
+    tasks go together, or each block is needed by one task only.
     `numbers` holds what `plan_of` says, then the tables of `gather_box`, count offsets into the gathered box, and
     (1×1 only) count offsets into the source in place. The scratch of the tasks is memory[who].
     """
@@ -314,8 +332,8 @@ def correlate_boxes(
         weights = own if together > 0 else packed
         start = weights[rows * p.count :]
         pack_blocks(w, b, weights, start, plan, taps, numbers[0], numbers[1], numbers[2], False, before, first, last)
-        if together >= 0:
-            _boxes(x, weights, start, before, y, plan, rest, own[at:], chunks, relu, begin, stop)
+        low, high = tasks_behind_packing(packed, together, begin, stop)
+        _boxes(x, weights, start, before, y, plan, rest, own[at:], chunks, relu, low, high)
         begin = stop
 
 

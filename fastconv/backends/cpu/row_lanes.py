@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.axes import Axis
-from fastconv.backends.cpu.correlate import packing, plan_of
+from fastconv.backends.cpu.correlate import packing, plan_of, tasks_behind_packing
 from fastconv.backends.cpu.depthwise_lanes_simd import from_lanes
 from fastconv.backends.cpu.depthwise_simd import prefetch_lines
 from fastconv.backends.cpu.emitter import lanes_of
@@ -276,8 +276,8 @@ def correlate_row_lanes(
         stop, first, last, before, _, at = packing(p, rows, chunks, together, begin, end)
         weights = own if together > 0 else packed
         _pack(w, b, weights, plan, before, first, last)
-        if together >= 0:
-            _boxes(x, weights, before, y, p, rest, own[at:], chunks, relu, begin, stop)
+        low, high = tasks_behind_packing(packed, together, begin, stop)
+        _boxes(x, weights, before, y, p, rest, own[at:], chunks, relu, low, high)
         begin = stop
 
 

@@ -24,7 +24,8 @@ Ints = npt.NDArray[np.int64]
 _NS_PER_FLOP = 0.01
 _NS_PER_ELEMENT = 0.3
 _PACKED_BYTES = 1 << 20  # a share of the last cache, enough for the rows that make the gathering of columns pay
-_MIN_TASKS = 32  # fewer pieces than this leave threads idle; pieces of output rows share a gathered source
+_MIN_TASKS = 32  # fewer pieces than this leave threads idle
+_TASK_NS = 10_000  # at least: pieces of output rows share a source, which each thread gathers anew
 _NO_BIAS = {np.dtype(d): np.empty(0, d) for d in ("float32", "float64")}
 
 
@@ -75,28 +76,23 @@ class ShiftGemm:
 
     def _in_parallel(self, arrays: tuple[Array, ...], pieces: int, cost: float, relu: bool) -> None:
         dtype = arrays[0].dtype
-        chunks = max(1, min(self.blocks, _MIN_TASKS // pieces))
+        chunks = max(1, min(self.blocks, _MIN_TASKS // pieces, int(cost / _TASK_NS) // pieces))
         if pieces > self.groups:
-            packed = call_scratch(self.packed_elements, dtype)
-            self._share(arrays, packed, 0, chunks, relu, -1, self.packings, self.packing_cost)
-            self._share(arrays, packed, 0, chunks, relu, 0, pieces * chunks, cost)
-            return
-        # Each block of rows is needed once, so it is packed just before, and read from a cache.
-        of_block = self.block_rows * (self.correlation.count + 1)
-        packed_bytes = self.packings * of_block * dtype.itemsize
-        chunks = max(chunks, min(self.blocks, packed_bytes // (pieces * _PACKED_BYTES)))
-        together = max(1, _PACKED_BYTES * pieces * chunks // packed_bytes)
-        own = min(self.packings, together * -(-self.blocks // chunks)) * of_block + ALIGNED
-        cost += self.packing_cost
-        self._share(arrays, _NO_BIAS[dtype], own, chunks, relu, together, pieces * chunks, cost)
-
-    def _share(
-        self, arrays: tuple[Array, ...], packed: Array, own: int, chunks: int, relu: bool, together: int, tasks: int,
-        cost: float,
-    ) -> None:  # fmt: skip
-        """All tasks of one step of the kernel; each thread has room for `own` elements of packed weights."""
-        team = team_for(tasks, cost)
-        memory = scratch_rows(team.size, own + self.elements, packed.dtype)
+            tasks, own = pieces * chunks, 0
+            parts = max(1, min(self.packings, round(self.packing_cost / cost * tasks)))  # as long as other tasks
+            tasks, together = parts + tasks, -parts
+            packed = call_scratch(self.packed_elements + ALIGNED, dtype)
+            packed[-ALIGNED:] = 0  # counts the parts that are packed
+        else:  # each block of rows is needed once, so it is packed just before, and read from a cache
+            of_block = self.block_rows * (self.correlation.count + 1)
+            packed_bytes = self.packings * of_block * dtype.itemsize
+            chunks = max(chunks, min(self.blocks, packed_bytes // (pieces * _PACKED_BYTES)))
+            tasks = pieces * chunks
+            together = max(1, _PACKED_BYTES * tasks // packed_bytes)
+            own = min(self.packings, together * -(-self.blocks // chunks)) * of_block + ALIGNED
+            packed = _NO_BIAS[dtype]
+        team = team_for(tasks, self.packing_cost + cost)
+        memory = scratch_rows(team.size, own + self.elements, dtype)
         self.kernel(*arrays, packed, memory, chunks, relu, together, team.address, 0, tasks)
 
 
