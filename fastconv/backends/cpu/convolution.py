@@ -191,8 +191,10 @@ def _where_finite(
     relu: bool,
 ) -> None:
     """The faster algorithm; samples that it cannot compute, for what is not finite in them, by direct sums."""
-    for n in np.flatnonzero(faster.run(source, w, steps, b, target, relu)):
-        direct.run(source[n : n + 1], w, b, target[n : n + 1], relu)
+    not_finite = faster.run(source, w, steps, b, target, relu)
+    if not_finite.any():
+        for n in np.flatnonzero(not_finite):
+            direct.run(source[n : n + 1], w, b, target[n : n + 1], relu)
 
 
 def _depthwise(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from fastconv.backends.cpu.winograd_kernels import (
     FILTER_PADDING,
     LANES,
     NUMBERS,
+    PHASE,
     STAGGER,
     TILE_COLUMNS,
     tile_tables,
@@ -91,6 +93,17 @@ class Winograd:
         self.tiles = by_phase[0]
         """Of the first phase; channels, rows and groups are those of all."""
         self.phases = [_Phase(tiles, taps, self.together) for tiles in by_phase]
+        self.ends = list(itertools.accumulate(tiles.groups * tiles.boxes for tiles in by_phase))
+        """How many boxes a sample has in each phase and those before."""
+        self.plans = np.concatenate([tiles.plan for tiles in by_phase])
+        self.tables = np.concatenate([tiles.tables for tiles in by_phase])
+        self.offsets = np.concatenate([tiles.box_offsets for tiles in by_phase])
+        self.numbers = self._numbers()
+        self.transformed = max(phase.transformed for phase in self.phases)
+        self.elements = max(phase.work + phase.transformed for phase in self.phases)
+        of_block = self.frequencies * (channels * planes * ROWS + FILTER_PADDING)
+        self.filters = -(-self.tiles.groups * self.tiles.blocks * of_block // ALIGNED) * ALIGNED
+        """Elements of the transformed filters."""
         by_offset = [np.argsort(axis.offsets) for axis in correlation.axes]
         order = np.arange(planes * taps[0] * taps[1]).reshape(planes, *taps)[np.ix_(*by_offset)]
         self.taps = correlation.kernel_taps[order.reshape(-1)]
@@ -109,6 +122,15 @@ class Winograd:
         self.pays = self.small or all_of_it * self.frequencies * vectors < direct
         self.cost = all_of_it * sum(tiles.flops for tiles in by_phase) * _NS_PER_FLOP
 
+    def _numbers(self) -> npt.NDArray[Any]:
+        """What `winograd_boxes` is told of each phase."""
+        rows, tables, offsets = [], 0, 0
+        for phase in self.phases:
+            boxes = phase.tiles.groups * phase.tiles.boxes
+            rows.append((boxes, tables, offsets, phase.height, phase.width, phase.several, phase.work))
+            tables, offsets = tables + len(phase.tiles.tables), offsets + len(phase.tiles.box_offsets)
+        return np.array(rows, PHASE)
+
     def run(
         self, source: Array, w: Array, steps: tuple[int, int], b: Array | None, target: Array, relu: bool
     ) -> npt.NDArray[np.bool_]:
@@ -125,41 +147,36 @@ class Winograd:
     def _run_boxes(
         self, x: Array, w: Array, steps: tuple[int, int], start: Array, y: Array, relu: bool, not_finite: Array
     ) -> None:
-        tiles, phases = self.tiles, self.phases
-        of_block = self.frequencies * (tiles.channels * self.depth * ROWS + FILTER_PADDING)
-        count = -(-tiles.groups * tiles.blocks * of_block // ALIGNED) * ALIGNED
-        samples, threads = len(not_finite), get_num_threads()
-        ends = list(itertools.accumulate(samples * tiles.groups * phase.tiles.boxes for phase in phases))
-        boxes, cost = ends[-1], samples * self.cost / ends[-1]
+        tiles, samples, threads = self.tiles, len(not_finite), get_num_threads()
+        boxes = samples * self.ends[-1]
+        cost = samples * self.cost / boxes
         # Boxes that not all threads find one of may be shared: the others would wait for those who have.
         shared = boxes % threads if boxes < _MANY_BOXES * threads else 0
         if shared * (cost / threads + SHARED_NS) >= cost:
             shared = 0
-        memory = call_scratch(count + (max(phase.transformed for phase in phases) if shared else 0), x.dtype)
-        filters, transformed = memory[:count], memory[count:]
+        memory = call_scratch(self.filters + (self.transformed if shared else 0), x.dtype)
+        filters, transformed = memory[: self.filters], memory[self.filters :]
         arguments = self.form, w, filters, tiles.plan, self.taps, *steps, self.kernel_size, self.depth
-        share(transform_filters, arguments, tiles.groups * tiles.blocks, count * _NS_PER_ELEMENT)
+        share(transform_filters, arguments, tiles.groups * tiles.blocks, self.filters * _NS_PER_ELEMENT)
         arrays = x, filters, start, y, transformed, not_finite
-        for phase, first, after in zip(phases, [0, *ends], ends):
-            whole = max(first, min(after, boxes - shared)) - first
-            if whole:
-                self._boxes(phase, arrays, relu, BOXES, 0, whole, cost * whole)
-            for box in range(whole, after - first):  # all channels are transformed before any result is computed
-                self._boxes(phase, arrays, relu, CHANNELS, box, tiles.channels, self.inputs * cost)
-                self._boxes(phase, arrays, relu, NUMBERS, box, phase.numbers, (1 - self.inputs) * cost)
+        if boxes > shared:
+            self._boxes(arrays, relu, 0, BOXES, 0, boxes - shared, cost * (boxes - shared))
+        for box in range(boxes - shared, boxes):  # all channels are transformed before any result is computed
+            n = bisect_right(self.ends, box // samples)
+            number = box - samples * (self.ends[n - 1] if n else 0)
+            self._boxes(arrays, relu, n, CHANNELS, number, tiles.channels, self.inputs * cost)
+            self._boxes(arrays, relu, n, NUMBERS, number, self.phases[n].numbers, (1 - self.inputs) * cost)
 
     def _boxes(
-        self, phase: _Phase, arrays: tuple[Array, ...], relu: bool, unit: int, box: int, tasks: int, cost: float
+        self, arrays: tuple[Array, ...], relu: bool, phase: int, unit: int, box: int, tasks: int, cost: float
     ) -> None:
-        """The first boxes of one phase of the dilation, or a step of one box by all threads."""
+        """The first boxes of all, or a step of one box of one phase of the dilation by all threads."""
         x, filters, start, y, transformed, not_finite = arrays
-        tiles = phase.tiles
         team = team_for(tasks, cost)
-        memory = scratch_rows(team.size, phase.work + (phase.transformed if unit == BOXES else 0), x.dtype)
+        memory = scratch_rows(team.size, self.elements, x.dtype)
         winograd_boxes(
-            self.form, x, filters, start, y, tiles.plan, tiles.tables, tiles.box_offsets, memory, transformed,
-            not_finite, relu, self.depth, self.together, self.outputs_d, phase.height, phase.width, phase.several,
-            phase.work, unit, box, team.address, 0, tasks,
+            self.form, x, filters, start, y, self.plans, self.tables, self.offsets, self.numbers, memory, transformed,
+            not_finite, relu, self.depth, self.together, self.outputs_d, phase, unit, box, team.address, 0, tasks,
         )  # fmt: skip
 
     def _run_tiles(

@@ -30,6 +30,7 @@ from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, outer_strided
 from fastconv.backends.cpu.team import shared
 from fastconv.backends.cpu.winograd_matrices import outputs, patch
 from fastconv.backends.cpu.winograd_simd import (
+    all_zero,
     filter_transform,
     input_transform,
     input_transform_gathered,
@@ -210,33 +211,63 @@ def _transform_box(
                 input_transform(x, form, box + q * size, taps, to + q * size, apart)
 
 
+PHASE = np.dtype([(name, np.int64) for name in ("boxes", "tables", "offsets", "height", "width", "several", "work")])
+"""A phase of the dilation: boxes of a sample, where its tables and offsets begin, its outputs, blocks whose products
+are computed together, and the elements of scratch in front of a transformed box."""
+
+
 @shared(allocates=True)  # type: ignore[untyped-decorator]
 def winograd_boxes(
-    form: Any, x: Any, filters: Any, start: Any, y: Any, plan: Any, tables: Any, off: Any, memory: Any, transformed:
-    Any, not_finite: Any, relu: int, depth: int, together: int, outputs_d: int, height: int, width: int, several: int,
-    work: int, unit: int, box: int, who: int, begin: int, end: int,
+    form: Any, x: Any, filters: Any, start: Any, y: Any, plans: Any, tables: Any, off: Any, phases: Any, memory: Any,
+    transformed: Any, not_finite: Any, relu: int, depth: int, together: int, outputs_d: int, phase: int, unit: int, box:
+    int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Boxes are (sample, group, some planes, box of tile rows, box of tile columns), tasks what `unit` says.
+    """Tasks are boxes of all phases of the dilation, one phase after the other, or parts of one `box` of one `phase`.
 
-    A whole box is transformed to the thread's own scratch, behind `work` elements; number `box`, to `transformed`.
-    The plan is that of the tiles of one phase of the dilation: its outputs are tiles, its taps the elements of a
-    patch, its target the outputs; along the depth a step takes some planes of outputs `together`, whose `depth` taps
-    share the gathered planes. `outputs_d`, `height` and `width` count the outputs of the phase. Scratch: products of
-    `several` numbers, check, outputs, box.
+    A whole box is transformed to the thread's own scratch, one that threads share to `transformed`. Each phase has its
+    plan, tables, offsets and PHASE.
+    """
+    own, before = memory[who], 0
+    for n in range(len(phases)):
+        f, low, high = phases[n], begin, end
+        if unit == BOXES:
+            boxes = not_finite.size * f.boxes
+            low, high = max(begin - before, 0), min(end - before, boxes)
+            before += boxes
+        elif n != phase:
+            continue
+        if low < high:
+            _boxes(
+                form, x, filters, start, y, plans[n:], tables[f.tables :], off[f.offsets :], own,
+                pointer(own, f.work) if unit == BOXES else pointer(transformed), not_finite, relu, depth, together,
+                outputs_d, f.height, f.width, f.several, unit, box, low, high,
+            )  # fmt: skip
+
+
+@routine(allocates=True)  # type: ignore[untyped-decorator]
+def _boxes(
+    form: Any, x: Any, filters: Any, start: Any, y: Any, plan: Any, tables: Any, off: Any, scratch: Any, b: int,
+    not_finite: Any, relu: int, depth: int, together: int, outputs_d: int, height: int, width: int, several: int, unit:
+    int, box: int, begin: int, end: int,
+) -> None:  # fmt: skip
+    """Boxes of a phase are (sample, group, some planes, box of tile rows, box of tile columns), tasks what `unit` says.
+
+    The plan is that of the phase's tiles: its outputs are tiles, its taps the elements of a patch, its target the
+    outputs; along the depth a step takes some planes of outputs `together`, whose `depth` taps share the gathered
+    planes. `outputs_d`, `height` and `width` count the outputs of the phase, `b` is where a box is transformed to.
+    Scratch: products of `several` numbers, check, outputs, box.
     """
     p = plan[0]
-    size = x.itemsize
-    volume = p.depth * p.height * p.width
+    size, volume = x.itemsize, p.depth * p.height * p.width
     plane = p.target_h * p.target_w
     planes, count = p.channels * p.planes, p.channels * depth
     most = -(-((p.box_h - 1) * p.pitch + p.box_w) // LANES) * LANES
     frequencies, high, across = frequencies_of(form), _outputs(len(form[0])), _outputs(len(form[1]))
     products = several * frequencies * (ROWS * most + STAGGER)
-    scratch = memory[who]
     check, results = scratch[products:][:LANES], scratch[products + LANES :]
     box_at = products + LANES * (1 + high * across)
     zeros = np.zeros(ROWS, x.dtype)
-    b, c = pointer(scratch, work) if unit == BOXES else pointer(transformed), pointer(scratch)
+    c = pointer(scratch)
     box0, box1, c0, c1, number0, number1 = _ranges(unit, box, p.channels, p.blocks * together, begin, end)
     for task in range(box0, box1):
         image, d, h0, w0 = place_of_box(p, task)
@@ -268,16 +299,8 @@ def winograd_boxes(
                     form, y, base, p.stride_h * p.target_w, p.stride_w, of_row, step, bias, relu, results,
                     pointer(check), p.pitch, columns, tile_rows, tile_columns, below, right,
                 )  # fmt: skip
-        if not _all_zero(check):
+        if not all_zero(check):
             not_finite[n] = True
-
-
-@inlined
-def _all_zero(check: Any) -> Any:
-    total = check[0]
-    for lane in range(1, LANES):
-        total += check[lane]
-    return total == 0
 
 
 @kernel

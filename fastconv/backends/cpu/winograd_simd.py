@@ -19,6 +19,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import Emitter
+from fastconv.backends.cpu.host import inlined
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.winograd_matrices import Matrices, Matrix, matrices
 
@@ -258,3 +259,12 @@ def output_transform(  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+@inlined
+def all_zero(check: Any) -> Any:
+    """Whether no lane has met what is not finite: NaN and infinity times zero are no zero."""
+    total = check[0]
+    for lane in range(1, check.size):
+        total += check[lane]
+    return total == 0
