@@ -28,8 +28,9 @@ _LOOKS = 500  # about half a millisecond: so long a helper looks for work before
 _MOST_HELPERS = 1023
 _LINE_WORDS = 8  # of a cache line
 
-LEAD, BOARD, HELPERS, LEAST = range(4)
-"""Words of a job that Python writes: where `team.lead` is, and the board; most helpers, and least tasks of a range."""
+LEAD, BOARD, HELPERS, LEAST, FIRST = range(5)
+"""Words of a job that Python writes: where `team.lead` is, and the board; most helpers, least tasks of a range, and how
+many tasks are shared out before all others."""
 JOB_WORDS = 24
 COUNT, MAILBOXES, MAILBOX_WORDS = 0, 8, 8
 """Words of the board: how many helpers there are; their mailboxes begin at one word, and lie so many apart."""
@@ -160,10 +161,11 @@ def _ready_pool() -> _Pool:
         return _pool
 
 
-def team_for(tasks: int, cost: float) -> Team:
+def team_for(tasks: int, cost: float, first: int = 0) -> Team:
     """Who works on so many tasks of `cost` nanoseconds in all, a rough estimate: up to `get_num_threads()` threads.
 
-    The thread's next call takes its team's place: ask right before the kernel is called.
+    If others wait for the `first` tasks, these are shared out by themselves. The thread's next call takes its team's
+    place: ask right before the kernel is called.
     """
     if cost < SERIAL_NS or _num_threads == 1:
         return _ALONE
@@ -176,7 +178,7 @@ def team_for(tasks: int, cost: float) -> Team:
         team = _local.team = Team(pool)
     pool.call(helpers, awake)
     team.size, words = helpers + 1, team.words
-    words[HELPERS], words[LEAST] = helpers, least
+    words[HELPERS], words[LEAST], words[FIRST] = helpers, least, first
     return team
 
 

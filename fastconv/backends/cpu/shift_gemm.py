@@ -78,9 +78,8 @@ class ShiftGemm:
         dtype = arrays[0].dtype
         chunks = max(1, min(self.blocks, _MIN_TASKS // pieces, int(cost / _TASK_NS) // pieces))
         if pieces > self.groups:
-            tasks, own = pieces * chunks, 0
-            parts = max(1, min(self.packings, round(self.packing_cost / cost * tasks)))  # as long as other tasks
-            tasks, together = parts + tasks, -parts
+            parts, own = max(1, min(self.packings, _MIN_TASKS, int(self.packing_cost / _TASK_NS))), 0
+            tasks, together = parts + pieces * chunks, -parts
             packed = call_scratch(self.packed_elements + ALIGNED, dtype)
             packed[-ALIGNED:] = 0  # counts the parts that are packed
         else:  # each block of rows is needed once, so it is packed just before, and read from a cache
@@ -91,7 +90,7 @@ class ShiftGemm:
             together = max(1, _PACKED_BYTES * tasks // packed_bytes)
             own = min(self.packings, together * -(-self.blocks // chunks)) * of_block + ALIGNED
             packed = _NO_BIAS[dtype]
-        team = team_for(tasks, self.packing_cost + cost)
+        team = team_for(tasks, self.packing_cost + cost, max(0, -together))
         memory = scratch_rows(team.size, own + self.elements, dtype)
         self.kernel(*arrays, packed, memory, chunks, relu, together, team.address, 0, tasks)
 

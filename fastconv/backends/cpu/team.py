@@ -24,10 +24,10 @@ from numba.extending import intrinsic
 
 from fastconv.backends.cpu.atomics import add, load, replace, rest, store, word_at
 from fastconv.backends.cpu.host import Function, kernel, routine
-from fastconv.backends.threads import AWAY, BOARD, COUNT, HELPERS, LEAD, LEAST, MAILBOX_WORDS, MAILBOXES
+from fastconv.backends.threads import AWAY, BOARD, COUNT, FIRST, HELPERS, LEAD, LEAST, MAILBOX_WORDS, MAILBOXES
 
 _I64 = ir.IntType(64)
-_CALL, _ARGUMENTS, _TASKS, _NEXT, _ARRIVED, _FAILED = 4, 5, 6, 8, 16, 17
+_CALL, _ARGUMENTS, _TASKS, _NEXT, _ARRIVED, _FAILED = 5, 6, 7, 8, 16, 17
 """Words of a job beyond those that Python writes: the kernel, its arguments and tasks; the first task that is left; how
 many helpers have come; whether one has failed."""
 _TAKEN, _LATE = 1, 2
@@ -70,12 +70,13 @@ def cut(left: int, threads: int, least: int) -> int:
 @routine
 def _work(job: int, who: int) -> None:
     """Take ranges of tasks until none is left."""
-    threads, least, tasks = load(job + 8 * HELPERS) + 1, load(job + 8 * LEAST), load(job + 8 * _TASKS)
+    threads, least = load(job + 8 * HELPERS) + 1, load(job + 8 * LEAST)
+    first, tasks = load(job + 8 * FIRST), load(job + 8 * _TASKS)
     while True:
         begin = load(job + 8 * _NEXT)
         if begin >= tasks:
             return
-        end = begin + cut(tasks - begin, threads, least)
+        end = begin + cut((first if begin < first else tasks) - begin, threads, least)
         if not replace(job + 8 * _NEXT, begin, end):
             continue  # another thread was faster
         if _run(load(job + 8 * _CALL), load(job + 8 * _ARGUMENTS), who, begin, end):
