@@ -13,6 +13,7 @@ ALIGNED = 16
 """Elements after which a piece of scratch begins on a line of the cache again."""
 
 _LINE_BYTES = 64
+_MOST_ARRAYS = 256
 KEPT_BYTES = 48 * 1024 * 1024
 """A larger buffer is given back after its call. A thread keeps at most this much for the calls that it makes, and as
 much for each thread that works on their tasks."""
@@ -26,20 +27,27 @@ def _lines(size: int) -> npt.NDArray[np.uint8]:
 
 
 class _Kept:
-    """A buffer of one thread, and the array that was last asked for in it."""
+    """A buffer of one thread, and the arrays that were made of it: the layers of a network ask for the same again."""
 
     def __init__(self) -> None:
         self.buffer = _lines(1 << 16)
-        self.last: npt.NDArray[Any] = self.buffer
+        self.arrays: dict[tuple[tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]] = {}
 
     def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike, limit: int) -> npt.NDArray[Any]:
+        """An array of this shape in the buffer, or in memory of its own if it takes more bytes than `limit`."""
+        found = self.arrays.get((shape, dtype))
+        if found is not None:
+            return found
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if size > limit:
             return _lines(size).view(dtype).reshape(shape)
         if self.buffer.size < size:
             self.buffer = _lines(size)
-        self.last = self.buffer[:size].view(dtype).reshape(shape)
-        return self.last
+            self.arrays.clear()
+        if len(self.arrays) >= _MOST_ARRAYS:
+            self.arrays.clear()
+        made = self.arrays[shape, dtype] = self.buffer[:size].view(dtype).reshape(shape)
+        return made
 
 
 class _Local(threading.local):
@@ -55,16 +63,9 @@ def scratch_rows(threads: int, elements: int, dtype: npt.DTypeLike) -> npt.NDArr
 
     The calling thread's next call may get the same memory.
     """
-    shape = threads, -(-elements // ALIGNED) * ALIGNED
-    last = _local.tasks.last
-    if last.shape == shape and last.dtype is dtype:  # mostly: the same layer again
-        return last
-    return _local.tasks.array(shape, dtype, threads * KEPT_BYTES)
+    return _local.tasks.array((threads, -(-elements // ALIGNED) * ALIGNED), dtype, threads * KEPT_BYTES)
 
 
 def call_scratch(elements: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """An uninitialised 1-D array that the tasks of a call share; the thread's next call may get the same memory."""
-    last = _local.calls.last
-    if last.shape == (elements,) and last.dtype is dtype:
-        return last
     return _local.calls.array((elements,), dtype, KEPT_BYTES)
