@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ _LINE_BYTES = 64
 _MOST_ARRAYS = 256
 KEPT_BYTES = 48 * 1024 * 1024
 """A larger buffer is given back after its call. A thread keeps at most this much for the calls that it makes, and as
-much for each thread that works on their tasks."""
+much for each thread that works on their tasks, shared with the other threads that make calls: all together keep no
+more for tasks than this times the callers, or the threads that work for one if these are more."""
 
 
 def _lines(size: int) -> npt.NDArray[np.uint8]:
@@ -33,13 +35,13 @@ class _Kept:
         self.buffer = _lines(1 << 16)
         self.arrays: dict[tuple[tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]] = {}
 
-    def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike, limit: int) -> npt.NDArray[Any]:
-        """An array of this shape in the buffer, or in memory of its own if it takes more bytes than `limit`."""
+    def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike, workers: int) -> npt.NDArray[Any]:
+        """An array of this shape in the buffer, or in memory of its own if it takes more bytes than are kept."""
         found = self.arrays.get((shape, dtype))
         if found is not None:
             return found
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        if size > limit:
+        if size > max(1, workers // max(1, len(_callers))) * KEPT_BYTES:
             return _lines(size).view(dtype).reshape(shape)
         if self.buffer.size < size:
             self.buffer = _lines(size)
@@ -50,9 +52,14 @@ class _Kept:
         return made
 
 
+_callers: weakref.WeakSet[_Kept] = weakref.WeakSet()
+"""Of each living thread that has made a call."""
+
+
 class _Local(threading.local):
     def __init__(self) -> None:
         self.tasks, self.calls = _Kept(), _Kept()
+        _callers.add(self.tasks)
 
 
 _local = _Local()
@@ -63,9 +70,9 @@ def scratch_rows(threads: int, elements: int, dtype: npt.DTypeLike) -> npt.NDArr
 
     The calling thread's next call may get the same memory.
     """
-    return _local.tasks.array((threads, -(-elements // ALIGNED) * ALIGNED), dtype, threads * KEPT_BYTES)
+    return _local.tasks.array((threads, -(-elements // ALIGNED) * ALIGNED), dtype, threads)
 
 
 def call_scratch(elements: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """An uninitialised 1-D array that the tasks of a call share; the thread's next call may get the same memory."""
-    return _local.calls.array((elements,), dtype, KEPT_BYTES)
+    return _local.calls.array((elements,), dtype, 1)
