@@ -141,14 +141,20 @@ def _columns(
 
 
 @routine
+def _place(task: int, count: int, inner: int) -> tuple[int, int, int]:
+    """Where a task's columns begin among the places and in x, and how many they are."""
+    blocks = (inner + _COLUMNS - 1) // _COLUMNS
+    sample, column = task // blocks, task % blocks * _COLUMNS
+    return sample * inner + column, sample * count * inner + column, min(_COLUMNS, inner - column)
+
+
+@routine
 def _columns_of_task(
     x: Any, classes: Any, weight: Any, losses: Any, normalisers: Any, smoothing: float, inner: int, weights: float,
     line: Any, total: Any, number: Any, task: int,
 ) -> None:  # fmt: skip
-    count, blocks = weight.size, (inner + _COLUMNS - 1) // _COLUMNS
-    sample, column = task // blocks, task % blocks * _COLUMNS
-    columns = min(_COLUMNS, inner - column)
-    at, first = sample * inner + column, sample * count * inner + column
+    count = weight.size
+    at, first, columns = _place(task, count, inner)
     largest, shift = normalisers[0, at : at + columns], normalisers[1, at : at + columns]
     loss = losses[at : at + columns]
     powers, scales, scores, factors = line[0, :columns], line[1, :columns], line[2, :columns], line[3, :columns]
@@ -221,10 +227,8 @@ def _columns_grad_of_task(
     g: Any, x: Any, normalisers: Any, classes: Any, weight: Any, gx: Any, smoothing: float, inner: int, weights: float,
     line: Any, number: Any, task: int,
 ) -> None:  # fmt: skip
-    count, blocks = weight.size, (inner + _COLUMNS - 1) // _COLUMNS
-    sample, column = task // blocks, task % blocks * _COLUMNS
-    columns = min(_COLUMNS, inner - column)
-    at, first = sample * inner + column, sample * count * inner + column
+    count = weight.size
+    at, first, columns = _place(task, count, inner)
     largest, shift = normalisers[0, at : at + columns], normalisers[1, at : at + columns]
     cotangents = g[at : at + columns]
     owns, evens, factors, scales = line[0, :columns], line[1, :columns], line[2, :columns], line[3, :columns]
