@@ -20,6 +20,7 @@ import numpy as np
 from fastconv.backends.cpu.column_gather import gather_columns, row_after
 from fastconv.backends.cpu.correlate import (
     TILE_ELEMENTS,
+    line_elements,
     pack_blocks,
     packing,
     plan_of,
@@ -35,6 +36,7 @@ from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.team import shared
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
+_line_elements = inlined(line_elements)
 
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
@@ -176,7 +178,10 @@ def correlate_columns(
         stop, first, last, before, rows, at = packing(p, ROWS, chunks, together, begin, end)
         weights = own if together > 0 else packed
         start = weights[rows * p.count :]
-        pack_blocks(w, b, weights, start, plan, taps, numbers[0], numbers[1], numbers[2], True, before, first, last)
+        pack_blocks(
+            w, b, weights, start, plan, taps, numbers[0], numbers[1], numbers[2], True,
+            own[own.size - _line_elements(numbers[2]) :], before, first, last,
+        )  # fmt: skip
         low, high = tasks_behind_packing(packed, together, begin, stop)
         _parts(x, weights, start, before, y, p, rest, own[at:], chunks, relu, low, high)
         begin = stop

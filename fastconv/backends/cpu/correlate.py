@@ -42,16 +42,25 @@ SLACK = 16 * _LANES4
 """Scratch behind a box that the last tile may read beyond it."""
 
 
-@routine(allocates=True)  # type: ignore[untyped-decorator]
+def line_elements(kernel_size: int) -> int:
+    """Elements of scratch for the taps that `pack_blocks` transposes before it picks some."""
+    return _TOGETHER * (kernel_size + _LANES4) * ROWS
+
+
+_line_elements = inlined(line_elements)
+
+
+@routine
 def pack_blocks(
     w: Any, b: Any, packed: Any, start: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size:
-    int, tap_major: bool, before: int, begin: int, end: int,
+    int, tap_major: bool, lines: Any, before: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Weights into [group][block of rows][k][row of block] and biases into [group][row], zeros at the end.
 
     k is (channel, tap), or (tap, channel) if `tap_major`. Row r and channel c of a group find their taps at
     w[group_base + r · row_step + c · channel_step]; `b` may be empty. Tasks begin ≤ task < end of (group, block); the
-    first `before` of all rows are not kept.
+    first `before` of all rows are not kept. `lines`: room for `line_elements`. Nothing is allocated here, so nothing
+    can fail: other threads may wait for the end.
     """
     p = plan[0]
     size = w.itemsize
@@ -64,7 +73,6 @@ def pack_blocks(
     tap_to, channel_to = (p.channels, 1) if tap_major else (1, p.taps)
     joined = channel_step == kernel_size
     run = p.count // lanes if joined else -(-p.taps // lanes)
-    lines = np.empty(0 if in_order else _TOGETHER * (kernel_size + lanes) * ROWS, w.dtype)
     for task in range(begin, end):
         g, block = divmod(task, p.blocks)
         r0 = block * ROWS
@@ -97,7 +105,8 @@ def pack(
     int, tap_major: bool, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """`pack_blocks` of all rows for callers in Python."""
-    pack_blocks(w, b, packed, start, plan, taps, row_step, channel_step, kernel_size, tap_major, 0, begin, end)
+    lines = np.empty(_line_elements(kernel_size), w.dtype)
+    pack_blocks(w, b, packed, start, plan, taps, row_step, channel_step, kernel_size, tap_major, lines, 0, begin, end)
 
 
 @routine
@@ -331,7 +340,10 @@ def correlate_boxes(
         stop, first, last, before, rows, at = packing(p, ROWS, chunks, together, begin, end)
         weights = own if together > 0 else packed
         start = weights[rows * p.count :]
-        pack_blocks(w, b, weights, start, plan, taps, numbers[0], numbers[1], numbers[2], False, before, first, last)
+        pack_blocks(
+            w, b, weights, start, plan, taps, numbers[0], numbers[1], numbers[2], False,
+            own[own.size - _line_elements(numbers[2]) :], before, first, last,
+        )  # fmt: skip
         low, high = tasks_behind_packing(packed, together, begin, stop)
         _boxes(x, weights, start, before, y, plan, rest, own[at:], chunks, relu, low, high)
         begin = stop

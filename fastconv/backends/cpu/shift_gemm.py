@@ -49,7 +49,7 @@ class ShiftGemm:
             rest, elements = [c.tables, c.source_offsets], correlate.TILE_ELEMENTS + c.box_elements
         self.numbers = np.concatenate([[*steps, c.kernel_size], plan.view(np.int64), c.kernel_taps, *rest])
         self.packed_elements = -(-packed // ALIGNED) * ALIGNED
-        self.elements = elements + correlate.SLACK
+        self.elements = max(elements + correlate.SLACK, correlate.line_elements(c.kernel_size))
         self.groups, self.packings = c.groups, c.groups * self.blocks
         weights = c.groups * c.rows * c.channels * c.kernel_size
         images = c.groups * (c.channels * _volume(c, "size") + c.rows * _volume(c, "target"))
