@@ -213,11 +213,27 @@ def _conv(
     geometry = ConvGeometry.of(
         op, x.shape, w.shape, stride, padding, dilation, groups, None if b is None else b.shape, padding_mode
     )
-    wanted = (False,) * 3 if plain else (needs_grad(input), needs_grad(weight), needs_grad(bias))
-    if activation not in (None, "relu") and any(wanted):
+    if plain and padding_mode == "zeros":  # nothing to record: a small call is over before a closure would be made
+        y = backends.of(x).conv_forward(x, w, b, geometry, activation)
+        return y if batched else y[0]
+    if activation not in (None, "relu") and any(map(needs_grad, (input, weight, bias))):
         # The gradient of these needs the value before the activation, which the fused form does not keep.
         linear = _conv(op, rank, input, weight, bias, stride, padding, dilation, groups, padding_mode, None)
         return pointwise.apply(activation, linear)
+    return _recorded((input, weight, bias), x, w, b, batched, geometry, padding_mode, activation)
+
+
+def _recorded(
+    operands: tuple[Any, Any, Any],
+    x: Array,
+    w: Array,
+    b: Array | None,
+    batched: bool,
+    geometry: ConvGeometry,
+    padding_mode: str,
+    activation: str | None,
+) -> Any:
+    """`_conv` of operands whose arrays have been checked, with its gradient."""
     backend = backends.of(x)
     sides, spatial = geometry.padding, geometry.spatial
     padded = padding_mode != "zeros" and any(map(any, sides))
@@ -225,8 +241,7 @@ def _conv(
         x = backend.pad(x, sides, padding_mode)
         geometry = geometry.padded()
     y = backend.conv_forward(x, w, b, geometry, activation)
-    if plain:  # nothing to record
-        return y if batched else y[0]
+    wanted = [needs_grad(operand) for operand in operands]
 
     def backward(gy: Array) -> tuple[Array | None, ...]:
         if not batched:
@@ -245,7 +260,7 @@ def _conv(
             gb = backend.channel_sum(gy)
         return gx, gw, gb
 
-    return record(y if batched else y[0], (input, weight, bias), backward)
+    return record(y if batched else y[0], operands, backward)
 
 
 def _conv_transpose(
