@@ -273,21 +273,21 @@ def _store_rows(
 
     In the target the tile's rows lie `row_step` apart, rows of outputs `line_step`, outputs `step`.
     """
-    row0, column0 = divmod(q, pitch)
-    for m in range(valid):
-        row, column, j = row0, column0, 0
-        while j < width and row < rows:
-            count = min(width - j, columns - column)
-            if count > 0:
-                target = to + m * row_step + row * line_step + column * step
+    row, column = divmod(q, pitch)
+    j = 0
+    while j < width and row < rows:
+        count = min(width - j, columns - column)
+        if count > 0:
+            target = to + row * line_step + column * step
+            for m in range(valid):
                 if step == 1:
-                    copy_strided(y, target, tile, m * width + j, 1, count)
+                    copy_strided(y, target + m * row_step, tile, m * width + j, 1, count)
                 else:
                     for i in range(np.uintp(count)):
-                        y[np.uintp(target) + i * np.uintp(step)] = tile[np.uintp(m * width + j) + i]
-            j += pitch - column
-            row += 1
-            column = 0
+                        y[np.uintp(target + m * row_step) + i * np.uintp(step)] = tile[np.uintp(m * width + j) + i]
+        j += pitch - column
+        row += 1
+        column = 0
 
 
 @inlined

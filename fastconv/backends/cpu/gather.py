@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastconv.backends.cpu.emitter import lanes_of
+from fastconv.backends.cpu.emitter import Emitter, lanes_of
 from fastconv.backends.cpu.gather_simd import split_rows
 from fastconv.backends.cpu.host import embedded, inlined, pointer, routine
 from fastconv.backends.cpu.simd import take_every
@@ -35,6 +35,32 @@ def copy_bytes(typing_context, target, source, count):  # type: ignore[no-untype
         target, source, count = args
         byte = ir.IntType(8).as_pointer()
         cgutils.raw_memcpy(builder, builder.inttoptr(target, byte), builder.inttoptr(source, byte), count, 1)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def copy_short(typing_context, like, target, source, count):  # type: ignore[no-untyped-def]
+    """`count` elements between addresses, fewer than a vector has: by two overlapping parts of one, as long as fit."""
+    signature = types.void(like, *[types.intp] * 3)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        def by_parts(lanes: int) -> None:
+            if lanes == 0:
+                return
+            emit = Emitter(builder, signature.args[0], lanes)
+            with builder.if_else(builder.icmp_signed(">=", args[3], emit.index(lanes))) as (fit, shorter):
+                with fit:
+                    last = builder.sub(args[3], emit.index(lanes))
+                    target, source = emit.pointer(args[1]), emit.pointer(args[2])
+                    parts = [emit.load(source), emit.load(emit.at(source, last))]
+                    for part, place in zip(parts, (target, emit.at(target, last))):
+                        emit.store(part, place)
+                with shorter:
+                    by_parts(lanes // 2)
+
+        by_parts(Emitter(builder, signature.args[0]).lanes // 2)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -76,6 +102,8 @@ def copy_strided(target: Any, to: int, source: Any, start: int, step: int, count
         for j in range(0, count - lanes, lanes):
             take_every(source, 1, 0, place + j * size, origin + j * size)
         take_every(source, 1, 0, place + last, origin + last)
+    elif step == 1 and count < lanes:
+        copy_short(source, pointer(target) + to * size, pointer(source) + start * size, count)
     elif step == 1:
         copy_bytes(pointer(target) + to * size, pointer(source) + start * size, count * size)
     elif (step == 2 or step == 4) and count > lanes:

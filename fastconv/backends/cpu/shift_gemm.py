@@ -50,7 +50,9 @@ class ShiftGemm:
         self.numbers = np.concatenate([[*steps, c.kernel_size], plan.view(np.int64), c.kernel_taps, *rest])
         self.packed_elements = -(-packed // ALIGNED) * ALIGNED
         self.elements = max(elements + correlate.SLACK, correlate.line_elements(c.kernel_size))
+        self.all_elements = self.packed_elements + self.elements
         self.groups, self.packings = c.groups, c.groups * self.blocks
+        self.boxes = c.groups * self.boxes
         weights = c.groups * c.rows * c.channels * c.kernel_size
         images = c.groups * (c.channels * _volume(c, "size") + c.rows * _volume(c, "target"))
         self.packing_cost = weights * _NS_PER_ELEMENT
@@ -58,19 +60,19 @@ class ShiftGemm:
 
     def _pieces(self, samples: int) -> int:
         """Boxes of all samples, or panels of columns across them."""
-        c = self.correlation
         if self.name != "columns":
-            return c.groups * samples * self.boxes
-        return c.groups * sum(-(-samples * part.outputs // part.panel_columns) for part in self.parts)
+            return samples * self.boxes
+        return self.groups * sum(-(-samples * part.outputs // part.panel_columns) for part in self.parts)
 
     def run(self, source: Array, w: Array, b: Array | None, target: Array, relu: bool) -> None:
         """As `Algorithm.run`."""
         dtype, samples = source.dtype, len(source)
-        x, y, flat_w, bias = flat(source), target.ravel(), flat(w), _NO_BIAS[dtype] if b is None else flat(b)
-        arrays, pieces, cost = (x, flat_w, bias, y, self.numbers), self._pieces(samples), samples * self.cost
+        empty = _NO_BIAS[dtype]
+        arrays = flat(source), flat(w), empty if b is None else flat(b), target.ravel(), self.numbers
+        pieces, cost = self._pieces(samples), samples * self.cost
         if is_little(self.packing_cost + cost):
-            memory = scratch_rows(1, self.packed_elements + self.elements, dtype)
-            self.kernel(*arrays, _NO_BIAS[dtype], memory, 1, relu, pieces, 0, 0, pieces)
+            memory = scratch_rows(1, self.all_elements, dtype)
+            self.kernel(*arrays, empty, memory, 1, relu, pieces, 0, 0, pieces)
         else:
             self._in_parallel(arrays, pieces, cost, relu)
 
