@@ -86,6 +86,8 @@ def _input_grad(geometry: ConvGeometry, itemsize: int, precision: str) -> tuple[
 
 def conv_weight_grad(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     """See contract.Backend.conv_weight_grad."""
+    if not gy.size:
+        return np.zeros(geometry.weight_shape, x.dtype)
     return _weight_grad(geometry, x.itemsize, get_precision()).run(gy, x, geometry)
 
 
@@ -108,8 +110,16 @@ def _weight_grad(geometry: ConvGeometry, itemsize: int, precision: str) -> Weigh
     correlation = weight_grad_plan(geometry, itemsize)
     if weight_grad_outer.suits(correlation):
         return WeightGrad("outer-product", weight_grad_outer.weight_gradient)
-    name = "constant" if correlation.empty else f"inner-product {'columns' if correlation.small else 'boxes'}"
-    return WeightGrad(name, weight_grad.weight_gradient)
+    if correlation.empty:
+        return WeightGrad("constant", _no_weight_grad)
+    if correlation.small:
+        return WeightGrad("inner-product columns", partial(weight_grad.by_columns, correlation))
+    return WeightGrad("inner-product boxes", partial(weight_grad.by_boxes, correlation))
+
+
+def _no_weight_grad(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
+    """Of taps that meet only padding."""
+    return np.zeros(geometry.weight_shape, x.dtype)
 
 
 def _weight_grad_where_finite(

@@ -249,8 +249,6 @@ def suits(geometry: ConvGeometry, itemsize: int) -> bool:
 def weight_gradient(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     """The whole weight gradient of a geometry that `suits`; see contract.Backend.conv_weight_grad."""
     plan = _weight_grad(forward_plan(geometry, x.itemsize))
-    complete = gy.size and len(plan.order) == geometry.taps
-    gw: Array = (np.empty if complete else np.zeros)(geometry.weight_shape, x.dtype)
-    if gy.size:
-        plan.run(flat(gy), flat(x), gw.reshape(-1))
+    gw: Array = (np.empty if len(plan.order) == geometry.taps else np.zeros)(geometry.weight_shape, x.dtype)
+    plan.run(flat(gy), flat(x), gw.reshape(-1))
     return gw

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fastconv.backends.cpu import normalisation_kernels as kernels
 from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.memory import empty
-from fastconv.backends.threads import share
+from fastconv.backends.threads import share, team_for
 
 Array = npt.NDArray[Any]
 Loop = Callable[..., None]
@@ -23,9 +23,18 @@ _NS_PER_TASK = 5.0
 
 def channel_sum(x: Array) -> Array:
     """See contract.Backend.channel_sum."""
-    partial = partial_sums(x, 1, kernels.run_sums, kernels.rows_sums, flat(x))
-    result = np.empty(x.shape[1], x.dtype)
-    kernels.combine_sums(partial[0], result)
+    samples, channels, plane = len(x), x.shape[1], math.prod(x.shape[2:])
+    result = np.empty(channels, x.dtype)
+    if plane > 1:
+        partial = np.empty((samples, channels, -(-plane // kernels.RUN)))
+        team = team_for(partial.size, _cost(partial.size, x, 1))
+        kernels.run_sums(flat(x), partial, result, plane, team.address, 0, partial.size)
+    else:
+        partial = np.empty((-(-samples // kernels.ROWS), channels, 1))
+        team = team_for(len(partial), _cost(len(partial), x, 1))
+        kernels.rows_sums(flat(x), partial, result, team.address, 0, len(partial))
+    if team.size > 1:
+        kernels.combine_sums(partial, result)
     return result
 
 
@@ -103,4 +112,8 @@ def elementwise(x: Array, streams: int, over_runs: Loop, over_rows: Loop, *array
 
 
 def _share(loop: Loop, arguments: tuple[Any, ...], tasks: int, x: Array, streams: int) -> None:
-    share(loop, arguments, tasks, tasks * _NS_PER_TASK + streams * x.nbytes * _NS_PER_BYTE)
+    share(loop, arguments, tasks, _cost(tasks, x, streams))
+
+
+def _cost(tasks: int, x: Array, streams: int) -> float:
+    return tasks * _NS_PER_TASK + streams * x.nbytes * _NS_PER_BYTE

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastconv.backends.cpu import sums
 from fastconv.backends.cpu.elementary import fma
-from fastconv.backends.cpu.host import embedded, inlined, kernel
+from fastconv.backends.cpu.host import embedded, inlined, kernel, routine
 from fastconv.backends.cpu.team import shared
 
 RUN = 8192
@@ -35,11 +35,14 @@ def bounds(task: int, channels: int, plane: int) -> tuple[int, int, int]:
 
 
 @shared
-def run_sums(x: Any, partial: Any, channels: int, plane: int, who: int, begin: int, end: int) -> None:
-    """Of the runs [begin, end)."""
+def run_sums(x: Any, partial: Any, total: Any, plane: int, who: int, begin: int, end: int) -> None:
+    """Of the runs [begin, end) of partial (N, C, runs). Who does all combines them as well: small work is one call."""
+    channels, parts = total.size, partial.reshape(partial.size)
     for task in range(begin, end):
         _, first, last = bounds(task, channels, plane)
-        partial[0, task] = sums.total(x[first:last])
+        parts[task] = sums.total(x[first:last])
+    if begin == 0 and end == partial.size:
+        _combine_sums(partial, total)
 
 
 @shared
@@ -100,13 +103,16 @@ def gradient(gy: Any, x: Any, numbers: Any, column: int, gx: Any) -> None:
 
 
 @shared
-def rows_sums(x: Any, partial: Any, channels: int, who: int, begin: int, end: int) -> None:
-    """Of the blocks of samples [begin, end)."""
+def rows_sums(x: Any, partial: Any, total: Any, who: int, begin: int, end: int) -> None:
+    """Of the blocks of samples [begin, end) of partial (blocks, C, 1). Who does all combines them as well."""
+    channels, parts = total.size, partial.reshape(partial.size)
     for block in range(begin, end):
-        total = partial[0, block * channels : (block + 1) * channels]
-        total[:] = 0.0
+        part = parts[block * channels : (block + 1) * channels]
+        part[:] = 0.0
         for at in range(block * ROWS * channels, min((block + 1) * ROWS * channels, x.size), channels):
-            _add(total, x[at : at + channels])
+            _add(part, x[at : at + channels])
+    if begin == 0 and end == len(partial):
+        _combine_sums(partial, total)
 
 
 @inlined
@@ -179,6 +185,11 @@ def rows_backward(gy: Any, x: Any, numbers: Any, gx: Any, channels: int, who: in
 @kernel
 def combine_sums(partial: Any, total: Any) -> None:
     """Over samples and runs, for each channel."""
+    _combine_sums(partial, total)
+
+
+@routine
+def _combine_sums(partial: Any, total: Any) -> None:
     samples, channels, runs = partial.shape
     for c in range(channels):
         result = 0.0

@@ -26,11 +26,11 @@ from fastconv.backends.cpu.column_gather import gather_columns
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, place_of_box, zero_bytes
 from fastconv.backends.cpu.host import flat, pointer, routine
-from fastconv.backends.cpu.plan import Correlation, even_part, plan_at, weight_grad_plan
+from fastconv.backends.cpu.plan import PLAN_NUMBERS, Correlation, even_part, plan_at
 from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import INNER_TILE, INNER_TILE_ONE_ROW, inner, inner_tile_size
 from fastconv.backends.cpu.team import shared
-from fastconv.backends.threads import get_num_threads, share, team_for
+from fastconv.backends.threads import get_num_threads, is_little, share, team_for
 from fastconv.geometry import ConvGeometry
 
 Array = npt.NDArray[Any]
@@ -45,7 +45,6 @@ _PARTIAL_BYTES = 4 << 20
 _MAX_SLICES = 16
 _MIN_TASKS = 16
 _NS_PER_FLOP = 0.012
-_ORIGIN = np.zeros((1, 3), np.int64)
 
 
 @routine
@@ -161,46 +160,14 @@ def weight_grad_boxes(
                 _products(x, padded, p.count, a, gy_stride, b, pointer(off), vectors, c, tile, row_tiles, row_tiles)
 
 
-@shared
-def weight_grad_columns(
-    gy: Any, x: Any, partial: Any, numbers: Any, gy_numbers: Any, positions: Any, origin: Any, off: Any, memory: Any,
-    span: int, chunk_channels: int, slices: int, tile: int, row_tiles: int, chunks: int, who: int, begin: int, end: int,
-) -> None:  # fmt: skip
-    """Tasks begin ≤ task < end of (slice of units, group, chunk of channels); a unit is a panel of exact columns."""
-    plan, gy_plan = plan_at(numbers, 0), plan_at(gy_numbers, 0)  # a structured array would cost more to hand over
-    p = plan[0]
-    size = x.itemsize
-    lanes = _LANES4 if size == 4 else _LANES8
-    total = gy.size // (p.groups * p.rows)
-    units = -(-total // span)
-    blocks = -(-p.rows // _ROWS)
-    rows, tile_taps = (1, _TAPS_ONE_ROW) if p.rows == 1 else (blocks * _ROWS, _TAPS)
-    gy_to, scratch = (chunk_channels * p.taps + tile_taps) * span, memory[who]
-    for task in range(begin, end):
-        rest, chunk = divmod(task, chunks)
-        s, g = divmod(rest, p.groups)
-        c0, c1 = chunk * chunk_channels, min((chunk + 1) * chunk_channels, p.channels)
-        to = ((s * p.groups + g) * blocks * row_tiles + c0 * p.taps // tile_taps) * tile
-        for unit in range(units * s // slices, units * (s + 1) // slices):
-            count = min(span, total - unit * span)
-            gather_columns(x, g, scratch, 0, span, 0, plan, positions, unit * span, count, 0, p.taps, c0, c1, 1, p.taps)
-            gather_columns(gy, g, scratch, gy_to, span, 0, gy_plan, origin, unit * span, count, 0, 1, 0, p.rows, 1, 1)
-            zero_bytes(pointer(scratch) + (gy_to + p.rows * span) * size, (rows - p.rows) * span * size)
-            taps = (c1 - c0) * p.taps
-            a, c = pointer(scratch) + gy_to * size, pointer(partial) + to * size
-            vectors = -(-count // lanes)
-            b = pointer(scratch)
-            _products(x, rows, taps, a, span, b, pointer(off), vectors, c, tile, row_tiles, _PANEL_TILES)
-
-
-@shared
+@routine
 def _add_slices(
-    partial: Any, gw: Any, taps: Any, kernel_size: int, rows: int, channels: int, tile_rows: int, tile_taps: int,
-    who: int, begin: int, end: int,
+    partial: Any, gw: Any, taps: Any, slices: int, groups: int, rows: int, channels: int, kernel_size: int, tile: int,
+    row_tiles: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """gw[group][row][channel][tap] from the tiles of all slices, added in order; tasks are (group, row block)."""
-    slices, groups, row_blocks, row_tiles, tile = partial.shape
-    line = partial.reshape(partial.size)
+    tile_rows, tile_taps = (1, _TAPS_ONE_ROW) if rows == 1 else (_ROWS, _TAPS)
+    row_blocks = -(-rows // tile_rows)
     one = np.uintp(groups * row_blocks * row_tiles * tile)
     for task in range(begin, end):
         g, block = divmod(task, row_blocks)
@@ -210,9 +177,9 @@ def _add_slices(
             for k in range(row_tiles):
                 source = np.uintp((task * row_tiles + k) * tile + in_block * tile_taps)
                 for j in range(np.uintp(min(tile_taps, channels * taps.size - k * tile_taps))):
-                    total = line[source + j]
+                    total = partial[source + j]
                     for s in range(np.uintp(1), np.uintp(slices)):
-                        total += line[source + j + s * one]
+                        total += partial[source + j + s * one]
                     gw[target + np.uintp(c * kernel_size + taps[t])] = total
                     t += 1
                     if t == taps.size:
@@ -220,13 +187,65 @@ def _add_slices(
                         c += 1
 
 
-def weight_gradient(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
-    """The whole weight gradient; see contract.Backend.conv_weight_grad."""
-    correlation = weight_grad_plan(geometry, x.itemsize)
-    if correlation.empty or not gy.size:
-        return np.zeros(geometry.weight_shape, x.dtype)
-    if correlation.small:
-        return _columns(correlation, len(x), get_num_threads()).run(gy, x, geometry)
+@shared
+def add_slices(
+    partial: Any, gw: Any, taps: Any, slices: int, groups: int, rows: int, channels: int, kernel_size: int, tile: int,
+    row_tiles: int, who: int, begin: int, end: int,
+) -> None:  # fmt: skip
+    """`_add_slices` for callers in Python."""
+    _add_slices(partial, gw, taps, slices, groups, rows, channels, kernel_size, tile, row_tiles, begin, end)
+
+
+@shared(allocates=True)  # type: ignore[untyped-decorator]
+def weight_grad_columns(
+    gy: Any, x: Any, partial: Any, gw: Any, numbers: Any, memory: Any, who: int, begin: int, end: int
+) -> None:
+    """Tasks begin ≤ task < end of (slice of units, group, chunk of channels); a unit is a panel of exact columns.
+
+    `numbers` as of `_Columns`: one array for all, because every argument of a call costs time. Who does all tasks adds
+    the slices as well, which saves a small gradient a second call.
+    """
+    span, chunk_channels, chunks = numbers[0], numbers[1], numbers[2]
+    slices, tile, row_tiles, kernel_size = numbers[3], numbers[4], numbers[5], numbers[6]
+    plan, gy_plan, tables = plan_at(numbers, 7), plan_at(numbers, 7 + PLAN_NUMBERS), numbers[7 + 2 * PLAN_NUMBERS :]
+    p = plan[0]
+    origin, positions = tables[:3].reshape(1, 3), tables[3 : 3 + 3 * p.taps].reshape(p.taps, 3)
+    taps, off = tables[3 + 3 * p.taps : 3 + 4 * p.taps], tables[3 + 4 * p.taps :]
+    size = x.itemsize
+    lanes = _LANES4 if size == 4 else _LANES8
+    total = gy.size // (p.groups * p.rows)
+    units = -(-total // span)
+    rows, tile_rows, tile_taps = (1, 1, _TAPS_ONE_ROW) if p.rows == 1 else (-(-p.rows // _ROWS) * _ROWS, _ROWS, _TAPS)
+    line = row_tiles * tile
+    gy_to, scratch = (chunk_channels * p.taps + tile_taps) * span, memory[who]
+    for task in range(begin, end):
+        rest, chunk = divmod(task, chunks)
+        s, g = divmod(rest, p.groups)
+        c0, c1 = chunk * chunk_channels, min((chunk + 1) * chunk_channels, p.channels)
+        columns = (c1 - c0) * p.taps
+        a, b = pointer(scratch, gy_to), pointer(scratch)
+        c = pointer(partial, (s * p.groups + g) * (rows // tile_rows) * line + c0 * p.taps // tile_taps * tile)
+        for block in range(rows // tile_rows):
+            zero_bytes(c + block * line * size, -(-columns // tile_taps) * tile * size)
+        for unit in range(units * s // slices, units * (s + 1) // slices):
+            count = min(span, total - unit * span)
+            gather_columns(x, g, scratch, 0, span, 0, plan, positions, unit * span, count, 0, p.taps, c0, c1, 1, p.taps)
+            gather_columns(gy, g, scratch, gy_to, span, 0, gy_plan, origin, unit * span, count, 0, 1, 0, p.rows, 1, 1)
+            zero_bytes(pointer(scratch, gy_to + p.rows * span), (rows - p.rows) * span * size)
+            _products(x, rows, columns, a, span, b, pointer(off), -(-count // lanes), c, tile, row_tiles, _PANEL_TILES)
+    if begin == 0 and end == slices * p.groups * chunks:
+        blocks = p.groups * (rows // tile_rows)
+        _add_slices(partial, gw, taps, slices, p.groups, p.rows, p.channels, kernel_size, tile, row_tiles, 0, blocks)
+
+
+def by_columns(correlation: Correlation, gy: Array, x: Array, geometry: ConvGeometry) -> Array:
+    """The whole weight gradient of a correlation whose outputs are few; see contract.Backend.conv_weight_grad."""
+    little = is_little(len(x) * correlation.flops * _NS_PER_FLOP)
+    return _columns(correlation, len(x), 1 if little else get_num_threads()).run(gy, x, geometry)
+
+
+def by_boxes(correlation: Correlation, gy: Array, x: Array, geometry: ConvGeometry) -> Array:
+    """The whole weight gradient of any other; see contract.Backend.conv_weight_grad."""
     gw = _boxes(gy, x, correlation, geometry, exact=False)
     return gw if np.isfinite(gw).all() else _boxes(gy, x, correlation, geometry, exact=True)
 
@@ -252,21 +271,18 @@ class _Partial:
         one = correlation.groups * self.row_blocks * self.row_tiles * self.tile
         self.slices = slice_count(units, one * correlation.itemsize)
         self.elements = self.slices * one
-        self.shape = self.slices, correlation.groups, self.row_blocks, self.row_tiles, self.tile
 
-    def zeros(self, dtype: npt.DTypeLike) -> Array:
-        memory = call_scratch(self.elements, dtype)
-        memory[:] = 0
-        return memory
+    def gradient(self, geometry: ConvGeometry, dtype: npt.DTypeLike) -> Array:
+        """Where the gradient goes, in the shape of the weight; 0 for taps that meet only padding."""
+        missing = len(self.correlation.kernel_taps) < geometry.taps
+        return (np.zeros if missing else np.empty)(geometry.weight_shape, dtype)
 
-    def total(self, memory: Array, geometry: ConvGeometry) -> Array:
-        """The partials added one after the other, in the shape of the weight; 0 for taps that meet only padding."""
-        taps, channels = self.correlation.kernel_taps, geometry.in_channels // geometry.groups
-        gw = (np.empty if len(taps) == geometry.taps else np.zeros)(geometry.weight_shape, memory.dtype)
-        arrays, sizes = (memory.reshape(self.shape), gw.reshape(-1), taps), (geometry.taps, self.correlation.rows)
-        arguments = *arrays, *sizes, channels, self.tile_rows, self.tile_taps
-        share(_add_slices, arguments, self.correlation.groups * self.row_blocks, self.elements)
-        return gw
+    def add(self, memory: Array, gw: Array, geometry: ConvGeometry) -> None:
+        """The partials added one after the other."""
+        c = self.correlation
+        sizes = self.slices, c.groups, c.rows, geometry.in_channels // c.groups, geometry.taps, self.tile
+        arguments = memory, gw.reshape(-1), c.kernel_taps, *sizes, self.row_tiles
+        share(add_slices, arguments, c.groups * self.row_blocks, self.elements)
 
     def padded_offsets(self, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Offsets for whole tiles of taps; the taps of the padding read tap 0 and are never looked at."""
@@ -286,13 +302,16 @@ def _boxes(gy: Array, x: Array, correlation: Correlation, geometry: ConvGeometry
     gy_stride = -(-length // lanes) * lanes
     elements = correlation.box_elements + lanes + partial.row_blocks * partial.tile_rows * gy_stride
     off = partial.padded_offsets(correlation.box_offsets)
-    flat_gy, flat_x, memory = flat(gy), flat(x), partial.zeros(x.dtype)
+    flat_gy, flat_x, memory = flat(gy), flat(x), call_scratch(partial.elements, x.dtype)
+    memory[:] = 0
     team = team_for(pieces * chunks, len(x) * correlation.flops * _NS_PER_FLOP)
     weight_grad_boxes(
         flat_gy, flat_x, memory, plan, correlation.tables, off, scratch_rows(team.size, elements, x.dtype), gy_stride,
         partial.slices, partial.tile, partial.row_tiles, chunks, exact, team.address, 0, pieces * chunks,
     )  # fmt: skip
-    return partial.total(memory, geometry)
+    gw = partial.gradient(geometry, x.dtype)
+    partial.add(memory, gw, geometry)
+    return gw
 
 
 class _Columns:
@@ -311,23 +330,25 @@ class _Columns:
         fit = min(share + partial.tile_taps - 1, _PANEL_BYTES // (taps * span * correlation.itemsize))
         self.chunk_channels = min(channels, max(1, fit // partial.tile_taps) * partial.tile_taps)
         self.chunks = -(-channels // self.chunk_channels)
-        self.numbers, self.gy_numbers = correlation.plan.view(np.int64), _identity_plan(correlation)
         rows = partial.row_blocks * partial.tile_rows
         self.elements = (self.chunk_channels * taps + partial.tile_taps + rows + 1) * span
-        self.off = partial.padded_offsets(np.arange(correlation.count, dtype=np.int64) * span)
+        sizes = span, self.chunk_channels, self.chunks, partial.slices, partial.tile, partial.row_tiles
+        plans = correlation.plan.view(np.int64), _identity_plan(correlation)
+        tables = np.zeros(3, np.int64), correlation.positions.reshape(-1), correlation.kernel_taps
+        off = partial.padded_offsets(np.arange(correlation.count, dtype=np.int64) * span)
+        self.numbers = np.concatenate([[*sizes, correlation.kernel_size], *plans, *tables, off])
         self.tasks = partial.slices * correlation.groups * self.chunks
         self.cost = samples * correlation.flops * _NS_PER_FLOP
 
     def run(self, gy: Array, x: Array, geometry: ConvGeometry) -> Array:
-        partial, positions = self.partial, self.partial.correlation.positions
-        flat_gy, flat_x, memory = flat(gy), flat(x), partial.zeros(x.dtype)
+        dtype, partial = x.dtype, self.partial
+        gw, memory = partial.gradient(geometry, dtype), call_scratch(partial.elements, dtype)
+        arrays = flat(gy), flat(x), memory, gw.reshape(-1), self.numbers
         team = team_for(self.tasks, self.cost)
-        weight_grad_columns(
-            flat_gy, flat_x, memory, self.numbers, self.gy_numbers, positions, _ORIGIN, self.off,
-            scratch_rows(team.size, self.elements, x.dtype), self.span, self.chunk_channels, partial.slices,
-            partial.tile, partial.row_tiles, self.chunks, team.address, 0, self.tasks,
-        )  # fmt: skip
-        return partial.total(memory, geometry)
+        weight_grad_columns(*arrays, scratch_rows(team.size, self.elements, dtype), team.address, 0, self.tasks)
+        if team.size > 1:
+            partial.add(memory, gw, geometry)
+        return gw
 
 
 _columns = lru_cache(maxsize=1024)(_Columns)

@@ -215,8 +215,6 @@ def _add_slices(
 
 def weight_gradient(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     """The whole weight gradient of a correlation that `suits`; see contract.Backend.conv_weight_grad."""
-    if not gy.size:
-        return np.zeros(geometry.weight_shape, x.dtype)
     correlation = weight_grad_outer_plan(geometry, x.itemsize)
     lanes, groups = lanes_of(x.itemsize), geometry.groups
     taps = correlation.kernel_taps

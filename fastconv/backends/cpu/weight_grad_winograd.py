@@ -260,8 +260,6 @@ def _filter_gradients(form: Any, sums: Any, gw: Any, rows: int, channels: int, w
 
 def weight_gradient(tiles: Tiles, gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     """The whole weight gradient of a geometry with tiles; see contract.Backend.conv_weight_grad."""
-    if not gy.size:
-        return np.zeros(geometry.weight_shape, x.dtype)
     source, p = tiles.source, tiles.source.plan[0]
     blocks = -(-tiles.rows // ROWS)
     vectors, padded = -(-tiles.channels // LANES), 0
