@@ -11,7 +11,7 @@ from typing import Any
 
 from fastconv import backends
 from fastconv.geometry import ConvGeometry
-from fastconv.ops._arguments import floating
+from fastconv.ops._arguments import floating, ready
 from fastconv.ops.convolution import Ints, Padding
 
 Array = Any
@@ -113,7 +113,9 @@ def _input(
     dilation: Ints,
     groups: int,
 ) -> Array:
-    w, gy = floating(op, weight=weight, grad_output=grad_output)
+    w, gy = weight, grad_output
+    if not ready(w, gy):
+        w, gy = floating(op, weight=weight, grad_output=grad_output)
     geometry = ConvGeometry.for_input_grad(op, input_size, w.shape, gy.shape, stride, padding, dilation, groups)
     return backends.of(gy).conv_input_grad(gy, w, None, geometry)
 
@@ -128,6 +130,8 @@ def _weight(
     dilation: Ints,
     groups: int,
 ) -> Array:
-    x, gy = floating(op, input=input, grad_output=grad_output)
+    x, gy = input, grad_output
+    if not ready(x, gy):
+        x, gy = floating(op, input=input, grad_output=grad_output)
     geometry = ConvGeometry.for_weight_grad(op, x.shape, weight_size, gy.shape, stride, padding, dilation, groups)
     return backends.of(x).conv_weight_grad(gy, x, geometry)

@@ -70,6 +70,12 @@ def axis(op: str, name: str, value: Any, input_shape: tuple[int, ...]) -> int:
 
 def shape(op: str, name: str, value: Any) -> tuple[int, ...]:
     """A shape that a user wrote: a tuple or list of ints."""
+    if type(value) is tuple:  # most often that of an array
+        for item in value:
+            if type(item) is not int:
+                break
+        else:
+            return value
     numbers = [_index(item) for item in value] if isinstance(value, (tuple, list)) else [None]
     sizes = tuple(number for number in numbers if number is not None)
     if len(sizes) != len(numbers):
