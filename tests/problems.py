@@ -44,6 +44,7 @@ n1 c8 l700 k4 f101 p50
 n1 c4 l2100 k4 f7 p3 s4
 n1 c8 l600 k8 f3 p64 d64
 n1 c3 l40 k2 f3 d30 p25
+n1 c24 l33 k24 f2 d50 p25
 n2 c3 l2 k5 f2 d5 p3
 n2 c3 l25 k4 f3 s7 p0:6
 n1 c2 l9 k2 f2 s1 p0:1
@@ -75,6 +76,9 @@ n2 c7 hw4x42 k9 f2 s2
 n1 c5 hw7x60 k4 f3x4 s3x4
 n1 c2 l37 k3 f5 s5
 n1 c26 hw25 k26 f3 d9 p9
+n2 c24 hw14 k30 f3 d6 p6
+n1 c24 hw7x9 k24 f3 d4x6 p4x6
+n2 c24 hw15 k25 f2 d18 p9
 n2 c16 hw9 k20 f3 s2 p1
 n1 c5 hw13x11 k7 f3x2 s2x3 p1x0 d1x2
 n1 c2 hw12 k3 f2 s5

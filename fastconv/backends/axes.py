@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from fastconv.geometry import ConvGeometry
 
-_SPLIT_WORK = 0.85  # an axis is split where no more than this part of its taps reads the source
-_SPLIT_OUTPUTS = 8  # and no part is shorter: each part packs its weights anew
+_SPLIT_WORK = 0.97  # an axis is split where no more than this part of its work is left
+_PART_OUTPUTS = 8  # what a part costs beyond its own: its weights come from afar, its last tile is not full
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,32 @@ class Axis:
         """The outputs, first ≤ output < last, whose position at this offset lies inside the source."""
         return max(0, -(offset // self.step)), min(self.outputs, -((offset - self.size) // self.step))
 
-    def split(self) -> list[Axis]:
-        """The axis in parts whose taps all read the source and not padding, if that saves much; else the axis alone."""
+    def split(self, more: int) -> list[Axis]:
+        """The axis in parts whose taps read little padding, if that saves work; else the axis alone.
+
+        A part costs as much as if it had `more` outputs than it has.
+        """
         inside = [self._inside(offset) for offset in self.offsets]
-        edges = sorted({0, self.outputs, *(edge for pair in inside for edge in pair if 0 < edge < self.outputs)})
-        work = sum(last - first for first, last in inside)
-        apart = min(b - a for a, b in itertools.pairwise(edges))
-        if work > _SPLIT_WORK * self.outputs * len(self.offsets) or apart < _SPLIT_OUTPUTS:
+        most = _SPLIT_WORK * (self.outputs + more) * len(inside)
+        if sum(last - first for first, last in inside) > most:
             return [self]
-        return [self._part(first, last).reaching() for first, last in itertools.pairwise(edges)]
+        firsts, lasts = (sorted(ends) for ends in zip(*inside))
+        edges = sorted({0, self.outputs, *(edge for pair in inside for edge in pair if 0 < edge < self.outputs)})
+        best = [(0.0, 0)]  # up to each edge, by the cheapest parts: their work, and where the last of them begins
+        for j, end in enumerate(edges[1:], 1):
+            taps = [bisect_left(firsts, end) - bisect_right(lasts, begin) for begin in edges[:j]]
+            works = [
+                best[i][0] + (end - edges[i] + more) * count if count else math.inf  # no part is without taps
+                for i, count in enumerate(taps)
+            ]
+            work = min(works)
+            best.append((work, works.index(work)))
+        if best[-1][0] > most:
+            return [self]
+        cuts = [len(edges) - 1]
+        while cuts[0]:
+            cuts.insert(0, best[cuts[0]][1])
+        return [self._part(edges[i], edges[j]).reaching() for i, j in itertools.pairwise(cuts)]
 
     def _part(self, first: int, last: int) -> Axis:
         """Outputs first ≤ output < last."""
@@ -129,4 +147,6 @@ def _lift(axes: list[Axis]) -> list[Axis]:
 
 def parts(axes: list[Axis]) -> list[list[Axis]]:
     """The same correlation in parts with fewer taps, where padding is much of what the taps read."""
-    return [list(triple) for triple in itertools.product(*(axis.split() if axis.offsets else [axis] for axis in axes))]
+    outputs = math.prod(axis.outputs for axis in axes)
+    split = (axis.split(max(2, _PART_OUTPUTS * axis.outputs // outputs)) if axis.offsets else [axis] for axis in axes)
+    return [list(triple) for triple in itertools.product(*split)]
