@@ -98,7 +98,9 @@ class Axis:
 
     @property
     def identity(self) -> bool:
-        return self.step == 1 and self.offsets == (0,) and self.outputs == self.size
+        """Whether each output reads the position of the same number, and is written there."""
+        alone = self.step == self.stride == 1 and self.offsets == self.taps == (0,) and self.first == 0
+        return alone and self.outputs == self.size == self.target
 
 
 def lifted(values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
@@ -138,11 +140,16 @@ def input_grad_axes(geometry: ConvGeometry) -> list[list[Axis]]:
 
 
 def _lift(axes: list[Axis]) -> list[Axis]:
+    """Three axes, where neighbours in which nothing happens are one: a 1×1 convolution sees one long row."""
     one = Axis(1, 1, 1, (0,), (0,), 0, 1, 1)
-    if all(axis.identity and axis.stride == 1 for axis in axes):  # 1×1: space is one long row
-        size = math.prod(axis.size for axis in axes)
-        axes = [Axis(size, size, 1, (0,), (0,), 0, 1, size)]
-    return [one] * (3 - len(axes)) + [axis.reaching() for axis in axes]
+    merged: list[Axis] = []
+    for axis in axes:
+        if axis.identity and merged and merged[-1].identity:
+            size = merged.pop().size * axis.size
+            merged.append(Axis(size, size, 1, (0,), (0,), 0, 1, size))
+        else:
+            merged.append(axis)
+    return [one] * (3 - len(merged)) + [axis.reaching() for axis in merged]
 
 
 def parts(axes: list[Axis]) -> list[list[Axis]]:

@@ -122,7 +122,7 @@ class Phases:
 
 def suits(correlations: list[Correlation]) -> bool:
     """Whether phases of the columns can be put together, none is missing, and none has parts that read less padding."""
-    if len(correlations) < 2 or any(c.empty or len(c.parts) > 1 for c in correlations):
+    if len(correlations) < 2 or any(c.empty or (c.columns and len(c.parts) > 1) for c in correlations):
         return False
     axes = correlations[0].axes
     columns = len({c.axes[2] for c in correlations})

@@ -70,7 +70,7 @@ MANY_ROWS = 4 * simd.ROWS
 """Rows of weights from which a source gathered for each tap apart is shared by enough of them."""
 
 PANEL_OUTPUTS = 256
-"""Up to this many outputs in a channel a box wastes too many columns between the rows; exact columns are gathered."""
+"""Up to this many outputs in a channel tiles and weight gradients take exact columns instead of boxes."""
 
 _FIELDS = (
     "channels rows depth height width outputs_d outputs_h outputs_w step_d step_h step_w "
@@ -173,7 +173,7 @@ class Correlation:
         plan["packed"] = full * simd.ROWS + plan["tail"]
         one_row = depth.size == height.size == 1
         plan["compact"] = all(axis.stride == 1 and axis.outputs == axis.target for axis in axes)
-        plan["direct"] = one_row and all(axis.identity and axis.stride == 1 for axis in axes)
+        plan["direct"] = one_row and all(axis.identity for axis in axes)
 
     def _layout(self, rows: int, flat: int, most: int) -> None:
         """Size of a box of outputs and the layout [channel][tap plane][phase h][phase w][row][pitch] of its source.
@@ -216,7 +216,7 @@ class Correlation:
 
     @cached_property
     def parts(self) -> list[Correlation]:
-        """The same correlation in parts whose taps read less padding; itself alone where that saves too little."""
+        """The same correlation in parts whose columns read less padding; itself alone where that saves too little."""
         if self.rows < MANY_ROWS or len(triples := parts(self.axes)) == 1:
             return [self]
         arguments = self.channels, self.rows, self.groups, self.kernel, self.itemsize
@@ -225,7 +225,7 @@ class Correlation:
     @cached_property
     def columns(self) -> bool:
         """Whether exact columns are gathered, not boxes."""
-        return self.rows >= MANY_ROWS and (self.small or len(self.parts) > 1 or self._columns_pay())
+        return self.rows >= MANY_ROWS and self._columns_pay()
 
     def column_steps(self, taps: Ints) -> Ints:
         """Steps of the sum of at most PANEL_STEP products: (tap, first tap, last tap, first channel, last channel).
@@ -250,17 +250,23 @@ class Correlation:
     def _columns_pay(self) -> bool:
         """Whether gathering each tap apart costs less than the boxes waste between their rows and in their halos."""
         plan = self.plan[0]
-        if plan["linear"] or plan["taps"] == 1:  # no waste, but many rows far apart fall into a few sets of the cache
+        if len(self.parts) == 1 and (plan["linear"] or plan["taps"] == 1):  # a box has no waste
             if self.count >= FAR_ROWS:
-                return True
+                return True  # rows far apart fall into a few sets of the cache
+            if self.count >= FAR_ROWS // 2 and self.axes[1].step > 1 and self._shuffled():
+                return True  # most rows of a box would never be read
             if plan["linear"] or plan["direct"]:
-                return False
+                return self.outputs <= lanes_of(self.itemsize)  # a tile across samples is fuller
         return self.columns_time() < self.boxes_time()
 
     def columns_time(self) -> float:
-        """Time by exact columns over that of their products alone."""
-        shuffled = self.axes[2].step in (1, 2, 4)
-        return 1 + (_COLUMN_GATHER_ROWS * (1 if shuffled else 3) + _MOVES_ROWS / self.channels) / self.rows
+        """Time by exact columns over that of the products of all taps alone."""
+        gathered = _COLUMN_GATHER_ROWS * (1 if self._shuffled() else 3) + _MOVES_ROWS / self.channels
+        return sum(part.flops for part in self.parts) / self.flops * (1 + gathered / self.rows)
+
+    def _shuffled(self) -> bool:
+        """Whether vectors of the source become columns by shuffles."""
+        return self.axes[2].step in (1, 2, 4)
 
     def boxes_time(self) -> float:
         """Time by boxes over that of the products of their outputs alone."""

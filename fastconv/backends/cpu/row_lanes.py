@@ -124,7 +124,7 @@ class RowLanes:
 
 def row_lanes(c: Correlation) -> RowLanes | None:
     """The plan of a correlation with a stride, where that is faster than boxes or columns."""
-    whole = np.array_equal(c.kernel_taps, np.arange(c.kernel_size)) and len(c.parts) == 1
+    whole = np.array_equal(c.kernel_taps, np.arange(c.kernel_size))
     if not whole or c.kernel_size == 1 or max(axis.step for axis in c.axes) == 1:
         return None
     plan = RowLanes(c)

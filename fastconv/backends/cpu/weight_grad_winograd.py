@@ -43,6 +43,8 @@ _UNIT_TILES = 160  # at most: with them a transformed tile of channels fills mos
 _SCRATCH_BYTES = 64 << 20  # of a thread, for what is transformed, and of a call, for the sums of a slice
 _UNITS_PER_SLICE = 4  # at least, so that adding the slices costs little
 _NS_PER_FLOP = 0.01
+_GATHERED_PLANE = {1: 2_000, 2: 36_000}  # time to take a plane apart over that of a product, by the axes with taps
+_LEAST_GAIN = 1.1
 _SLACK = 4 * LANES  # that the last vectors of a transposition read and write too much, in each piece of the scratch
 
 
@@ -70,8 +72,9 @@ class Tiles:
         self.gradient_offsets = images * (self.gradient[0]["plane"] * ROWS)
         self.box_tiles = int(p["box_h"] * p["box_w"])
         tiles = -(-height.outputs // steps[0]) * -(-width.outputs // steps[1])
-        all_of_it = with_transforms(taps, rows, channels)
-        self.pays = all_of_it * self.frequencies * tiles < self.taps * height.outputs * width.outputs
+        products = with_transforms(taps, rows, channels) * self.frequencies * tiles
+        gathering = _GATHERED_PLANE[sum(count > 1 for count in taps)] * (1 / rows + 1 / channels)
+        self.pays = _LEAST_GAIN * (products + gathering) < self.taps * height.outputs * width.outputs
         elements = self.frequencies * max(_UNIT_TILES * (channels + rows), groups * channels * rows)
         self.fits = 4 * elements <= _SCRATCH_BYTES
 

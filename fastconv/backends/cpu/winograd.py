@@ -36,7 +36,7 @@ from fastconv.backends.threads import get_num_threads, share, team_for
 _SMALL_OUTPUTS = 400
 _PLANES = 4  # of outputs that share the transformed planes of a volume
 _MIN_CHANNELS, _MIN_ROWS = 8, 6
-_SMALL_CHANNELS, _SMALL_ROWS = 16, 24  # from which small images pay, gathered lane by lane
+_SMALL_CHANNELS = 48  # on both sides, or more on one: from which small images pay, gathered lane by lane
 _MANY_CHANNELS = 256  # beyond them a transformed box of TILE_COLUMNS takes more than its share of the third level
 _TRANSFORM = {1: 12, 2: 25}  # time to transform a frequency over that of a product with it, by the axes with taps
 _NS_PER_FLOP = 0.015
@@ -109,8 +109,7 @@ class Winograd:
         self.taps = correlation.kernel_taps[order.reshape(-1)]
         self.kernel_size = correlation.kernel_size
         small = 1 not in taps and planes == depth.outputs == 1 and height.outputs * width.outputs <= _SMALL_OUTPUTS
-        many = channels >= _SMALL_CHANNELS and correlation.rows >= _SMALL_ROWS
-        self.small = small and many and len(self.phases) == 1
+        self.small = small and len(self.phases) == 1
         self.depth, self.outputs_d = planes, depth.outputs
         self.height, self.width = height.outputs, width.outputs
         vectors = depth.outputs * sum(tiles.box_vectors() for tiles in by_phase)
@@ -119,7 +118,8 @@ class Winograd:
         all_of_it = with_transforms(taps, correlation.rows, channels * planes, gathered)
         self.inputs = 1 - with_transforms(taps, correlation.rows, channels * planes, gathered=0) / all_of_it
         """The part of the time that goes into the transforms of the inputs."""
-        self.pays = self.small or all_of_it * self.frequencies * vectors < direct
+        many = 1 / channels + 1 / correlation.rows <= 2 / _SMALL_CHANNELS
+        self.pays = many if self.small else all_of_it * self.frequencies * vectors < direct
         self.cost = all_of_it * sum(tiles.flops for tiles in by_phase) * _NS_PER_FLOP
 
     def _numbers(self) -> npt.NDArray[Any]:
