@@ -51,6 +51,13 @@ def windows(x: Any, y: Any, axes: Any, block: Any, divisors: Any, who: int, begi
             source += axes[STRIDE, 1] * pitch * x.itemsize
 
 
+@shared
+def whole_planes(x: Any, y: Any, plane: int, divisor: float, who: int, begin: int, end: int) -> None:
+    """Outputs [begin, end), each of a window that is all of a plane."""
+    for task in range(begin, end):
+        y[task] = sums.total(x[task * plane : (task + 1) * plane]) / divisor
+
+
 @inlined
 def _row(
     x: Any, source: int, stride: int, offsets: int, taps: int, y: int, divisors: int, factor: float, columns: int,

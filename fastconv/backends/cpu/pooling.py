@@ -33,6 +33,7 @@ _SPREAD_OUTPUTS = 32
 _NS_PER_TAP = 1.0
 _NS_PER_WINDOW_TAP = 0.25
 _NS_PER_ROW = 20.0
+_NS_PER_PLANE = 15.0
 _NS_PER_BYTE = 0.05
 
 
@@ -86,6 +87,11 @@ def avg_pool_forward(x: Array, geometry: PoolGeometry) -> Array:
     """See contract.Backend.avg_pool_forward."""
     y = empty(x.shape[:2] + geometry.out_spatial, x.dtype)
     flat = (x.reshape(-1), y.reshape(-1))
+    if _is_global(geometry):
+        plane = math.prod(geometry.spatial)
+        divisor = float(geometry.divisor_override or plane)
+        share(avg_pool.whole_planes, (*flat, plane, divisor), y.size, y.size * _NS_PER_PLANE + x.nbytes * _NS_PER_BYTE)
+        return y
     plan = window_plan(geometry, x.itemsize)
     if plan is not None:
         _over_windows(avg_pool.windows, (*flat, plan.axes, plan.block, plan.divisors), plan, x)
@@ -97,6 +103,13 @@ def avg_pool_forward(x: Array, geometry: PoolGeometry) -> Array:
         rows = row_plan(geometry)
         _over_rows(avg_pool.rows, (*flat, *rows.windows, *rows.divisors, rows.sizes, rows.steps), rows, x)
     return y
+
+
+def _is_global(geometry: PoolGeometry) -> bool:
+    """Whether the only window is the whole plane."""
+    if any(size > 1 for size in geometry.out_spatial) or any(map(any, geometry.padding)):
+        return False
+    return geometry.is_adaptive or (geometry.kernel == geometry.spatial and set(geometry.dilation) == {1})
 
 
 def avg_pool_backward(gy: Array, geometry: PoolGeometry) -> Array:
