@@ -19,6 +19,7 @@ from functools import cached_property
 from fastconv.geometry import ConvGeometry
 
 _SPLIT_WORK = 0.97  # an axis is split where no more than this part of its work is left
+_SPLIT_TAPS = 64  # more of them cut an axis into too many pieces, and to choose among these takes long
 _PART_OUTPUTS = 8  # what a part costs beyond its own: its weights come from afar, its last tile is not full
 
 
@@ -56,7 +57,7 @@ class Axis:
         """
         inside = [self._inside(offset) for offset in self.offsets]
         most = _SPLIT_WORK * (self.outputs + more) * len(inside)
-        if sum(last - first for first, last in inside) > most:
+        if sum(last - first for first, last in inside) > most or len(inside) > _SPLIT_TAPS:
             return [self]
         firsts, lasts = (sorted(ends) for ends in zip(*inside))
         edges = sorted({0, self.outputs, *(edge for pair in inside for edge in pair if 0 < edge < self.outputs)})

@@ -10,8 +10,8 @@ Floor: the FMA rate for many rows, the source and target traffic for few.
 One call packs and computes: two would cost a small convolution more than its arithmetic. What a kernel needs to know
 comes as one array of numbers, because every argument of a call costs time too.
 
-A box of a 1×1 convolution is read in place. Small images take exact columns instead of boxes, see columns.py; where a
-stride would cost much, the operands are exchanged, see row_lanes.py.
+A box of a 1×1 convolution is read in place. Where boxes would waste more than it costs to gather each tap apart, exact
+columns are taken, see columns.py; where a stride would cost much, the operands are exchanged, see row_lanes.py.
 """
 
 from __future__ import annotations

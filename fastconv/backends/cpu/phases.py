@@ -121,7 +121,7 @@ class Phases:
 
 
 def suits(correlations: list[Correlation]) -> bool:
-    """Whether phases of the columns can be put together, none is missing, and none has parts that read less padding."""
+    """Whether phases of the columns can be put together, none is missing, and none takes columns in parts."""
     if len(correlations) < 2 or any(c.empty or (c.columns and len(c.parts) > 1) for c in correlations):
         return False
     axes = correlations[0].axes

@@ -69,8 +69,8 @@ MIN_ROW = 240
 MANY_ROWS = 4 * simd.ROWS
 """Rows of weights from which a source gathered for each tap apart is shared by enough of them."""
 
-PANEL_OUTPUTS = 256
-"""Up to this many outputs in a channel tiles and weight gradients take exact columns instead of boxes."""
+SMALL_OUTPUTS = 256
+"""Up to this many outputs in a channel a weight gradient takes exact columns, across samples, instead of boxes."""
 
 _FIELDS = (
     "channels rows depth height width outputs_d outputs_h outputs_w step_d step_h step_w "
@@ -138,7 +138,7 @@ class Correlation:
         self._layout(rows if weight_grad else 0, flat, most)
         plan = self.plan[0]
         self.count, self.packed_rows, self.blocks = int(plan["count"]), int(plan["packed"]), int(plan["blocks"])
-        self.small = self.outputs <= PANEL_OUTPUTS
+        self.small = self.outputs <= SMALL_OUTPUTS
         self.flops = 2 * groups * rows * self.count * self.outputs
         tile = TILE_VECTORS * lanes_of(itemsize)
         step = min(self.count, PANEL_STEP)
