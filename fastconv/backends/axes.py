@@ -50,13 +50,13 @@ class Axis:
         """The outputs, first ≤ output < last, whose position at this offset lies inside the source."""
         return max(0, -(offset // self.step)), min(self.outputs, -((offset - self.size) // self.step))
 
-    def split(self, more: int) -> list[Axis]:
+    def split(self, overhead: int) -> list[Axis]:
         """The axis in parts whose taps read little padding, if that saves work; else the axis alone.
 
-        A part costs as much as if it had `more` outputs than it has.
+        Each part costs as much as `overhead` outputs beyond its own.
         """
         inside = [self._inside(offset) for offset in self.offsets]
-        most = _SPLIT_WORK * (self.outputs + more) * len(inside)
+        most = _SPLIT_WORK * (self.outputs + overhead) * len(inside)
         if sum(last - first for first, last in inside) > most or len(inside) > _SPLIT_TAPS:
             return [self]
         firsts, lasts = (sorted(ends) for ends in zip(*inside))
@@ -65,7 +65,7 @@ class Axis:
         for j, end in enumerate(edges[1:], 1):
             taps = [bisect_left(firsts, end) - bisect_right(lasts, begin) for begin in edges[:j]]
             works = [
-                best[i][0] + (end - edges[i] + more) * count if count else math.inf  # no part is without taps
+                best[i][0] + (end - edges[i] + overhead) * count if count else math.inf  # no part is without taps
                 for i, count in enumerate(taps)
             ]
             work = min(works)

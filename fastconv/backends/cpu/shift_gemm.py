@@ -34,11 +34,11 @@ class ShiftGemm:
 
     def __init__(self, correlation: Correlation, steps: tuple[int, int]) -> None:
         c = self.correlation = correlation
-        self.parts, self.blocks, self.block_rows, self.boxes, plan = [c], c.blocks, ROWS, c.boxes, c.plan
+        self.parts, self.blocks, self.block_rows, boxes, plan = [c], c.blocks, ROWS, c.boxes, c.plan
         packed = c.groups * c.packed_rows * (c.count + 1)
         if lanes := row_lanes.row_lanes(c):
             self.name, self.kernel, plan = "lanes", row_lanes.correlate_row_lanes, lanes.plan
-            self.blocks, self.block_rows, self.boxes = lanes.blocks, lanes.block_rows, lanes.boxes
+            self.blocks, self.block_rows, boxes = lanes.blocks, lanes.block_rows, lanes.boxes
             packed = lanes.packed_elements
             rest, elements = [lanes.tables], lanes.elements
         elif c.columns:
@@ -52,7 +52,7 @@ class ShiftGemm:
         self.elements = max(elements + correlate.SLACK, correlate.line_elements(c.kernel_size))
         self.all_elements = self.packed_elements + self.elements
         self.groups, self.packings = c.groups, c.groups * self.blocks
-        self.boxes = c.groups * self.boxes
+        self.sample_boxes = c.groups * boxes
         weights = c.groups * c.rows * c.channels * c.kernel_size
         images = c.groups * (c.channels * _volume(c, "size") + c.rows * _volume(c, "target"))
         self.packing_cost = weights * _NS_PER_ELEMENT
@@ -61,7 +61,7 @@ class ShiftGemm:
     def _pieces(self, samples: int) -> int:
         """Boxes of all samples, or panels of columns across them."""
         if self.name != "columns":
-            return samples * self.boxes
+            return samples * self.sample_boxes
         return self.groups * sum(-(-samples * part.outputs // part.panel_columns) for part in self.parts)
 
     def run(self, source: Array, w: Array, b: Array | None, target: Array, relu: bool) -> None:
