@@ -98,11 +98,11 @@ def test_large_results_of_operations_come_from_blocks(blocks):
 
 
 def test_results_may_die_when_the_interpreter_has_cleared_the_module(blocks, monkeypatch):
-    block = blocks.take(memory.LEAST_BYTES)
-    for name in ("KEPT_BYTES", "_SLACK", "np", "_blocks"):
+    result = memory.empty((FLOATS,), FLOAT)
+    for name in ("KEPT_BYTES", "_SLACK", "np", "_blocks", "_Lease"):
         monkeypatch.setattr(memory, name, None)
-    blocks.give_back(block)
-    assert blocks.lent == 0
+    del result
+    assert blocks.lent == 0 and len(blocks.kept) == 1
 
 
 @pytest.mark.parametrize("columns", [64, 61])

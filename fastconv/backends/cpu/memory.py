@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Block = npt.NDArray[np.uint8]
 
 LEAST_BYTES = 1 << 20
 """Smaller results come from NumPy: the C library keeps their memory itself."""
@@ -49,22 +48,29 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     size = math.prod(shape) * dtype.itemsize
     if size < LEAST_BYTES:
         return np.empty(shape, dtype)
-    blocks = _blocks
-    return np.asarray(_Lease(blocks, blocks.take(size + _LINE), shape, dtype))
+    return np.ndarray(shape, dtype, _blocks.take(size))
 
 
-class _Lease:
-    """What owns the memory of a result: gives the block back when no array holds on to it any more."""
+class _Block(np.ndarray):
+    """Memory from the system, for one result after the other."""
 
-    __slots__ = ("__array_interface__", "_block", "_blocks")
+    blocks: _Blocks
+    """Where it is given back."""
+    skipped: int
+    """Bytes in front of its first whole line."""
 
-    def __init__(self, blocks: _Blocks, block: Block, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self._blocks, self._block = blocks, block
-        address = -(-block.ctypes.data // _LINE) * _LINE
-        self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": (address, False)}
+
+class _Lease(np.ndarray):
+    """The bytes of a block as long as any array holds on to them.
+
+    An array on another that does not own its memory holds on to what owns it instead, unless that is of a subclass.
+    """
+
+    __slots__ = ()
 
     def __del__(self) -> None:
-        self._blocks.give_back(self._block)
+        block: Any = self.base
+        block.blocks.give_back(block)
 
 
 class _Blocks:
@@ -72,23 +78,28 @@ class _Blocks:
 
     def __init__(self) -> None:
         self.most_kept = KEPT_BYTES  # here, because results die even when the interpreter has cleared the module
-        self.returned: deque[Block] = deque()
-        self.kept: list[Block] = []
+        self.returned: deque[_Block] = deque()
+        self.kept: list[_Block] = []
+        self.held = 0  # bytes of these
         self.lent = self.most_lent = 0
         self.lock = threading.Lock()
 
-    def take(self, size: int) -> Block:
-        """A block of at least `size` bytes."""
+    def take(self, size: int) -> _Lease:
+        """A lease of at least `size` bytes, at the beginning of a line."""
+        size += _LINE
         with self.lock:
-            self._settle()
-            fitting = [i for i, block in enumerate(self.kept) if size <= block.size <= _LOOSEST * size]
-            block = self.kept.pop(min(fitting, key=lambda i: self.kept[i].size)) if fitting else None
+            if self.returned:
+                self._settle()
+            block = self._fitting(size)
             self.lent += size if block is None else block.size
             self.most_lent = max(self.most_lent, self.lent)
             self._drop(int(_SLACK * self.most_lent) - self.lent)
-        return np.empty(size, np.uint8) if block is None else block
+        if block is None:
+            block = _Block(size, np.uint8)
+            block.blocks, block.skipped = self, -block.ctypes.data % _LINE
+        return _Lease(size - _LINE, np.uint8, block, block.skipped)
 
-    def give_back(self, block: Block) -> None:
+    def give_back(self, block: _Block) -> None:
         """Called wherever an array dies, even inside `take` of the same thread: it must not wait for the lock."""
         self.returned.append(block)
         if self.lock.acquire(blocking=False):
@@ -97,18 +108,31 @@ class _Blocks:
             finally:
                 self.lock.release()
 
+    def _fitting(self, size: int) -> _Block | None:
+        """The smallest of the kept blocks that fit closely; of equal ones the last used, which a cache may hold."""
+        best, least = -1, int(_LOOSEST * size) + 1
+        for i in range(len(self.kept) - 1, -1, -1):
+            if size <= self.kept[i].size < least:
+                best, least = i, self.kept[i].size
+                if least == size:
+                    break
+        if best < 0:
+            return None
+        self.held -= least
+        return self.kept.pop(best)
+
     def _settle(self) -> None:
         while self.returned:
             block = self.returned.popleft()
             self.kept.append(block)
+            self.held += block.size
             self.lent -= block.size
         self._drop(self.most_kept)
 
     def _drop(self, bytes_left: int) -> None:
         """Give the oldest blocks to the system until those that are left take up no more than that."""
-        held = sum(block.size for block in self.kept)
-        while self.kept and held > bytes_left:
-            held -= self.kept.pop(0).size
+        while self.kept and self.held > bytes_left:
+            self.held -= self.kept.pop(0).size
 
 
 _blocks = _Blocks()
