@@ -27,6 +27,9 @@ Ints = npt.NDArray[np.int64]
 BOX_BYTES = SECOND_LEVEL_BYTES * 3 // 8
 """Scratch for the gathered source of one box: a third of the second-level cache, the weights need the rest."""
 
+IN_PLACE_BOX_BYTES = 48 * 1024
+"""Of a source that is read in place: nothing is gathered, so many boxes cost little, and threads share them evenly."""
+
 WEIGHT_GRAD_BOX_BYTES = 1536 * 1024
 """The same for the weight gradient, source and output gradient together: long runs pay for its horizontal sums."""
 
@@ -188,7 +191,8 @@ class Correlation:
         plan["phases_h"], plan["phases_w"] = len(height.phases), len(width.phases)
         plan["low_h"], plan["low_w"] = height.low, width.low
         images = int(plan["channels"]) * len(depth.offsets) * len(height.phases) * len(width.phases)
-        available = (WEIGHT_GRAD_BOX_BYTES if rows else BOX_BYTES) // (itemsize * (images + rows))
+        held = WEIGHT_GRAD_BOX_BYTES if rows else IN_PLACE_BOX_BYTES if plan["direct"] else BOX_BYTES
+        available = held // (itemsize * (images + rows))
         available = most * (1 + height.halo) if most else available
         row_limit = available // (1 + height.halo)
         lanes = lanes_of(itemsize)
