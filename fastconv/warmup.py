@@ -22,12 +22,12 @@ DTYPES = ("float32", "float64")
 
 # Channels and size of the input, filters, kernel, groups, stride: what leads to each algorithm, and Winograd's tiles.
 _CONVOLUTIONS = (
-    (4, 20, 8, (3, 3), 1, 1),
+    (4, 32, 6, (3, 3), 1, 1),
     (4, 20, 32, (3, 3), 1, 2),
     (4, 8, 4, (3, 3), 1, 1),
     (8, 20, 8, (1, 1), 1, 1),
     (8, 7, 64, (5, 5), 1, 1),
-    (32, 20, 32, (2, 2), 1, 1),
+    (64, 20, 32, (1, 1), 1, 1),
     (6, 20, 6, (3, 3), 6, 1),
     (1, 20, 2, (3, 3), 1, 1),
     (32, 32, 32, (3, 3), 1, 1),

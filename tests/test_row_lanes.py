@@ -10,9 +10,8 @@ from expected import DTYPES
 from problems import LARGE, PROBLEMS, parse
 
 import fastconv as fc
-from fastconv.backends.cpu.plan import Correlation, forward_plan
-from fastconv.backends.cpu.row_lanes import RowLanes
-from fastconv.backends.cpu.shift_gemm import ShiftGemm
+from fastconv.backends.cpu import row_lanes, shift_gemm
+from fastconv.backends.cpu.plan import forward_plan, input_grad_plans
 from fastconv.geometry import ConvGeometry
 
 LINES = """
@@ -38,27 +37,49 @@ n1 c300 k32 l9000 f3 s3
 n2 c16 k32 dhw9x10x11 f3 s2 p1
 n1 c3 k32 dhw8x9x10 f2 s2
 n1 c2 k33 dhw9x7x8 f3x2x3 s1x2x3 p2x0x1 d2x1x1
+n3 c6 k16 hw14 f5
+n2 c9 k20 hw13x11 f3 p1
+n2 c16 k9 hw6 f3 p1 g1
+n2 c8 k32 hw7x9 f2x4 p1x3 g2
+n2 c5 k12 hw9 f3 d7 p7
+n1 c24 k40 l50 f5 p2
+n2 c4 k10 dhw5x6x7 f3x2x3 p1x0x1
 """
 
 
-def correlation(problem, dtype):
-    """The forward correlation of a problem, not one that other tests have a part in."""
+def correlation(problem, dtype, gradient):
+    """The correlation of a problem, or of its input gradient; not one that other tests have a part in."""
     g = problem
     window = g.spatial, g.kernel, g.stride, g.dilation, g.padding
     geometry = ConvGeometry(g.in_channels, g.out_channels, g.groups, *window)
+    if gradient:
+        return input_grad_plans.__wrapped__(geometry, np.dtype(dtype).itemsize)[0][0]
     return forward_plan.__wrapped__(geometry, np.dtype(dtype).itemsize)
 
 
-def product(problem, dtype, lanes):
+def product(problem, dtype, lanes, gradient=False):
     """By lanes, as if they took no time, or by boxes."""
-    with mock.patch.object(RowLanes, "time", 0 if lanes else np.inf), mock.patch.object(Correlation, "columns", False):
+    time, boxes = (lambda plan: 0 if lanes else np.inf), (lambda c: False)
+    with (
+        mock.patch.object(row_lanes, "lanes_time", time),
+        mock.patch.object(row_lanes, "takes_columns", boxes),
+        mock.patch.object(shift_gemm, "takes_columns", boxes),
+    ):
         taps = int(np.prod(problem.kernel))
-        return ShiftGemm(correlation(problem, dtype), (problem.w_shape[1] * taps, taps))
+        steps = problem.w_shape[1] * taps, taps
+        return shift_gemm.ShiftGemm(correlation(problem, dtype, gradient), steps[::-1] if gradient else steps)
+
+
+def suited(problem):
+    """Whether lanes can take its place."""
+    if not problem.batch or not min(problem.y_shape) or correlation(problem, "float32", gradient=False).empty:
+        return False
+    return product(problem, "float32", lanes=True).name == "lanes"
 
 
 CASES = [parse(line) for line in LINES.strip().splitlines()]
-STRIDED = [problem for problem in PROBLEMS + LARGE if problem.batch and max(problem.stride) > 1]
-SUITED = [problem for problem in STRIDED if product(problem, "float32", lanes=True).name == "lanes"]
+SUITED = [problem for problem in PROBLEMS + LARGE if suited(problem)]
+AT_STEP_ONE = [problem for problem in CASES + SUITED if max(problem.stride) == 1]
 
 problems = pytest.mark.parametrize("problem", CASES + SUITED, ids=str)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
@@ -79,13 +100,27 @@ def test_lanes_have_the_bits_of_boxes(problem, dtype, relu):
     assert found[0].tobytes() == found[1].tobytes()
 
 
-def test_chosen_for_strides_and_nothing_else():
-    x = np.empty((1, 3, 224, 224), "float32")
+@dtypes
+@pytest.mark.parametrize("problem", AT_STEP_ONE, ids=str)
+def test_gradients_by_lanes_have_the_bits_of_those_by_boxes(problem, dtype):
+    """Weights whose rows and channels change places, and whose taps meet the gradient in reverse."""
+    arrays = problem.normal(dtype)
+    found = []
+    for lanes in (True, False):
+        gx = np.full(problem.x_shape, np.nan, dtype)
+        product(problem, dtype, lanes, gradient=True).run(arrays.gy, arrays.w, None, gx, False)
+        found.append(gx)
+    assert found[0].tobytes() == found[1].tobytes() and np.isfinite(found[0]).all()
+
+
+def test_chosen_for_strides_and_small_images():
+    x, small = np.empty((1, 3, 224, 224), "float32"), np.empty((1, 6, 14, 14), "float32")
     patches, first, shallow = (np.empty((64, 3, size, size), "float32") for size in (16, 7, 2))
     assert fc.explain(x, patches, stride=16).forward == "shift-gemm lanes"
     assert fc.explain(x, first, stride=4, padding=3).forward == "shift-gemm lanes"
     assert "lanes" not in fc.explain(x, first, padding=3).forward
     assert "lanes" not in fc.explain(x, shallow, stride=2).forward  # sums of 12 products
+    assert fc.explain(small, np.empty((16, 6, 5, 5), "float32")).forward == "shift-gemm lanes"
 
 
 def test_nothing_behind_the_source_is_read_into_an_output():

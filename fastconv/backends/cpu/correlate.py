@@ -11,7 +11,8 @@ One call packs and computes: two would cost a small convolution more than its ar
 comes as one array of numbers, because every argument of a call costs time too.
 
 A box of a 1×1 convolution is read in place. Where boxes would waste more than it costs to gather each tap apart, exact
-columns are taken, see columns.py; where a stride would cost much, the operands are exchanged, see row_lanes.py.
+columns are taken, see columns.py; where a stride or the ends of short rows would cost much, the operands are exchanged,
+see row_lanes.py. estimates.py says where.
 """
 
 from __future__ import annotations

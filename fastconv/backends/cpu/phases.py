@@ -22,6 +22,7 @@ import numpy.typing as npt
 from fastconv.backends.axes import Axis
 from fastconv.backends.cpu.correlate import SLACK, pack, tile_width, tiles
 from fastconv.backends.cpu.emitter import lanes_of
+from fastconv.backends.cpu.estimates import boxes_time, columns_time, takes_columns
 from fastconv.backends.cpu.gather import gather_box, place_of_box
 from fastconv.backends.cpu.host import flat, pointer, routine
 from fastconv.backends.cpu.patches import OVERRUN, put_together
@@ -42,7 +43,6 @@ MOST_COLUMN_PHASES = 4
 BAND = 1024
 """Positions of a line that wait in the cache for those of the other phases, about."""
 
-_SCATTER_COST = 0.15  # time to store columns of single phases over that to compute them, about
 _MIN_TASKS = 32  # fewer boxes than this leave threads idle; pieces of output rows share a gathered source
 _NS_PER_FLOP = 0.01
 _NS_PER_ELEMENT = 0.3
@@ -70,8 +70,8 @@ class Phases:
         axes = [_together(phases) for phases in per_axis]
         self.box = box = Correlation(axes, one.channels, one.rows, one.groups, one.kernel, one.itemsize)
         # Small images waste much of a box; their phases may rather be gathered as columns, one by one.
-        of_columns = one.columns_time() + _SCATTER_COST
-        self.pays = not any(c.columns for c in correlations) or box.boxes_time() <= of_columns
+        of_columns = sum(map(columns_time, correlations))
+        self.pays = not any(map(takes_columns, correlations)) or boxes_time(box) <= of_columns
         self.columns = len(per_axis[2])
         p = box.plan[0]
         self.band = max(1, BAND // int(p["pitch"]))
@@ -122,7 +122,7 @@ class Phases:
 
 def suits(correlations: list[Correlation]) -> bool:
     """Whether phases of the columns can be put together, none is missing, and none takes columns in parts."""
-    if len(correlations) < 2 or any(c.empty or (c.columns and len(c.parts) > 1) for c in correlations):
+    if len(correlations) < 2 or any(c.empty or (len(c.parts) > 1 and takes_columns(c)) for c in correlations):
         return False
     axes = correlations[0].axes
     columns = len({c.axes[2] for c in correlations})

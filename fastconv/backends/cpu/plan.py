@@ -46,22 +46,11 @@ PANEL_BYTES, PANEL_TILES = 256 * 1024, 4
 PANEL_STEP = 512
 """Products of an output from one panel; longer sums take several panels one after the other."""
 
-THIRD_LEVEL = 4 / 3
-"""Time of a box beyond the second-level cache over that of one within."""
-
 GATHER_COST = 0.02
 """Time to gather a vector of the source over the time to compute a vector of outputs, for a few dozen channels."""
 
 _NARROW_COST = 4 / 3 if REGISTERS == 16 else 9 / 8
 _ROWWISE_GAIN = 1.02
-_TABLE_COST = 1.06  # time of a tile that finds the rows of its source by a table over that of one at equal steps
-_BOX_GATHER_ROWS, _PHASES_GATHER_ROWS = 2, 8
-"""Time to gather the box of some outputs over the time to multiply one tap of them with one row of weights, about;
-more where the phases of a step are taken apart."""
-
-_COLUMN_GATHER_ROWS, _MOVES_ROWS = 12, 60
-"""The same for exact columns, tap by tap; three times as much where the step has no shuffles, and what the channels of
-a tap share: its moves."""
 
 FAR_ROWS = 64 if REGISTERS == 16 else 128
 """Rows of a source in place from which they are better copied into a panel: more than the ways of a few sets."""
@@ -226,11 +215,6 @@ class Correlation:
         arguments = self.channels, self.rows, self.groups, self.kernel, self.itemsize
         return [Correlation(triple, *arguments) for triple in triples]
 
-    @cached_property
-    def columns(self) -> bool:
-        """Whether exact columns are gathered, not boxes."""
-        return self.rows >= MANY_ROWS and self._columns_pay()
-
     def column_steps(self, taps: Ints) -> Ints:
         """Steps of the sum of at most PANEL_STEP products: (tap, first tap, last tap, first channel, last channel).
 
@@ -250,46 +234,6 @@ class Correlation:
                 steps.append((numbers[first], first, last, c, min(channels, c + part)))
             first = last
         return np.array(steps, dtype=np.int64)
-
-    def _columns_pay(self) -> bool:
-        """Whether gathering each tap apart costs less than the boxes waste between their rows and in their halos."""
-        plan = self.plan[0]
-        if len(self.parts) == 1 and (plan["linear"] or plan["taps"] == 1):  # a box has no waste
-            if self.count >= FAR_ROWS:
-                return True  # rows far apart fall into a few sets of the cache
-            if self.count >= FAR_ROWS // 2 and self.axes[1].step > 1 and self._shuffled():
-                return True  # most rows of a box would never be read
-            if plan["linear"] or plan["direct"]:
-                return self.outputs <= lanes_of(self.itemsize)  # a tile across samples is fuller
-        return self.columns_time() < self.boxes_time()
-
-    def columns_time(self) -> float:
-        """Time by exact columns over that of the products of all taps alone."""
-        gathered = _COLUMN_GATHER_ROWS * (1 if self._shuffled() else 3) + _MOVES_ROWS / self.channels
-        return sum(part.flops for part in self.parts) / self.flops * (1 + gathered / self.rows)
-
-    def _shuffled(self) -> bool:
-        """Whether vectors of the source become columns by shuffles."""
-        return self.axes[2].step in (1, 2, 4)
-
-    def boxes_time(self) -> float:
-        """Time by boxes over that of the products of their outputs alone."""
-        apart = max(axis.step for axis in self.axes[1:]) > 1
-        gathered = (_PHASES_GATHER_ROWS if apart else _BOX_GATHER_ROWS) / self.rows
-        return _TABLE_COST * self._waste() + gathered
-
-    def _waste(self) -> float:
-        """Time of the products of boxes, with those between their rows, over that of their outputs alone."""
-        plan, lanes = self.plan[0], lanes_of(self.itemsize)
-        _, height, width = self.axes
-        if plan["rowwise"]:
-            vectors = height.outputs * plan["boxes_w"] * _row_cost(plan["box_w"] // lanes)
-        else:
-            vectors = self.box_vectors()
-        boxes = vectors * lanes / (height.outputs * width.outputs)
-        if plan["channels"] * plan["channel"] * self.itemsize > SECOND_LEVEL_BYTES:
-            boxes *= THIRD_LEVEL
-        return float(boxes)
 
     def box_vectors(self) -> int:
         """Vectors computed for a plane of outputs, the waste between the rows of its boxes included."""

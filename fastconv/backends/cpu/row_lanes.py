@@ -1,4 +1,4 @@
-"""Correlation with rows of weights in the lanes: forward convolution with a stride.
+"""Correlation with rows of weights in the lanes: for strides, and for small images.
 
 Idea: the shift-GEMM of correlate.py with its operands exchanged. A vector holds the weights of as many rows as it has
 lanes, the source comes element by element: each tap of each output of a tile is one broadcast, wherever it lies. So no
@@ -24,9 +24,10 @@ from fastconv.backends.cpu.correlate import packing, plan_of, tasks_behind_packi
 from fastconv.backends.cpu.depthwise_lanes_simd import from_lanes
 from fastconv.backends.cpu.depthwise_simd import prefetch_lines
 from fastconv.backends.cpu.emitter import lanes_of
+from fastconv.backends.cpu.estimates import boxes_time, columns_time, lanes_time, takes_columns
 from fastconv.backends.cpu.gather import copy_strided, place_of_box, zero_bytes
-from fastconv.backends.cpu.host import REGISTERS, SECOND_LEVEL_BYTES, inlined, pointer, routine
-from fastconv.backends.cpu.plan import BOX_BYTES, FAR_ROWS, THIRD_LEVEL, Correlation, even_part
+from fastconv.backends.cpu.host import inlined, pointer, routine
+from fastconv.backends.cpu.plan import BOX_BYTES, FAR_ROWS, Correlation, even_part
 from fastconv.backends.cpu.row_lanes_simd import OUTPUTS, VECTORS, ask_for_rows, gathered_outer
 from fastconv.backends.cpu.scratch import ALIGNED
 from fastconv.backends.cpu.simd import clear, transpose
@@ -50,14 +51,6 @@ _SHORTEST_ROW = 2 * _FINISHED
 
 _PIECE_LINES = 16  # of the next source are asked for with each tile
 _LINE_BYTES = 64  # of the caches
-
-# Time over that of the products alone, by the bytes of an element: where these are 8, columns keep more of their speed.
-# With 32 registers the tile has not been timed: only where much is saved.
-_TILE_TIME = {4: 1.05, 8: 1.2} if REGISTERS == 16 else {4: 1.15, 8: 1.3}
-_ENDS_PRODUCTS = 6  # products that cost as much as what comes before and behind a sum, beyond what it costs boxes
-_SPARED_PRODUCTS = 2  # of these where boxes would store tiles by pieces, or take apart what is here read in place
-_COPY_PRODUCTS = 3  # products that cost as much as to copy an element
-_ONE_VECTOR = 2 / 3  # time of a block of one vector over that of one of two
 
 
 class RowLanes:
@@ -84,6 +77,7 @@ class RowLanes:
             plan["pitch"], plan["plane"] = width.size, height.size * width.size
             plan["channel"] = depth.size * plan["plane"]
             planes = np.array(depth.offsets)
+        self.steps = -(-c.count // _STEP)
         self.elements = _FINISHED_ELEMENTS + c.channels * self.copied
         self.packed_elements = c.groups * int(plan["packed"]) * (c.count + 1)
         self.tables = self._tables(planes)
@@ -93,7 +87,7 @@ class RowLanes:
 
         Offsets and places are elements from the beginning of a box, pieces bytes from where the source of one begins.
         """
-        c, plan = self.correlation, self.plan[0]
+        c, plan, step = self.correlation, self.plan[0], even_part(self.correlation.count, _STEP)
         depth, height, width = c.axes
         rows, columns = (np.array(axis.offsets) - axis.low for axis in (height, width))
         offsets = _sums(np.arange(c.channels) * plan["channel"], planes * plan["plane"], rows * plan["pitch"], columns)
@@ -105,30 +99,16 @@ class RowLanes:
             np.array(depth.offsets) * area,
             np.arange(0, length, _PIECE_LINES * _LINE_BYTES // c.itemsize),
         )
-        return np.concatenate([[even_part(c.count, _STEP)], depth.offsets, offsets, places, pieces]).astype(np.int64)
-
-    @property
-    def time(self) -> float:
-        """Time over that of the products alone, to compare with `Correlation.boxes_time` and `columns_time`."""
-        c, plan = self.correlation, self.plan[0]
-        full, one = divmod(self.vectors, VECTORS)
-        rows = (full + one * _ONE_VECTOR) * VECTORS * lanes_of(c.itemsize)
-        copied = self.copied / int(plan["box_h"] * plan["box_w"])
-        products = _TILE_TIME[c.itemsize] * rows / c.rows
-        if c.channels * self.copied * c.itemsize > SECOND_LEVEL_BYTES:
-            products *= THIRD_LEVEL
-        whole_rows = bool(c.plan[0]["rowwise"] or c.plan[0]["linear"] or c.axes[1].outputs == 1)
-        ends = _ENDS_PRODUCTS - (0 if whole_rows and self.copied else _SPARED_PRODUCTS)
-        return products + ends / c.count + _COPY_PRODUCTS * copied / (len(c.kernel_taps) * c.rows)
+        return np.concatenate([[step], depth.offsets, offsets, places, pieces]).astype(np.int64)
 
 
 def row_lanes(c: Correlation) -> RowLanes | None:
-    """The plan of a correlation with a stride, where that is faster than boxes or columns."""
-    whole = np.array_equal(c.kernel_taps, np.arange(c.kernel_size))
-    if not whole or c.kernel_size == 1 or max(axis.step for axis in c.axes) == 1:
+    """The plan of a correlation, where that is faster than boxes or columns."""
+    few = 2 * c.rows < lanes_of(c.itemsize)
+    if few or c.kernel_size == 1 or not c.plan[0]["compact"]:
         return None
     plan = RowLanes(c)
-    return plan if plan.time < (c.columns_time() if c.columns else c.boxes_time()) else None
+    return plan if lanes_time(plan) < (columns_time(c) if takes_columns(c) else boxes_time(c)) else None
 
 
 def _box(c: Correlation) -> tuple[int, int]:
@@ -162,30 +142,41 @@ def _sums(*parts: Any) -> Any:
 
 
 @routine
-def _pack(w: Any, b: Any, packed: Any, plan: Any, before: int, begin: int, end: int) -> None:
+def _pack(
+    w: Any, b: Any, packed: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size: int, before: int,
+    begin: int, end: int,
+) -> None:  # fmt: skip
     """Weights and biases into [group][block][1 + k][row of block], biases first; lanes behind the last row repeat it.
 
-    Tasks begin ≤ task < end of (group, block); the first `before` of all rows are not kept.
+    As `pack_blocks` finds them in w. Tasks begin ≤ task < end of (group, block); the first `before` of all rows are not
+    kept.
     """
     p = plan[0]
     size = w.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
+    in_order = p.taps == kernel_size
+    joined = in_order and channel_step == kernel_size  # all channels of a row are one run
+    runs, length = (1, p.count) if joined else (p.channels, p.taps)
     for task in range(begin, end):
         g, block = divmod(task, p.blocks)
         r0 = block * VECTORS * lanes
         width = min(VECTORS * lanes, p.packed - r0)
         to = (g * p.packed + r0 - before) * (1 + p.count)
         for v in range(0, width, lanes):
-            first, valid, done = g * p.rows + r0 + v, min(lanes, p.rows - r0 - v), 0
-            if valid == lanes and p.count >= lanes:
-                done = p.count // lanes * lanes
-                source, target = pointer(w, first * p.count), pointer(packed, to + width + v)
-                transpose(w, source, p.count, done // lanes, target, width)
+            first, valid = r0 + v, min(lanes, p.rows - r0 - v)
+            source = g * p.rows * p.channels * kernel_size + first * row_step
             for lane in range(lanes):
-                row = first + min(lane, valid - 1)
+                row = g * p.rows + first + min(lane, valid - 1)
                 packed[to + v + lane] = b[row] if b.size else packed.dtype.type(0)
-                for k in range(done, p.count):
-                    packed[to + (1 + k) * width + v + lane] = w[row * p.count + k]
+            for run in range(runs):
+                at, from_, done = to + (1 + run * length) * width + v, source + run * channel_step, 0
+                if valid == lanes and in_order and length >= lanes:
+                    done = length // lanes * lanes
+                    transpose(w, pointer(w, from_), row_step, done // lanes, pointer(packed, at), width)
+                for lane in range(lanes):
+                    row = from_ + min(lane, valid - 1) * row_step
+                    for k in range(done, length):
+                        packed[at + k * width + lane] = w[row + (k if joined else taps[k])]
 
 
 @routine
@@ -269,13 +260,13 @@ def correlate_row_lanes(
     who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """As `correlate_boxes`; `numbers` holds what `plan_of` says, then the tables of `RowLanes`."""
-    plan, _, rest = plan_of(numbers)
+    plan, taps, rest = plan_of(numbers)
     p, own = plan[0], memory[who]
     rows = VECTORS * (_LANES4 if x.itemsize == 4 else _LANES8)
     while begin < end:
         stop, first, last, before, _, at = packing(p, rows, chunks, together, begin, end)
         weights = own if together > 0 else packed
-        _pack(w, b, weights, plan, before, first, last)
+        _pack(w, b, weights, plan, taps, numbers[0], numbers[1], numbers[2], before, first, last)
         low, high = tasks_behind_packing(packed, together, begin, stop)
         _boxes(x, weights, before, y, p, rest, own[at:], chunks, relu, low, high)
         begin = stop

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import columns, correlate, row_lanes
+from fastconv.backends.cpu.estimates import boxes_time, columns_time, lanes_time, takes_columns
 from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch_rows
@@ -41,7 +42,7 @@ class ShiftGemm:
             self.blocks, self.block_rows, boxes = lanes.blocks, lanes.block_rows, lanes.boxes
             packed = lanes.packed_elements
             rest, elements = [lanes.tables], lanes.elements
-        elif c.columns:
+        elif takes_columns(c):
             self.name, self.kernel, self.parts = "columns", columns.correlate_columns, c.parts
             rest, elements = _of_columns(c)
         else:
@@ -95,6 +96,13 @@ class ShiftGemm:
         team = team_for(tasks, self.packing_cost + cost, max(0, -together))
         memory = scratch_rows(team.size, own + self.elements, dtype)
         self.kernel(*arrays, packed, memory, chunks, relu, together, team.address, 0, tasks)
+
+
+def direct_time(c: Correlation) -> float:
+    """That of the way which `ShiftGemm` takes, see estimates.py."""
+    if lanes := row_lanes.row_lanes(c):
+        return lanes_time(lanes)
+    return columns_time(c) if takes_columns(c) else boxes_time(c)
 
 
 def _of_columns(whole: Correlation) -> tuple[list[Ints], int]:

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from fastconv.backends.axes import Axis
 from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat
-from fastconv.backends.cpu.plan import Correlation
+from fastconv.backends.cpu.plan import TILE_VECTORS, Correlation
 from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch_rows
+from fastconv.backends.cpu.shift_gemm import direct_time
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.winograd_kernels import (
     BOXES,
@@ -36,7 +37,12 @@ from fastconv.backends.threads import get_num_threads, share, team_for
 _SMALL_OUTPUTS = 400
 _PLANES = 4  # of outputs that share the transformed planes of a volume
 _MIN_CHANNELS, _MIN_ROWS = 8, 6
-_SMALL_CHANNELS = 48  # on both sides, or more on one: from which small images pay, gathered lane by lane
+
+_SAMPLES = 3  # of small images, assumed: they share the transforms of the filters
+# Nanoseconds of a Zen 3 core, fitted as those of estimates.py to 2,330 random convolutions of small images: a vector
+# multiplied and added, of a frequency of inputs transformed, of one of filters; a tile of a product; a call.
+_PRODUCT, _INPUT_VECTOR, _FILTER_VECTOR, _TILE, _CALL = 0.172, 11.3, 1.98, 92, 8700
+
 _MANY_CHANNELS = 256  # beyond them a transformed box of TILE_COLUMNS takes more than its share of the third level
 _TRANSFORM = {1: 12, 2: 25}  # time to transform a frequency over that of a product with it, by the axes with taps
 _NS_PER_FLOP = 0.015
@@ -118,9 +124,21 @@ class Winograd:
         all_of_it = with_transforms(taps, correlation.rows, channels * planes, gathered)
         self.inputs = 1 - with_transforms(taps, correlation.rows, channels * planes, gathered=0) / all_of_it
         """The part of the time that goes into the transforms of the inputs."""
-        many = 1 / channels + 1 / correlation.rows <= 2 / _SMALL_CHANNELS
-        self.pays = many if self.small else all_of_it * self.frequencies * vectors < direct
+        if self.small:
+            self.pays = self._small_time() < direct_time(correlation)
+        else:
+            self.pays = all_of_it * self.frequencies * vectors < direct
         self.cost = all_of_it * sum(tiles.flops for tiles in by_phase) * _NS_PER_FLOP
+
+    def _small_time(self) -> float:
+        """Of a sample, in the nanoseconds of estimates.py."""
+        tiles = self.tiles
+        vectors, filters = tiles.outputs / LANES, max(1 / _SAMPLES, tiles.outputs / TILE_COLUMNS)
+        products = (
+            vectors * tiles.channels * tiles.blocks * ROWS * _PRODUCT + vectors / TILE_VECTORS * tiles.blocks * _TILE
+        )
+        transforms = vectors * _INPUT_VECTOR + filters * tiles.blocks * _FILTER_VECTOR
+        return self.frequencies * (products + tiles.channels * transforms) + _CALL / _SAMPLES
 
     def _numbers(self) -> npt.NDArray[Any]:
         """What `winograd_boxes` is told of each phase."""
