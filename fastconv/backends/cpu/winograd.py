@@ -38,7 +38,8 @@ _SMALL_OUTPUTS = 400
 _PLANES = 4  # of outputs that share the transformed planes of a volume
 _MIN_CHANNELS, _MIN_ROWS = 8, 6
 
-_SAMPLES = 3  # of small images, assumed: they share the transforms of the filters
+_SAMPLES = 4  # of small images, assumed: they share the transforms of the filters
+_GAIN = 1.1  # for which direct sums are left, which round less and whose threads need not wait for each other
 # Nanoseconds of a Zen 3 core, fitted as those of estimates.py to 2,330 random convolutions of small images: a vector
 # multiplied and added, of a frequency of inputs transformed, of one of filters; a tile of a product; a call.
 _PRODUCT, _INPUT_VECTOR, _FILTER_VECTOR, _TILE, _CALL = 0.172, 11.3, 1.98, 92, 8700
@@ -125,7 +126,7 @@ class Winograd:
         self.inputs = 1 - with_transforms(taps, correlation.rows, channels * planes, gathered=0) / all_of_it
         """The part of the time that goes into the transforms of the inputs."""
         if self.small:
-            self.pays = self._small_time() < direct_time(correlation)
+            self.pays = _GAIN * self._small_time() < direct_time(correlation)
         else:
             self.pays = all_of_it * self.frequencies * vectors < direct
         self.cost = all_of_it * sum(tiles.flops for tiles in by_phase) * _NS_PER_FLOP
