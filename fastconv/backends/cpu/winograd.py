@@ -133,13 +133,11 @@ class Winograd:
 
     def _small_time(self) -> float:
         """Of a sample, in the nanoseconds of estimates.py."""
-        tiles = self.tiles
-        vectors, filters = tiles.outputs / LANES, max(1 / _SAMPLES, tiles.outputs / TILE_COLUMNS)
-        products = (
-            vectors * tiles.channels * tiles.blocks * ROWS * _PRODUCT + vectors / TILE_VECTORS * tiles.blocks * _TILE
-        )
-        transforms = vectors * _INPUT_VECTOR + filters * tiles.blocks * _FILTER_VECTOR
-        return self.frequencies * (products + tiles.channels * transforms) + _CALL / _SAMPLES
+        channels, blocks = self.tiles.channels, self.tiles.blocks
+        vectors, filters = self.tiles.outputs / LANES, max(1 / _SAMPLES, self.tiles.outputs / TILE_COLUMNS)
+        of_vector = blocks * (channels * ROWS * _PRODUCT + _TILE / TILE_VECTORS) + channels * _INPUT_VECTOR
+        of_filters = channels * blocks * _FILTER_VECTOR
+        return self.frequencies * (vectors * of_vector + filters * of_filters) + _CALL / _SAMPLES
 
     def _numbers(self) -> npt.NDArray[Any]:
         """What `winograd_boxes` is told of each phase."""
