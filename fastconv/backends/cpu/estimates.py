@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _PRODUCT = 0.2  # a vector multiplied and added
 _THIRD_LEVEL = 4 / 3  # times as long if the gathered source of a box does not fit into the second level
 
-_TABLE = 1.05  # times as long where a tile finds the rows of its source by a table
+_APART = 1.05  # times as long where the phases of a step lie apart
 _BOX, _BOX_ROW = 715, 20  # to begin a box, and a row of its source
 _BOX_VECTOR = {1: 0.0, 2: 0.8, 4: 5.4}  # of gathered source, by the step: phases are taken apart by shuffles
 _BOX_ELEMENT = 1.05  # where the step has none
@@ -63,7 +63,7 @@ def boxes_time(c: Correlation) -> float:
     depth, height, width = c.axes
     vectors = depth.outputs * c.box_vectors()
     tiles, box_rows = -(-vectors // TILE_VECTORS), int(plan["box_rows"]) * int(plan["phases_h"])
-    products = vectors * rows * c.count * _PRODUCT * _TABLE
+    products = vectors * rows * c.count * _PRODUCT * (_APART if max(height.step, width.step) > 1 else 1)
     if c.channels * int(plan["channel"]) * c.itemsize > SECOND_LEVEL_BYTES:
         products *= _THIRD_LEVEL
     if plan["linear"] or plan["rowwise"]:
