@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -44,6 +45,25 @@ def test_views_hold_on_to_the_memory(blocks):
     del view
     blocks.take(8)  # what came back is seen to at the next call at the latest
     assert any(abs(block.ctypes.data - place) < 64 for block in blocks.kept)
+
+
+def test_what_is_made_of_an_owner_gives_nothing_back(blocks):
+    """`base` is there for everybody: slices, copies and sums of it are no leases of their own."""
+    result = memory.empty((2, FLOATS), FLOAT)
+    place, lent = address(result), blocks.lent
+    failed = []
+    with mock.patch("sys.unraisablehook", failed.append):
+        for made in (result.base[8:16], result.base.copy(), result.base + 1, result.view(type(result.base))):
+            assert made is not result
+        del made
+    assert failed == [] and blocks.lent == lent and not blocks.kept
+    assert address(memory.empty((2, FLOATS), FLOAT)) != place
+
+
+def test_memory_that_is_not_there_is_not_lent(blocks):
+    with pytest.raises(MemoryError):
+        memory.empty((1 << 52,), FLOAT)
+    assert blocks.lent == blocks.most_lent == 0
 
 
 def test_small_results_are_numpys_own(blocks):

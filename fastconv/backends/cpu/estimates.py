@@ -57,6 +57,11 @@ def takes_columns(c: Correlation) -> bool:
     return columns_time(c) < boxes_time(c)
 
 
+def time_without_lanes(c: Correlation) -> float:
+    """By columns or boxes, whichever is taken."""
+    return columns_time(c) if takes_columns(c) else boxes_time(c)
+
+
 def boxes_time(c: Correlation) -> float:
     """By gathered boxes, or of a source in place (correlate.py)."""
     plan, lanes, rows = c.plan[0], lanes_of(c.itemsize), c.packed_rows

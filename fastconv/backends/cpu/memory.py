@@ -69,8 +69,9 @@ class _Lease(np.ndarray):
     __slots__ = ()
 
     def __del__(self) -> None:
-        block: Any = self.base
-        block.blocks.give_back(block)
+        blocks = getattr(self.base, "blocks", None)
+        if blocks is not None:  # else a slice or a copy, which somebody made of a lease
+            blocks.give_back(self.base)
 
 
 class _Blocks:
@@ -91,12 +92,13 @@ class _Blocks:
             if self.returned:
                 self._settle()
             block = self._fitting(size)
-            self.lent += size if block is None else block.size
-            self.most_lent = max(self.most_lent, self.lent)
-            self._drop(int(_SLACK * self.most_lent) - self.lent)
-        if block is None:
-            block = _Block(size, np.uint8)
-            block.blocks, block.skipped = self, -block.ctypes.data % _LINE
+            lent = self.lent + (size if block is None else block.size)
+            most_lent = max(self.most_lent, lent)
+            self._drop(int(_SLACK * most_lent) - lent)
+            if block is None:  # may fail: nothing is lent until it is there
+                block = _Block(size, np.uint8)
+                block.blocks, block.skipped = self, -block.ctypes.data % _LINE
+            self.lent, self.most_lent = lent, most_lent
         return _Lease(size - _LINE, np.uint8, block, block.skipped)
 
     def give_back(self, block: _Block) -> None:

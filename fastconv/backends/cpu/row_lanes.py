@@ -24,7 +24,7 @@ from fastconv.backends.cpu.correlate import packing, plan_of, tasks_behind_packi
 from fastconv.backends.cpu.depthwise_lanes_simd import from_lanes
 from fastconv.backends.cpu.depthwise_simd import prefetch_lines
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.estimates import boxes_time, columns_time, lanes_time, takes_columns
+from fastconv.backends.cpu.estimates import lanes_time, time_without_lanes
 from fastconv.backends.cpu.gather import copy_strided, place_of_box, zero_bytes
 from fastconv.backends.cpu.host import inlined, pointer, routine
 from fastconv.backends.cpu.plan import BOX_BYTES, FAR_ROWS, Correlation, even_part
@@ -103,12 +103,12 @@ class RowLanes:
 
 
 def row_lanes(c: Correlation) -> RowLanes | None:
-    """The plan of a correlation, where that is faster than boxes or columns."""
+    """The plan of a correlation, where that is faster than boxes or columns; the outputs must fill their target."""
     few = 2 * c.rows < lanes_of(c.itemsize)
     if few or c.kernel_size == 1 or not c.plan[0]["compact"]:
         return None
     plan = RowLanes(c)
-    return plan if lanes_time(plan) < (columns_time(c) if takes_columns(c) else boxes_time(c)) else None
+    return plan if lanes_time(plan) < time_without_lanes(c) else None
 
 
 def _box(c: Correlation) -> tuple[int, int]:

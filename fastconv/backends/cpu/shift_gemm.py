@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import columns, correlate, row_lanes
-from fastconv.backends.cpu.estimates import boxes_time, columns_time, lanes_time, takes_columns
+from fastconv.backends.cpu.estimates import lanes_time, takes_columns, time_without_lanes
 from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch_rows
@@ -100,9 +100,8 @@ class ShiftGemm:
 
 def direct_time(c: Correlation) -> float:
     """That of the way which `ShiftGemm` takes, see estimates.py."""
-    if lanes := row_lanes.row_lanes(c):
-        return lanes_time(lanes)
-    return columns_time(c) if takes_columns(c) else boxes_time(c)
+    lanes = row_lanes.row_lanes(c)
+    return lanes_time(lanes) if lanes else time_without_lanes(c)
 
 
 def _of_columns(whole: Correlation) -> tuple[list[Ints], int]:
