@@ -263,7 +263,9 @@ class InputGrad:
         tasks, cost = pieces * chunks, len(gy) * c.flops * _NS_PER_FLOP + target.size * _NS_PER_ELEMENT
         team = team_for(tasks, cost)
         memory = scratch_rows(team.size, self.elements, dtype)
+        # What is left of a row would be stored over a line on its way to memory, which then has to be read back.
+        streamed = target.nbytes >= STREAMED_BYTES and self.sizes[-1] % lanes_of(dtype.itemsize) == 0
         _multiply(
             source, packed, target, self.plan, self.positions, self.sizes, self.unit, memory, chunks,
-            target.nbytes >= STREAMED_BYTES, team.address, 0, tasks,
+            streamed, team.address, 0, tasks,
         )  # fmt: skip
