@@ -17,11 +17,10 @@ import numpy as np
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather_simd import move_vectors
-from fastconv.backends.cpu.host import inlined, pointer, routine
+from fastconv.backends.cpu.host import LINE_BYTES, inlined, pointer, routine
 from fastconv.backends.cpu.simd import clear, prefetch, take_every
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
-_LINE_BYTES = 64  # of the caches
 _TOGETHER = 4  # channels whose lines are laid out before they go to the tiles
 _AHEAD = 12  # channels between asking for a source and reading it: far apart in memory, unforeseen by the hardware
 
@@ -71,7 +70,7 @@ def _gather(
             if numbers[t] == _ONE_RUN:
                 for i in range(some):
                     source = moves[t, 0, _FROM] + (c + i) * volume
-                    for line in range(0, length, _LINE_BYTES):
+                    for line in range(0, length, LINE_BYTES):
                         prefetch(x, source + _AHEAD * volume + line)
                     _to_tiles(x, source, row + i * channel_step, places)
                 continue

@@ -31,7 +31,7 @@ from fastconv.backends.cpu.depthwise_simd import ENTRY, prefetch_lines, ranges, 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, zero_bytes
 from fastconv.backends.cpu.gather_simd import split_rows
-from fastconv.backends.cpu.host import REGISTERS, pointer, routine
+from fastconv.backends.cpu.host import LINE_BYTES, REGISTERS, pointer, routine
 from fastconv.backends.cpu.plan import Correlation, even_part
 from fastconv.backends.cpu.scratch import scratch_rows
 from fastconv.backends.cpu.team import shared
@@ -99,7 +99,7 @@ class Depthwise:
         self.blocks = np.array([block for kind in kinds for block in kind], dtype=np.int64)
         self.parts = np.cumsum([0, *map(len, kinds)], dtype=np.int64)
         source_bytes = depth.size * height.size * width.size * self.correlation.itemsize
-        layout["lines"] = -(-source_bytes // (64 * self.correlation.rows * len(kinds[0])))
+        layout["lines"] = -(-source_bytes // (LINE_BYTES * self.correlation.rows * len(kinds[0])))
         self.tiles = np.array(list(_tiles(width.outputs, lanes)), dtype=np.int64)
 
     def _blocks(self, n_d: int, n_h: int) -> Iterator[tuple[int, int, int]]:
@@ -293,7 +293,7 @@ def correlate_rows(
                 used = blocks[block, 2]
                 head, count = pointer(entries) + heads[used] * ENTRY * 8, heads[used + 1] - heads[used]
                 prefetch_lines(ahead, lines)
-                ahead += lines * 64
+                ahead += lines * LINE_BYTES
                 for i in range(len(tiles)):
                     column, vectors, stored = tiles[i, 0], tiles[i, 1], tiles[i, 2]
                     a = pointer(scratch) + (_TILE + blocks[block, 0] + column) * size
@@ -301,7 +301,7 @@ def correlate_rows(
                     c, rows_apart = pointer(y) + to * size, apart
                     if p.stride_w != 1:
                         for r in range(used):
-                            prefetch_lines(c + r * apart * size, stored * p.stride_w * size // 64 + 1)
+                            prefetch_lines(c + r * apart * size, stored * p.stride_w * size // LINE_BYTES + 1)
                         c, rows_apart = pointer(scratch), vectors * lanes
                     last = stored - (vectors - 1) * lanes
                     if _VECTORS == 4 and vectors == 4:  # left out where none is so wide: it costs registers

@@ -21,6 +21,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import Emitter, short_loop
+from fastconv.backends.cpu.host import LINE_BYTES
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
@@ -43,18 +44,28 @@ def _prefetch(builder: Any, address: Any, write: bool) -> None:
     builder.call(prefetch, [builder.bitcast(address, byte), *(ir.Constant(_I32, flag) for flag in flags)])
 
 
-@intrinsic
-def prefetch_lines(typing_context, address, lines):  # type: ignore[no-untyped-def]
-    """Ask for `lines` ≥ 1 lines of 64 bytes from an address on, into the second-level cache."""
-    signature = types.void(types.intp, types.intp)
+def _prefetch_lines(write: bool) -> Any:
+    """The code of the two intrinsics below."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         with cgutils.for_range(builder, args[1]) as loop:
-            place = builder.add(args[0], builder.mul(loop.index, ir.Constant(_I64, 64)))
-            _prefetch(builder, builder.inttoptr(place, ir.IntType(8).as_pointer()), False)
+            place = builder.add(args[0], builder.mul(loop.index, ir.Constant(_I64, LINE_BYTES)))
+            _prefetch(builder, builder.inttoptr(place, ir.IntType(8).as_pointer()), write)
         return context.get_dummy_value()
 
-    return signature, codegen
+    return types.void(types.intp, types.intp), codegen
+
+
+@intrinsic
+def prefetch_lines(typing_context, address, lines):  # type: ignore[no-untyped-def]
+    """Ask for `lines` ≥ 0 lines from an address on, into the second-level cache."""
+    return _prefetch_lines(False)
+
+
+@intrinsic
+def prefetch_targets(typing_context, address, lines):  # type: ignore[no-untyped-def]
+    """The same for lines that will be written, into the first-level cache."""
+    return _prefetch_lines(True)
 
 
 @intrinsic(prefer_literal=True)

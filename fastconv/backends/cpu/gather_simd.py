@@ -14,9 +14,9 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import Emitter, short_loop
+from fastconv.backends.cpu.host import LINE_BYTES
 
 _I64, _I32 = ir.IntType(64), ir.IntType(32)
-_LINE_BYTES = 64  # of the caches
 
 
 def _phases(emit: Emitter, vectors: list[Any]) -> list[Any]:
@@ -62,7 +62,7 @@ def split_rows(  # type: ignore[no-untyped-def]
                 starts = [builder.add(begin, emit.index(n * emit.lanes)) for n in range(every)]
                 end = builder.add(begin, emit.index(every * emit.lanes))
                 if every > 1:
-                    for line in range(0, every * emit.lanes, _LINE_BYTES // emit.itemsize):
+                    for line in range(0, every * emit.lanes, LINE_BYTES // emit.itemsize):
                         emit.prefetch(emit.at(from_, builder.add(builder.add(begin, ahead), emit.index(line))))
 
                 def put(vectors: list[Any]) -> None:

@@ -58,6 +58,10 @@ REGISTERS = 32 if LANES == 16 or (LANES == 4 and "arm" in llvm.get_default_tripl
 """Vector registers a micro-kernel may plan with (AVX-512 and NEON have 32, SSE and AVX2 16)."""
 
 
+LINE_BYTES = 64
+"""Line of the caches."""
+
+
 def _cache_bytes(level: int, unknown: int) -> int:
     try:
         size = Path(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size").read_text().strip()

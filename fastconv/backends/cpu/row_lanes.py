@@ -26,7 +26,7 @@ from fastconv.backends.cpu.depthwise_simd import prefetch_lines
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.estimates import lanes_time, time_without_lanes
 from fastconv.backends.cpu.gather import copy_strided, place_of_box, zero_bytes
-from fastconv.backends.cpu.host import inlined, pointer, routine
+from fastconv.backends.cpu.host import LINE_BYTES, inlined, pointer, routine
 from fastconv.backends.cpu.plan import BOX_BYTES, FAR_ROWS, Correlation, even_part
 from fastconv.backends.cpu.row_lanes_simd import OUTPUTS, VECTORS, ask_for_rows, gathered_outer
 from fastconv.backends.cpu.scratch import ALIGNED
@@ -50,7 +50,6 @@ _SHORTEST_ROW = 2 * _FINISHED
 """Rows of outputs are cut only above this length, and into no shorter pieces."""
 
 _PIECE_LINES = 16  # of the next source are asked for with each tile
-_LINE_BYTES = 64  # of the caches
 
 
 class RowLanes:
@@ -97,7 +96,7 @@ class RowLanes:
         pieces = c.itemsize * _sums(
             np.arange(c.channels) * depth.size * area,
             np.array(depth.offsets) * area,
-            np.arange(0, length, _PIECE_LINES * _LINE_BYTES // c.itemsize),
+            np.arange(0, length, _PIECE_LINES * LINE_BYTES // c.itemsize),
         )
         return np.concatenate([[step], depth.offsets, offsets, places, pieces]).astype(np.int64)
 

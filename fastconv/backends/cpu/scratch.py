@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastconv.backends.cpu.host import LINE_BYTES
+
 ALIGNED = 16
 """Elements after which a piece of scratch begins on a line of the cache again."""
 
-_LINE_BYTES = 64
 _MOST_ARRAYS = 256
 KEPT_BYTES = 48 * 1024 * 1024
 """A larger buffer is given back after its call. A thread keeps at most this much for the calls that it makes, and as
@@ -23,8 +24,8 @@ more for tasks than this times the callers, or the threads that work for one if 
 
 def _lines(size: int) -> npt.NDArray[np.uint8]:
     """An uninitialised buffer that begins on a line of the cache: a vector across two lines is loaded twice."""
-    buffer = np.empty(size + _LINE_BYTES, np.uint8)
-    start = -buffer.ctypes.data % _LINE_BYTES
+    buffer = np.empty(size + LINE_BYTES, np.uint8)
+    start = -buffer.ctypes.data % LINE_BYTES
     return buffer[start : start + size]
 
 
