@@ -25,7 +25,7 @@ WINOGRAD_LINES = (
     "n2 c1024 hw8 k25 f3 p1",
     "n1 c48 hw40x44 k48 f3 p2 d2",
     "n2 c24 hw60 k24 f3 p3x1 d3x1",
-    "n1 c24 dhw4x33x64 k24 f2x3x3 p1 d2x1x2",
+    "n1 c32 dhw4x33x64 k32 f2x3x3 p1 d2x1x2",
     "n2 c24 hw50x43 k24 f5 p2",
     "n1 c48 hw27 k96 f5 p2 g2",
     "n5 c64 hw9x7 k60 f5 p2",

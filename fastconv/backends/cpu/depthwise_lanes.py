@@ -321,8 +321,7 @@ def correlate_lanes(
         n_d, n_h, n_w = min(q.box_d, q.target_d - d0), min(q.box_h, q.target_h - h0), min(q.box_w, q.target_w - w0)
         group, valid = n * q.groups + block * lanes, min(lanes, q.groups - block * lanes)
         for c in range(q.channels):
-            first = (group * q.channels + c) * volume
-            to = box + c * q.channel * size
+            first, to = (group * q.channels + c) * volume, box + c * q.channel * size
             gather_lanes(x, first, q.channels * volume, valid, to, layout, places, d0, h0, w0, n_d, n_h, n_w)
         last_w = box_w == q.boxes_w - 1
         ahead = pointer(x) + (group + valid) * q.channels * volume * size

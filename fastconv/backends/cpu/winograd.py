@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.axes import Axis
+from fastconv.backends.cpu.estimates import Bill, cost
 from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat
 from fastconv.backends.cpu.plan import TILE_VECTORS, Correlation
 from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch_rows
@@ -39,10 +40,7 @@ _PLANES = 4  # of outputs that share the transformed planes of a volume
 _MIN_CHANNELS, _MIN_ROWS = 8, 6
 
 _SAMPLES = 4  # of small images, assumed: they share the transforms of the filters
-_GAIN = 1.1  # for which direct sums are left, which round less and whose threads need not wait for each other
-# Nanoseconds of a Zen 3 core, fitted as those of estimates.py to 2,330 random convolutions of small images: a vector
-# multiplied and added, of a frequency of inputs transformed, of one of filters; a tile of a product; a call.
-_PRODUCT, _INPUT_VECTOR, _FILTER_VECTOR, _TILE, _CALL = 0.172, 11.3, 1.98, 92, 8700
+_GAIN = 1.05  # for which direct sums are left, which round less and whose threads need not wait for each other
 
 _MANY_CHANNELS = 256  # beyond them a transformed box of TILE_COLUMNS takes more than its share of the third level
 _TRANSFORM = {1: 12, 2: 25}  # time to transform a frequency over that of a product with it, by the axes with taps
@@ -119,25 +117,43 @@ class Winograd:
         self.small = small and len(self.phases) == 1
         self.depth, self.outputs_d = planes, depth.outputs
         self.height, self.width = height.outputs, width.outputs
-        vectors = depth.outputs * sum(tiles.box_vectors() for tiles in by_phase)
-        direct = -(-correlation.outputs // LANES) * taps[0] * taps[1]
         gathered = (planes + self.together - 1) / self.together / planes
         all_of_it = with_transforms(taps, correlation.rows, channels * planes, gathered)
         self.inputs = 1 - with_transforms(taps, correlation.rows, channels * planes, gathered=0) / all_of_it
         """The part of the time that goes into the transforms of the inputs."""
-        if self.small:
-            self.pays = _GAIN * self._small_time() < direct_time(correlation)
-        else:
-            self.pays = all_of_it * self.frequencies * vectors < direct
+        self.pays = _GAIN * cost(self.bill(_SAMPLES)) < direct_time(correlation)
         self.cost = all_of_it * sum(tiles.flops for tiles in by_phase) * _NS_PER_FLOP
 
-    def _small_time(self) -> float:
-        """Of a sample, in the nanoseconds of estimates.py."""
-        channels, blocks = self.tiles.channels, self.tiles.blocks
-        vectors, filters = self.tiles.outputs / LANES, max(1 / _SAMPLES, self.tiles.outputs / TILE_COLUMNS)
-        of_vector = blocks * (channels * ROWS * _PRODUCT + _TILE / TILE_VECTORS) + channels * _INPUT_VECTOR
-        of_filters = channels * blocks * _FILTER_VECTOR
-        return self.frequencies * (vectors * of_vector + filters * of_filters) + _CALL / _SAMPLES
+    def bill(self, samples: int) -> Bill:
+        """What is done for each of so many samples, see estimates.py."""
+        channels, blocks, frequencies = self.tiles.channels * self.depth, self.tiles.blocks, self.frequencies
+        if self.small:
+            vectors = frequencies * self.tiles.outputs / LANES
+            panels = max(1 / samples, self.tiles.outputs / TILE_COLUMNS)
+            return {
+                "tiles product": vectors * blocks * channels * ROWS,
+                "tiles tile": vectors * blocks / TILE_VECTORS,
+                "tiles input": vectors * channels,
+                "tiles output": vectors * blocks * ROWS,
+                "tiles filter": frequencies * panels * channels * blocks,
+                "tiles call": 1 / samples,
+            }
+        vectors = frequencies * self.outputs_d * sum(phase.tiles.box_vectors() for phase in self.phases)
+        gathered = (self.depth + self.together - 1) / self.together / self.depth
+        axes = sum(len(taps) > 1 for taps in self.form)
+        boxes = self.ends[-1] / self.tiles.groups
+        bill: Bill = {
+            "tiled box product": vectors * blocks * ROWS * channels,
+            f"tiled box input, axes {axes}": vectors * channels * gathered,
+            f"tiled box output, axes {axes}": vectors * self.tiles.rows,
+            "tiled box filter": frequencies * channels * blocks / samples,
+            "tiled box": boxes,
+        }
+        if self.depth > 1:
+            bill["tiled box product, planes"] = bill["tiled box product"]
+            bill["tiled box input, planes"] = vectors * channels * gathered
+            bill["tiled box, planes"] = boxes * self.together
+        return bill
 
     def _numbers(self) -> npt.NDArray[Any]:
         """What `winograd_boxes` is told of each phase."""

@@ -1,0 +1,195 @@
+"""Prices of the estimates that choose between the ways of a convolution, measured: python -m bench.estimates.
+
+Random convolutions are computed by each way on one thread. Printed are how much longer than the fastest way the chosen
+one took, and prices fitted to the times: what `fastconv/backends/cpu/estimates.py` should say on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from scipy.optimize import nnls
+
+import fastconv as fc
+from fastconv.backends.cpu import estimates, plan, row_lanes, shift_gemm, winograd
+from fastconv.geometry import ConvGeometry
+
+Run = Callable[..., Any]
+
+_MOST_FLOPS, _LEAST_FLOPS = 4e8, 2e5
+_BLOCK_SECONDS, _BLOCKS = 2e-3, 3
+_TIMED_FLOPS = 2e7  # samples are added until a call has this many: no single sample is estimated
+
+
+def random_geometry(random: np.random.Generator) -> ConvGeometry:
+    """A convolution that direct sums would take, or Winograd's tiles instead of them."""
+    while True:
+        rank = int(random.choice([1, 2, 2, 2, 2, 3]))
+        kernel = tuple(int(k) for k in random.choice([1, 2, 3, 3, 3, 4, 5, 7], rank))
+        if random.random() < 0.7:
+            kernel = (kernel[0],) * rank
+        if math.prod(kernel) > 125:
+            continue
+        stride = (int(random.choice([1, 1, 1, 2, 2, 3, 4])),) * rank
+        side = {1: (8, 4000), 2: (4, 130), 3: (4, 40)}[rank]
+        size = tuple(int(math.exp(random.uniform(*np.log(side)))) for _ in range(rank))
+        if random.random() < 0.7:
+            size = (size[0],) * rank
+        channels = [int(math.exp(random.uniform(0, math.log(513)))) for _ in range(2)]
+        if random.random() < 0.6:
+            channels = [max(1, round(c / 8) * 8) for c in channels]
+        low = tuple(k // 2 if random.random() < 0.7 else 0 for k in kernel)
+        out = tuple((s + 2 * p - k) // st + 1 for s, p, k, st in zip(size, low, kernel, stride))
+        flops = 2 * math.prod(out) * math.prod(channels) * math.prod(kernel)
+        if min(out) < 1 or not _LEAST_FLOPS < flops < _MOST_FLOPS:
+            continue
+        pads = tuple((p, p) for p in low)
+        return ConvGeometry(channels[0], channels[1], 1, size, kernel, stride, (1,) * rank, pads)
+
+
+def ways(c: plan.Correlation, samples: int) -> dict[str, tuple[estimates.Bill, Run]]:
+    """The ways that can take a correlation: what each does for one of so many samples, and its call (x, w, y)."""
+    steps = c.channels * c.kernel_size, c.kernel_size
+
+    def direct(columns: bool, lanes: float) -> Run:
+        with (
+            mock.patch.object(row_lanes, "lanes_time", lambda _: lanes),
+            mock.patch.object(shift_gemm, "takes_columns", lambda _: columns),
+        ):
+            gemm = shift_gemm.ShiftGemm(c, steps)
+        return lambda x, w, y: gemm.run(x, w, None, y, False)
+
+    found = {"boxes": (estimates.boxes_bill(c), direct(False, math.inf))}
+    if c.rows >= plan.MANY_ROWS:
+        whole: estimates.Bill = {}
+        for part in c.parts:
+            for thing, count in estimates.columns_bill(part).items():
+                whole[thing] = whole.get(thing, 0.0) + count
+        found["columns"] = whole, direct(True, math.inf)
+    with mock.patch.object(row_lanes, "lanes_time", lambda _: 0.0):
+        lanes = row_lanes.row_lanes(c)
+    if lanes:
+        found["lanes"] = estimates.lanes_bill(lanes), direct(False, 0.0)
+    if c.itemsize == 4 and winograd.suits(c):
+        tiles = winograd.Winograd(c)
+        found["winograd"] = tiles.bill(samples), lambda x, w, y: tiles.run(x, w, steps, None, y, False)
+    return found
+
+
+def measure(geometry: ConvGeometry, dtype: Any) -> dict[str, Any]:
+    """Bills and nanoseconds of a sample by each way."""
+    c = plan.forward_plan(geometry, np.dtype(dtype).itemsize)
+    samples = max(1, round(_TIMED_FLOPS / (2 * math.prod(geometry.out_spatial) * c.rows * c.channels * c.kernel_size)))
+    random = np.random.default_rng(0)
+    x = random.standard_normal((samples, geometry.in_channels, *geometry.spatial)).astype(dtype)
+    w = random.standard_normal((geometry.out_channels, geometry.in_channels, *geometry.kernel)).astype(dtype)
+    y, first = np.empty((samples, geometry.out_channels, *geometry.out_spatial), dtype), None
+    found = ways(c, samples)
+    for name, (_, run) in found.items():
+        run(x, w, y)
+        first = y.copy() if first is None else first
+        if not np.allclose(y, first, rtol=0, atol=1e-4 * float(abs(first).max())):  # each adds in its order
+            raise AssertionError(f"{name} differs from {next(iter(found))}: {geometry}")
+    times = dict.fromkeys(found, math.inf)
+    for _ in range(_BLOCKS):
+        for name, (_, run) in found.items():
+            times[name] = min(times[name], _seconds(run, (x, w, y)) / samples * 1e9)
+    given = {field.name: getattr(geometry, field.name) for field in dataclasses.fields(geometry) if field.init}
+    bills = {name: bill for name, (bill, _) in found.items()}
+    return {"geometry": given, "samples": samples, "itemsize": x.itemsize, "times": times, "bills": bills}
+
+
+def keep(path: Path, samples: list[dict[str, Any]]) -> None:
+    """Write down what was measured; the bills follow from the geometry."""
+    path.write_text(json.dumps([{name: value for name, value in s.items() if name != "bills"} for s in samples]))
+
+
+def kept(path: Path) -> list[dict[str, Any]]:
+    """What was measured, with what the ways do now."""
+    samples: list[dict[str, Any]] = json.loads(path.read_text())
+    for sample in samples:
+        sample["geometry"] = {name: _tuples(value) for name, value in sample["geometry"].items()}
+        correlation = plan.forward_plan(ConvGeometry(**sample["geometry"]), sample["itemsize"])
+        found = ways(correlation, sample["samples"])
+        sample["bills"] = {name: found[name][0] for name in sample["times"]}
+    return samples
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _seconds(run: Run, arguments: tuple[Any, ...]) -> float:
+    begin, calls = time.perf_counter(), 0
+    while True:
+        run(*arguments)
+        calls += 1
+        passed = time.perf_counter() - begin
+        if passed > _BLOCK_SECONDS:
+            return passed / calls
+
+
+def loss(samples: list[dict[str, Any]], prices: dict[str, float]) -> tuple[float, float]:
+    """How much longer than the fastest way the one with the least estimate takes: mean, and the 95th percentile."""
+    lost = []
+    for sample in samples:
+        estimated = {
+            name: sum(prices.get(t, 0.0) * n for t, n in bill.items()) for name, bill in sample["bills"].items()
+        }
+        chosen = min(estimated, key=lambda name: estimated[name])
+        lost.append(sample["times"][chosen] / min(sample["times"].values()) - 1)
+    return float(np.mean(lost)), float(np.percentile(lost, 95))
+
+
+def fitted(samples: list[dict[str, Any]]) -> dict[str, float]:
+    """Prices with the least squares of relative errors, none negative."""
+    prices: dict[str, float] = {}
+    for name in ("boxes", "columns", "lanes", "winograd"):
+        of_way = [(s["bills"][name], s["times"][name]) for s in samples if name in s["bills"]]
+        if not of_way:
+            continue
+        things = sorted({thing for bill, _ in of_way for thing in bill})
+        table = np.array([[bill.get(thing, 0.0) / taken for thing in things] for bill, taken in of_way])
+        found, _ = nnls(table, np.ones(len(table)))
+        prices.update(zip(things, found.tolist()))
+    return prices
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    parser.add_argument("--output", type=Path, help="where to keep what was measured, as JSON")
+    parser.add_argument("--fit", type=Path, nargs="*", help="fit to what was kept, measure nothing")
+    arguments = parser.parse_args()
+    if arguments.fit:
+        samples = [sample for path in arguments.fit for sample in kept(path)]
+    else:
+        fc.set_num_threads(1)
+        random = np.random.default_rng(arguments.seed)
+        samples = [measure(random_geometry(random), arguments.dtype) for _ in range(arguments.samples)]
+        if arguments.output:
+            keep(arguments.output, samples)
+    half = len(samples) // 2
+    print(f"{len(samples)} convolutions; time over that of the fastest way, mean and 95th percentile:")
+    print("  by the prices in use  {:.1%} {:.1%}".format(*loss(samples, estimates.PRICES)))
+    print("  fitted to one half, of the other  {:.1%} {:.1%}".format(*loss(samples[half:], fitted(samples[:half]))))
+    prices = fitted(samples)
+    print("  fitted to all  {:.1%} {:.1%}".format(*loss(samples, prices)))
+    for thing in estimates.PRICES:
+        print(f"    {thing!r}: {prices.get(thing, 0.0):.3g},")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The estimates that choose between the ways of a convolution: bills, prices, and how they are fitted."""
+
+import numpy as np
+import pytest
+
+from fastconv.backends.cpu import estimates, plan, shift_gemm
+from fastconv.geometry import ConvGeometry
+
+pytest.importorskip("scipy", reason="bench.estimates fits by scipy: pip install 'fastconv[test]'")
+from bench import estimates as bench
+
+GEOMETRIES = {
+    "1d": ConvGeometry(16, 32, 1, (100,), (7,), (1,), (1,), ((3, 3),)),
+    "1d long steps": ConvGeometry(16, 32, 1, (100,), (5,), (3,), (1,), ((0, 0),)),
+    "1x1": ConvGeometry(200, 64, 1, (14, 14), (1, 1), (1, 1), (1, 1), ((0, 0), (0, 0))),
+    "1x1, every second": ConvGeometry(200, 64, 1, (14, 14), (1, 1), (2, 2), (1, 1), ((0, 0), (0, 0))),
+    "3x3": ConvGeometry(32, 32, 1, (30, 30), (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1))),
+    "3x3, small": ConvGeometry(64, 64, 1, (9, 9), (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1))),
+    "dilated beyond": ConvGeometry(64, 64, 1, (20, 20), (3, 3), (1, 1), (12, 12), ((12, 12), (12, 12))),
+    "step 4": ConvGeometry(8, 40, 1, (60, 60), (5, 5), (4, 4), (1, 1), ((2, 2), (2, 2))),
+    "3d": ConvGeometry(16, 32, 1, (10, 12, 14), (3, 3, 3), (1, 1, 1), (1, 1, 1), ((1, 1),) * 3),
+}
+given = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+
+
+@given
+@pytest.mark.parametrize("itemsize", [4, 8])
+def test_every_thing_on_a_bill_has_a_price(geometry, itemsize):
+    ways = bench.ways(plan.forward_plan(geometry, itemsize), 4)
+    priced = estimates.WITH_16_REGISTERS.keys() | estimates.WITH_32_REGISTERS.keys()
+    assert {thing for bill, _ in ways.values() for thing in bill} <= priced
+    assert all(estimates.cost(bill) > 0 for bill, _ in ways.values())
+
+
+@given
+def test_the_cheapest_direct_way_is_taken(geometry):
+    c = plan.forward_plan(geometry, 4)
+    costs = {name: estimates.cost(bill) for name, (bill, _) in bench.ways(c, 4).items() if name != "winograd"}
+    taken = shift_gemm.ShiftGemm(c, (c.channels * c.kernel_size, c.kernel_size)).name
+    assert {"in place": "boxes"}.get(taken, taken) == min(costs, key=costs.get)
+    assert shift_gemm.direct_time(c) == pytest.approx(min(costs.values()))
+
+
+@given
+def test_all_ways_compute_the_same(geometry):
+    with np.errstate(all="raise"):
+        measured = bench.measure(geometry, "float32")  # raises where they differ
+    assert measured["times"].keys() == measured["bills"].keys()
+    assert min(measured["times"].values()) > 0
+
+
+def test_prices_are_found_again():
+    random = np.random.default_rng(0)
+    prices = {"boxes": {"a": 2.0, "b": 0.5}, "lanes": {"c": 30.0, "d": 0.0}}
+    samples = []
+    for _ in range(20):
+        bills = {way: {thing: random.uniform(1, 100) for thing in things} for way, things in prices.items()}
+        times = {way: sum(prices[way][thing] * n for thing, n in bill.items()) for way, bill in bills.items()}
+        samples.append({"bills": bills, "times": times})
+    found = bench.fitted(samples)
+    assert found == pytest.approx({"a": 2.0, "b": 0.5, "c": 30.0, "d": 0.0}, abs=1e-9)
+    assert bench.loss(samples, found) == pytest.approx((0, 0), abs=1e-12)
+    assert bench.loss(samples, {"a": 1.0})[0] > 1  # lanes for nothing are always taken
+
+
+def test_what_was_measured_is_read_again(tmp_path):
+    samples = [bench.measure(GEOMETRIES[name], "float64") for name in ("1d", "3x3")]
+    path = tmp_path / "measured.json"
+    bench.keep(path, samples)
+    assert bench.kept(path) == samples
