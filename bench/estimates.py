@@ -1,29 +1,47 @@
 """Prices of the estimates that choose between the ways of a convolution, measured: python -m bench.estimates.
 
 Random convolutions are computed by each way on one thread. Printed are how much longer than the fastest way the chosen
-one took, and prices fitted to the times: what `fastconv/backends/cpu/estimates.py` should say on this machine.
+one took, and prices fitted to the times: what `fastconv/backends/cpu/prices.py` should say on this machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import nnls
 
 import fastconv as fc
-from fastconv.backends.cpu import estimates, plan, row_lanes, shift_gemm, winograd
+from fastconv.backends.cpu import (
+    estimates,
+    plan,
+    row_lanes,
+    shift_gemm,
+    weight_grad,
+    weight_grad_estimates,
+    weight_grad_outer,
+    weight_grad_winograd,
+    winograd,
+)
+from fastconv.backends.cpu.prices import PRICES
 from fastconv.geometry import ConvGeometry
 
-Run = Callable[..., Any]
+Array = npt.NDArray[Any]
+Run = Callable[[Array, Array, Array], Any]
+"""A call with the arrays x, w and y of a convolution, of which it writes one."""
+Ways = dict[str, tuple[estimates.Bill, Run]]
+"""What each way does for one of so many samples, and its call."""
 
 _MOST_FLOPS, _LEAST_FLOPS = 4e8, 2e5
 _BLOCK_SECONDS, _BLOCKS = 2e-3, 3
@@ -56,8 +74,9 @@ def random_geometry(random: np.random.Generator) -> ConvGeometry:
         return ConvGeometry(channels[0], channels[1], 1, size, kernel, stride, (1,) * rank, pads)
 
 
-def ways(c: plan.Correlation, samples: int) -> dict[str, tuple[estimates.Bill, Run]]:
-    """The ways that can take a correlation: what each does for one of so many samples, and its call (x, w, y)."""
+def forward_ways(geometry: ConvGeometry, itemsize: int, samples: int) -> Ways:
+    """The ways of a forward convolution."""
+    c = plan.forward_plan(geometry, itemsize)
     steps = c.channels * c.kernel_size, c.kernel_size
 
     def direct(columns: bool, lanes: float) -> Run:
@@ -79,25 +98,51 @@ def ways(c: plan.Correlation, samples: int) -> dict[str, tuple[estimates.Bill, R
         lanes = row_lanes.row_lanes(c)
     if lanes:
         found["lanes"] = estimates.lanes_bill(lanes), direct(False, 0.0)
-    if c.itemsize == 4 and winograd.suits(c):
+    if itemsize == 4 and winograd.suits(c):
         tiles = winograd.Winograd(c)
         found["winograd"] = tiles.bill(samples), lambda x, w, y: tiles.run(x, w, steps, None, y, False)
     return found
 
 
-def measure(geometry: ConvGeometry, dtype: Any) -> dict[str, Any]:
+def weight_grad_ways(geometry: ConvGeometry, itemsize: int, samples: int) -> Ways:
+    """The ways of a weight gradient."""
+    bills = weight_grad_estimates.direct_bills(geometry, itemsize, samples)
+    correlation = plan.weight_grad_plan(geometry, itemsize)
+    runs: dict[str, Any] = {
+        weight_grad_estimates.OUTER: weight_grad_outer.weight_gradient,
+        weight_grad_estimates.COLUMNS: partial(weight_grad.by_columns, correlation),
+        weight_grad_estimates.BOXES: partial(weight_grad.by_boxes, correlation),
+    }
+
+    def into(run: Any) -> Run:
+        def call(x: Array, w: Array, y: Array) -> None:
+            w[...] = run(y, x, geometry)
+
+        return call
+
+    found = {name: (bill, into(runs[name])) for name, bill in bills.items()}
+    if itemsize == 4 and (tiles := weight_grad_winograd.tiles_of(geometry)):
+        run = partial(weight_grad_winograd.weight_gradient, tiles)
+        found["winograd"] = weight_grad_estimates.tiles_bill(tiles, samples), into(run)
+    return found
+
+
+OPERATIONS = {"forward": forward_ways, "weight_grad": weight_grad_ways}
+
+
+def measure(geometry: ConvGeometry, dtype: Any, operation: str) -> dict[str, Any]:
     """Bills and nanoseconds of a sample by each way."""
-    c = plan.forward_plan(geometry, np.dtype(dtype).itemsize)
-    samples = max(1, round(_TIMED_FLOPS / (2 * math.prod(geometry.out_spatial) * c.rows * c.channels * c.kernel_size)))
+    flops = 2 * math.prod(geometry.out_spatial) * geometry.out_channels * geometry.in_channels * geometry.taps
+    samples = max(1, round(_TIMED_FLOPS / flops))
     random = np.random.default_rng(0)
-    x = random.standard_normal((samples, geometry.in_channels, *geometry.spatial)).astype(dtype)
-    w = random.standard_normal((geometry.out_channels, geometry.in_channels, *geometry.kernel)).astype(dtype)
-    y, first = np.empty((samples, geometry.out_channels, *geometry.out_spatial), dtype), None
-    found = ways(c, samples)
+    shapes = geometry.input_shape(samples), geometry.weight_shape, geometry.output_shape(samples)
+    x, w, y = (random.standard_normal(shape).astype(dtype) for shape in shapes)
+    target, first = (y if operation == "forward" else w), None
+    found = OPERATIONS[operation](geometry, x.itemsize, samples)
     for name, (_, run) in found.items():
         run(x, w, y)
-        first = y.copy() if first is None else first
-        if not np.allclose(y, first, rtol=0, atol=1e-4 * float(abs(first).max())):  # each adds in its order
+        first = target.copy() if first is None else first
+        if not np.allclose(target, first, rtol=0, atol=1e-4 * float(abs(first).max())):  # each adds in its order
             raise AssertionError(f"{name} differs from {next(iter(found))}: {geometry}")
     times = dict.fromkeys(found, math.inf)
     for _ in range(_BLOCKS):
@@ -105,7 +150,8 @@ def measure(geometry: ConvGeometry, dtype: Any) -> dict[str, Any]:
             times[name] = min(times[name], _seconds(run, (x, w, y)) / samples * 1e9)
     given = {field.name: getattr(geometry, field.name) for field in dataclasses.fields(geometry) if field.init}
     bills = {name: bill for name, (bill, _) in found.items()}
-    return {"geometry": given, "samples": samples, "itemsize": x.itemsize, "times": times, "bills": bills}
+    what = {"geometry": given, "operation": operation, "samples": samples, "itemsize": x.itemsize}
+    return {**what, "times": times, "bills": bills}
 
 
 def keep(path: Path, samples: list[dict[str, Any]]) -> None:
@@ -118,8 +164,9 @@ def kept(path: Path) -> list[dict[str, Any]]:
     samples: list[dict[str, Any]] = json.loads(path.read_text())
     for sample in samples:
         sample["geometry"] = {name: _tuples(value) for name, value in sample["geometry"].items()}
-        correlation = plan.forward_plan(ConvGeometry(**sample["geometry"]), sample["itemsize"])
-        found = ways(correlation, sample["samples"])
+        ways = OPERATIONS[sample["operation"]]
+        found = ways(ConvGeometry(**sample["geometry"]), sample["itemsize"], sample["samples"])
+        sample["times"] = {name: time for name, time in sample["times"].items() if name in found}
         sample["bills"] = {name: found[name][0] for name in sample["times"]}
     return samples
 
@@ -128,7 +175,7 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _seconds(run: Run, arguments: tuple[Any, ...]) -> float:
+def _seconds(run: Run, arguments: tuple[Array, Array, Array]) -> float:
     begin, calls = time.perf_counter(), 0
     while True:
         run(*arguments)
@@ -153,10 +200,10 @@ def loss(samples: list[dict[str, Any]], prices: dict[str, float]) -> tuple[float
 def fitted(samples: list[dict[str, Any]]) -> dict[str, float]:
     """Prices with the least squares of relative errors, none negative."""
     prices: dict[str, float] = {}
-    for name in ("boxes", "columns", "lanes", "winograd"):
-        of_way = [(s["bills"][name], s["times"][name]) for s in samples if name in s["bills"]]
-        if not of_way:
-            continue
+    every = {(sample["operation"], name) for sample in samples for name in sample["bills"]}
+    for operation, name in sorted(every):
+        taken = [s for s in samples if s["operation"] == operation and name in s["bills"]]
+        of_way = [(s["bills"][name], s["times"][name]) for s in taken]
         things = sorted({thing for bill, _ in of_way for thing in bill})
         table = np.array([[bill.get(thing, 0.0) / taken for thing in things] for bill, taken in of_way])
         found, _ = nnls(table, np.ones(len(table)))
@@ -178,17 +225,18 @@ def main() -> None:
     else:
         fc.set_num_threads(1)
         random = np.random.default_rng(arguments.seed)
-        samples = [measure(random_geometry(random), arguments.dtype) for _ in range(arguments.samples)]
+        operations = itertools.islice(itertools.cycle(OPERATIONS), arguments.samples)
+        samples = [measure(random_geometry(random), arguments.dtype, operation) for operation in operations]
         if arguments.output:
             keep(arguments.output, samples)
     half = len(samples) // 2
     print(f"{len(samples)} convolutions; time over that of the fastest way, mean and 95th percentile:")
-    print("  by the prices in use  {:.1%} {:.1%}".format(*loss(samples, estimates.PRICES)))
+    print("  by the prices in use  {:.1%} {:.1%}".format(*loss(samples, PRICES)))
     print("  fitted to one half, of the other  {:.1%} {:.1%}".format(*loss(samples[half:], fitted(samples[:half]))))
     prices = fitted(samples)
     print("  fitted to all  {:.1%} {:.1%}".format(*loss(samples, prices)))
-    for thing in estimates.PRICES:
-        print(f"    {thing!r}: {prices.get(thing, 0.0):.3g},")
+    for thing, price in prices.items():
+        print(f"    {thing!r}: {price:.3g},")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastconv.backends.cpu import estimates, plan, shift_gemm
+from fastconv.backends.cpu import convolution, estimates, plan, prices, shift_gemm
 from fastconv.geometry import ConvGeometry
 
 pytest.importorskip("scipy", reason="bench.estimates fits by scipy: pip install 'fastconv[test]'")
@@ -21,30 +21,45 @@ GEOMETRIES = {
     "3d": ConvGeometry(16, 32, 1, (10, 12, 14), (3, 3, 3), (1, 1, 1), (1, 1, 1), ((1, 1),) * 3),
 }
 given = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+operations = pytest.mark.parametrize("operation", bench.OPERATIONS)
+FREE = {"outer vector, step 1", "tiled gradient call"}
+"""What was found to cost nothing with 16 and with 32 registers."""
 
 
 @given
+@operations
 @pytest.mark.parametrize("itemsize", [4, 8])
-def test_every_thing_on_a_bill_has_a_price(geometry, itemsize):
-    ways = bench.ways(plan.forward_plan(geometry, itemsize), 4)
-    priced = estimates.WITH_16_REGISTERS.keys() | estimates.WITH_32_REGISTERS.keys()
-    assert {thing for bill, _ in ways.values() for thing in bill} <= priced
+def test_every_thing_on_a_bill_has_a_price(geometry, operation, itemsize):
+    ways = bench.OPERATIONS[operation](geometry, itemsize, 4)
+    priced = prices.WITH_16_REGISTERS.keys() | prices.WITH_32_REGISTERS.keys()
+    assert {thing for bill, _ in ways.values() for thing in bill} <= priced | FREE
     assert all(estimates.cost(bill) > 0 for bill, _ in ways.values())
 
 
 @given
 def test_the_cheapest_direct_way_is_taken(geometry):
     c = plan.forward_plan(geometry, 4)
-    costs = {name: estimates.cost(bill) for name, (bill, _) in bench.ways(c, 4).items() if name != "winograd"}
+    ways = bench.forward_ways(geometry, 4, estimates.SAMPLES)
+    costs = {name: estimates.cost(bill) for name, (bill, _) in ways.items() if name != "winograd"}
     taken = shift_gemm.ShiftGemm(c, (c.channels * c.kernel_size, c.kernel_size)).name
     assert {"in place": "boxes"}.get(taken, taken) == min(costs, key=costs.get)
     assert shift_gemm.direct_time(c) == pytest.approx(min(costs.values()))
 
 
 @given
-def test_all_ways_compute_the_same(geometry):
-    with np.errstate(all="raise"):
-        measured = bench.measure(geometry, "float32")  # raises where they differ
+@pytest.mark.parametrize("itemsize, precision", [(4, "highest"), (4, "default"), (8, "default")])
+def test_the_cheapest_weight_gradient_is_taken(geometry, itemsize, precision):
+    ways = bench.weight_grad_ways(geometry, itemsize, estimates.SAMPLES)
+    costs = {name: estimates.cost(bill) for name, (bill, _) in ways.items()}
+    if "winograd" in costs:
+        costs["winograd"] *= estimates.WINOGRAD_GAIN if precision == "default" else np.inf
+    assert convolution._weight_grad(geometry, itemsize, precision).name == min(costs, key=costs.get)
+
+
+@given
+@operations
+def test_all_ways_compute_the_same(geometry, operation):
+    measured = bench.measure(geometry, "float32", operation)  # raises where they differ
     assert measured["times"].keys() == measured["bills"].keys()
     assert min(measured["times"].values()) > 0
 
@@ -56,7 +71,7 @@ def test_prices_are_found_again():
     for _ in range(20):
         bills = {way: {thing: random.uniform(1, 100) for thing in things} for way, things in prices.items()}
         times = {way: sum(prices[way][thing] * n for thing, n in bill.items()) for way, bill in bills.items()}
-        samples.append({"bills": bills, "times": times})
+        samples.append({"operation": "forward", "bills": bills, "times": times})
     found = bench.fitted(samples)
     assert found == pytest.approx({"a": 2.0, "b": 0.5, "c": 30.0, "d": 0.0}, abs=1e-9)
     assert bench.loss(samples, found) == pytest.approx((0, 0), abs=1e-12)
@@ -64,7 +79,7 @@ def test_prices_are_found_again():
 
 
 def test_what_was_measured_is_read_again(tmp_path):
-    samples = [bench.measure(GEOMETRIES[name], "float64") for name in ("1d", "3x3")]
+    samples = [bench.measure(GEOMETRIES["3x3"], "float64", operation) for operation in bench.OPERATIONS]
     path = tmp_path / "measured.json"
     bench.keep(path, samples)
     assert bench.kept(path) == samples

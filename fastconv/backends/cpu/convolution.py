@@ -17,6 +17,7 @@ from fastconv.backends.cpu import (
     patches,
     phases,
     weight_grad,
+    weight_grad_estimates,
     weight_grad_outer,
     weight_grad_winograd,
     winograd,
@@ -100,21 +101,23 @@ class WeightGrad(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _weight_grad(geometry: ConvGeometry, itemsize: int, precision: str) -> WeightGrad:
-    if itemsize == 4 and precision != "highest" and (tiles := weight_grad_winograd.tiles_of(geometry)):
-        direct = _weight_grad(geometry, itemsize, "highest")
-        return WeightGrad("winograd", partial(_weight_grad_where_finite, tiles, direct))
     if depthwise_weight_grad.suits(geometry, itemsize):
         return WeightGrad("depthwise lanes", depthwise_weight_grad.weight_gradient)
     if patches.suits(geometry):
         return WeightGrad("patches", _weight_grad_of_patches)
     correlation = weight_grad_plan(geometry, itemsize)
-    if weight_grad_outer.suits(correlation):
-        return WeightGrad("outer-product", weight_grad_outer.weight_gradient)
     if correlation.empty:
         return WeightGrad("constant", _no_weight_grad)
-    if correlation.small:
-        return WeightGrad("inner-product columns", partial(weight_grad.by_columns, correlation))
-    return WeightGrad("inner-product boxes", partial(weight_grad.by_boxes, correlation))
+    name = weight_grad_estimates.direct_way(geometry, itemsize)
+    ways: dict[str, Callable[..., Array]] = {
+        weight_grad_estimates.OUTER: weight_grad_outer.weight_gradient,
+        weight_grad_estimates.COLUMNS: partial(weight_grad.by_columns, correlation),
+        weight_grad_estimates.BOXES: partial(weight_grad.by_boxes, correlation),
+    }
+    tiles = weight_grad_winograd.tiles_of(geometry) if itemsize == 4 and precision != "highest" else None
+    if tiles and weight_grad_estimates.pays(tiles, geometry):
+        return WeightGrad("winograd", partial(_weight_grad_where_finite, tiles, ways[name]))
+    return WeightGrad(name, ways[name])
 
 
 def _no_weight_grad(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
@@ -123,10 +126,10 @@ def _no_weight_grad(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
 
 
 def _weight_grad_where_finite(
-    tiles: weight_grad_winograd.Tiles, direct: WeightGrad, gy: Array, x: Array, geometry: ConvGeometry
+    tiles: weight_grad_winograd.Tiles, direct: Callable[..., Array], gy: Array, x: Array, geometry: ConvGeometry
 ) -> Array:
     gw = weight_grad_winograd.weight_gradient(tiles, gy, x, geometry)
-    return gw if np.isfinite(gw).all() else direct.run(gy, x, geometry)
+    return gw if np.isfinite(gw).all() else direct(gy, x, geometry)
 
 
 def _weight_grad_of_patches(gy: Array, x: Array, geometry: ConvGeometry) -> Array:

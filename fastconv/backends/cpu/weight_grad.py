@@ -38,7 +38,7 @@ Array = npt.NDArray[Any]
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 _ROWS, _TAPS = INNER_TILE
 _TAPS_ONE_ROW = INNER_TILE_ONE_ROW[1]
-_COLUMN_VECTORS = 40  # of a unit, at most: long enough to pay for the sums over lanes, short enough for the caches
+COLUMN_VECTORS = 40  # of a unit, at most: long enough to pay for the sums over lanes, short enough for the caches
 _PANEL_TILES = 2  # tiles of taps that share a visit to the output gradient: their rows of the panel do not overlap
 _PANEL_BYTES = 1 << 20
 _PARTIAL_BYTES = 4 << 20
@@ -320,7 +320,7 @@ class _Columns:
     def __init__(self, correlation: Correlation, samples: int, threads: int) -> None:
         lanes = lanes_of(correlation.itemsize)
         columns = samples * correlation.outputs
-        self.span = span = even_part(-(-columns // lanes), _COLUMN_VECTORS) * lanes
+        self.span = span = even_part(-(-columns // lanes), COLUMN_VECTORS) * lanes
         self.partial = partial = _Partial(correlation, -(-columns // span))
         taps = len(correlation.kernel_taps)
         channels = correlation.count // taps

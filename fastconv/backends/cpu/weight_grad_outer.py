@@ -31,22 +31,17 @@ from fastconv.geometry import ConvGeometry
 
 Array = npt.NDArray[Any]
 
-_WIDE, _NARROW = WIDE[ROWS], NARROW[ROWS]
+WIDE_VECTORS, _NARROW = WIDE[ROWS], NARROW[ROWS]
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
-_MANY_VECTORS = 2  # of channels: below, a narrow tile takes too large a part of them
 _UNITS_PER_SLICE = 4  # at least, so that adding the partials costs little
 _PACKED_BYTES = SECOND_LEVEL_BYTES // 4  # of gy that all tiles of channels meet before the next blocks of rows do
 _NS_PER_FLOP = 0.01
 
 
 def suits(correlation: Correlation) -> bool:
-    """Channels and rows fill their vectors and blocks."""
-    if correlation.empty:
-        return False
+    """Channels fill a vector and rows a block, but for a quarter."""
     lanes = lanes_of(correlation.itemsize)
-    many = correlation.channels >= _MANY_VECTORS * lanes or correlation.small
-    sizes = ((correlation.channels, lanes), (correlation.rows, ROWS))
-    return many and all(4 * n >= 3 * -(-n // whole) * whole for n, whole in sizes)
+    return 4 * correlation.channels >= 3 * lanes and 4 * correlation.rows >= 3 * ROWS
 
 
 @inlined
@@ -82,7 +77,7 @@ def _transposed_boxes(
         for r in range(min(p.box_h, p.outputs_h - h0)):
             for column in range(min(p.box_w, p.outputs_w - w0)):
                 position = base + r * p.pitch + column
-                off[0, count], off[1, count] = position * _WIDE * lanes, position * _NARROW * lanes
+                off[0, count], off[1, count] = position * WIDE_VECTORS * lanes, position * _NARROW * lanes
                 count += 1
     return count
 
@@ -90,9 +85,9 @@ def _transposed_boxes(
 @routine
 def _tile_of(c: int, pitch: int, lanes: int) -> tuple[int, int]:
     """First channel and number of channels of the tile that channel c belongs to."""
-    wide = c // (_WIDE * lanes) * _WIDE * lanes
-    if pitch - wide >= _WIDE * lanes:
-        return wide, _WIDE * lanes
+    wide = c // (WIDE_VECTORS * lanes) * WIDE_VECTORS * lanes
+    if pitch - wide >= WIDE_VECTORS * lanes:
+        return wide, WIDE_VECTORS * lanes
     return c // (_NARROW * lanes) * _NARROW * lanes, _NARROW * lanes
 
 
@@ -135,7 +130,7 @@ def _tile_products(
 ) -> None:
     """One tile of dw at address c, stored or added to what is there."""
     if wide:
-        outer(zero, ROWS, _WIDE, a, b, off, count, zeros, c, c_stride, 0, add)
+        outer(zero, ROWS, WIDE_VECTORS, a, b, off, count, zeros, c, c_stride, 0, add)
     else:
         outer(zero, ROWS, _NARROW, a, b, off, count, zeros, c, c_stride, 0, add)
 
@@ -179,7 +174,7 @@ def weight_grad_outer(
                 c = 0
                 while c < pitch:
                     _, width = _tile_of(c, pitch, lanes)
-                    wide = width == _WIDE * lanes
+                    wide = width == WIDE_VECTORS * lanes
                     panel = address + c * (last - first) * positions * size
                     where = pointer(off) + (0 if wide else stride * 8)
                     for block in range(start, stop):
@@ -235,7 +230,7 @@ def weight_gradient(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     stride = -(-unit_boxes * box_outputs // lanes) * lanes
     together = min(rows // ROWS, max(1, _PACKED_BYTES // (ROWS * stride * x.itemsize)))
     behind = max(pitch * int(p["channel"]) + lanes * lanes, ROWS * stride)
-    elements = unit_boxes * positions * pitch + together * ROWS * stride + behind + _WIDE * lanes
+    elements = unit_boxes * positions * pitch + together * ROWS * stride + behind + WIDE_VECTORS * lanes
     tasks = slices * groups * chunks
     team = team_for(tasks, len(x) * correlation.flops * _NS_PER_FLOP)
     weight_grad_outer(

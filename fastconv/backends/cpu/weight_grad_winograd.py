@@ -28,7 +28,7 @@ from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, interleave, outer_strided, transpose
 from fastconv.backends.cpu.team import shared
 from fastconv.backends.cpu.weight_grad import slice_count
-from fastconv.backends.cpu.winograd import suits, tiled, with_transforms
+from fastconv.backends.cpu.winograd import suits, tiled
 from fastconv.backends.cpu.winograd_kernels import FILTER_PADDING, LANES, STAGGER, frequencies_of
 from fastconv.backends.cpu.winograd_matrices import outputs, patch
 from fastconv.backends.cpu.winograd_simd import filter_gradient, gradient_transform, input_transform
@@ -43,8 +43,6 @@ _UNIT_TILES = 160  # at most: with them a transformed tile of channels fills mos
 _SCRATCH_BYTES = 64 << 20  # of a thread, for what is transformed, and of a call, for the sums of a slice
 _UNITS_PER_SLICE = 4  # at least, so that adding the slices costs little
 _NS_PER_FLOP = 0.01
-_GATHERED_PLANE = {1: 2_000, 2: 36_000}  # time to take a plane apart over that of a product, by the axes with taps
-_LEAST_GAIN = 1.1
 _SLACK = 4 * LANES  # that the last vectors of a transposition read and write too much, in each piece of the scratch
 
 
@@ -71,10 +69,6 @@ class Tiles:
         images = np.arange(steps[0] * steps[1], dtype=np.int64)
         self.gradient_offsets = images * (self.gradient[0]["plane"] * ROWS)
         self.box_tiles = int(p["box_h"] * p["box_w"])
-        tiles = -(-height.outputs // steps[0]) * -(-width.outputs // steps[1])
-        products = with_transforms(taps, rows, channels) * self.frequencies * tiles
-        gathering = _GATHERED_PLANE[sum(count > 1 for count in taps)] * (1 / rows + 1 / channels)
-        self.pays = _LEAST_GAIN * (products + gathering) < self.taps * height.outputs * width.outputs
         elements = self.frequencies * max(_UNIT_TILES * (channels + rows), groups * channels * rows)
         self.fits = 4 * elements <= _SCRATCH_BYTES
 
@@ -94,7 +88,7 @@ def _boxes_of_gradient(p: Any, steps: tuple[int, int], sizes: tuple[int, int]) -
 
 
 def tiles_of(geometry: ConvGeometry) -> Tiles | None:
-    """The tiles of a geometry whose weight gradient in float32 they serve faster than direct sums; else None."""
+    """The tiles of a geometry whose weight gradient in float32 they can compute; else None."""
     correlation = forward_plan(geometry, 4)
     if correlation.empty or not suits(correlation) or correlation.channels < LANES or correlation.rows < ROWS:
         return None
@@ -102,7 +96,7 @@ def tiles_of(geometry: ConvGeometry) -> Tiles | None:
     if len(depth.offsets) > 1 or len(tiled(height)) * len(tiled(width)) > 1:
         return None
     tiles = Tiles(geometry)
-    return tiles if tiles.pays and tiles.fits else None
+    return tiles if tiles.fits else None
 
 
 @routine

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.axes import Axis
-from fastconv.backends.cpu.estimates import Bill, cost
+from fastconv.backends.cpu.estimates import SAMPLES, WINOGRAD_GAIN, Bill, cost
 from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat
 from fastconv.backends.cpu.plan import TILE_VECTORS, Correlation
 from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch_rows
@@ -38,9 +38,6 @@ from fastconv.backends.threads import get_num_threads, share, team_for
 _SMALL_OUTPUTS = 400
 _PLANES = 4  # of outputs that share the transformed planes of a volume
 _MIN_CHANNELS, _MIN_ROWS = 8, 6
-
-_SAMPLES = 4  # of small images, assumed: they share the transforms of the filters
-_GAIN = 1.05  # for which direct sums are left, which round less and whose threads need not wait for each other
 
 _MANY_CHANNELS = 256  # beyond them a transformed box of TILE_COLUMNS takes more than its share of the third level
 _TRANSFORM = {1: 12, 2: 25}  # time to transform a frequency over that of a product with it, by the axes with taps
@@ -121,7 +118,7 @@ class Winograd:
         all_of_it = with_transforms(taps, correlation.rows, channels * planes, gathered)
         self.inputs = 1 - with_transforms(taps, correlation.rows, channels * planes, gathered=0) / all_of_it
         """The part of the time that goes into the transforms of the inputs."""
-        self.pays = _GAIN * cost(self.bill(_SAMPLES)) < direct_time(correlation)
+        self.pays = WINOGRAD_GAIN * cost(self.bill(SAMPLES)) < direct_time(correlation)
         self.cost = all_of_it * sum(tiles.flops for tiles in by_phase) * _NS_PER_FLOP
 
     def bill(self, samples: int) -> Bill:

@@ -1,0 +1,198 @@
+"""What the things on the bills of estimates.py cost, in nanoseconds of one core; only their ratios matter.
+
+Fitted by `python -m bench.estimates`, separately for processors with 16 and with 32 vector registers: their tiles
+differ.
+"""
+
+from __future__ import annotations
+
+from fastconv.backends.cpu.host import REGISTERS
+
+# Zen 3, 12,855 convolutions: half of the estimates lie between 0.8 and 1.1 of the time taken, and the way with the
+# least estimate took on average 2 % longer than the fastest.
+WITH_16_REGISTERS = {
+    # A product is a vector multiplied and added: more where the phases of a step lie apart, or where the gathered
+    # source of a box does not fit into the second level, or where many rows in place fall into a few sets of the cache.
+    "box product": 0.2,
+    "box product, phases apart": 0.01,
+    "box product, far": 0.067,
+    "box product, rows far apart": 0.02,
+    "box": 715.0,
+    "box row": 20.0,  # of the source
+    "box vector, step 2": 0.8,  # gathered: phases of a step are taken apart by shuffles
+    "box vector, step 4": 5.4,
+    "box element": 1.05,  # where the step has no shuffle
+    "box tile": 9.9,  # stored as it is
+    "box piece": 4.35,  # a row of a piece of a tile that reaches over rows' ends
+    "column product": 0.2,
+    "column tile": 36.0,
+    "panel": 1000.0,
+    "column vector, step 1": 2.4,
+    "column vector, step 2": 3.2,
+    "column vector, step 4": 6.9,
+    "column element": 2.6,
+    "stretch": 3.2,  # a row of outputs of one tap of one channel, by vectors
+    "stretch of elements": 19.0,
+    "moves": 29.0,  # of a stretch: what the channels share
+    "lane product": 0.2,
+    "lane product, odd": 0.067,  # in a block of one vector of rows
+    "lane product, far": 0.067,
+    "lane tile": 13.7,
+    "lane box": 350.0,
+    "lane row": 6.0,
+    "lane vector": 2.1,  # copied with its padding
+    # Winograd's tiles (winograd.py) of small images, fitted to 2,330 convolutions: a product as above, a tile of them,
+    # and a vector of a frequency of what is transformed.
+    "tiles product": 0.172,
+    "tiles tile": 92.0,
+    "tiles input": 11.3,
+    "tiles filter": 1.98,
+    "tiles call": 8700.0,
+    # The same in boxes, by the axes that are transformed. Not fitted on Zen 3: its prices on Zen 4 by vectors of 256
+    # bits, times the 1.3 that direct sums there take longer by the prices above.
+    "tiled box product": 0.25,
+    "tiled box product, planes": 0.06,
+    "tiled box input, axes 1": 1.5,
+    "tiled box input, axes 2": 3.8,
+    "tiled box input, planes": 1.6,
+    "tiled box output, axes 1": 1.8,
+    "tiled box output, axes 2": 2.35,
+    "tiled box filter": 2.6,
+    "tiled box": 3200.0,
+    "tiled box, planes": 1300.0,
+    # Of weight gradients: inner products over boxes and exact columns, outer products, and Winograd's tiles. Not fitted
+    # on Zen 3 but on Zen 4 by vectors of 256 bits (2,550 convolutions, 3 % over the fastest on average, 20 % before).
+    "inner box call": 52200.0,
+    "inner box element": 0.85,
+    "inner box gradient row": 3.12,
+    "inner box gradient vector": 1.7,
+    "inner box product": 0.139,
+    "inner box row": 3.57,
+    "inner box tile": 11.1,
+    "inner box vector, step 1": 1.64,
+    "inner box vector, step 2": 2.06,
+    "inner box vector, step 4": 4.46,
+    "inner box weight": 3.72,
+    "inner column element": 2.7,
+    "inner column gradient row": 2.35,
+    "inner column moves": 9.67,
+    "inner column product": 0.156,
+    "inner column row": 1.49,
+    "inner column tile": 25.9,
+    "inner column unit": 923.0,
+    "inner column vector, step 1": 1.65,
+    "inner column vector, step 2": 2.6,
+    "inner column vector, step 4": 5.04,
+    "inner column weight": 1.37,
+    "outer box": 271.0,
+    "outer element": 0.555,
+    "outer gradient row": 3.43,
+    "outer gradient vector": 1.66,
+    "outer product": 0.149,
+    "outer product, narrow": 0.185,
+    "outer row": 9.31,
+    "outer tile": 2.13,
+    "outer transposed": 1.59,
+    "outer vector, step 2": 1.47,
+    "outer vector, step 4": 3.96,
+    "outer weight": 0.938,
+    "tiled gradient box": 227.0,
+    "tiled gradient call": 1230.0,
+    "tiled gradient input, axes 1": 1.37,
+    "tiled gradient input, axes 2": 1.66,
+    "tiled gradient output, axes 1": 1.27,
+    "tiled gradient output, axes 2": 1.03,
+    "tiled gradient product": 0.15,
+    "tiled gradient row": 22.3,
+    "tiled gradient weight": 1.24,
+}
+
+# Zen 4, 6,600 convolutions (2,400 more for Winograd's tiles) by vectors of 512 bits: 2 % longer than the fastest.
+WITH_32_REGISTERS = {
+    "box product": 0.3,
+    "box product, phases apart": 0.026,
+    "box product, far": 0.0552,
+    "box product, rows far apart": 0.0332,
+    "box": 101,
+    "box row": 11.4,
+    "box vector, step 1": 0.885,
+    "box vector, step 2": 2.39,
+    "box vector, step 4": 5.97,
+    "box element": 0.597,
+    "box tile": 29.7,
+    "box piece": 3.38,
+    "column product": 0.353,
+    "column tile": 35.9,
+    "panel": 1060.0,
+    "column vector, step 2": 1.45,
+    "column vector, step 4": 6.16,
+    "column element": 1.21,
+    "stretch": 3.82,
+    "stretch of elements": 25.4,
+    "moves": 12.1,
+    "lane product": 0.314,
+    "lane tile": 20.5,
+    "lane box": 8.95,
+    "lane row": 2.53,
+    "lane vector": 1.94,
+    "tiles product": 0.141,
+    "tiles input": 15.9,
+    "tiles output": 11.0,
+    "tiles filter": 3.93,
+    "tiles call": 11400.0,
+    "tiled box product": 0.376,
+    "tiled box product, planes": 0.005,
+    "tiled box input, axes 1": 2.73,
+    "tiled box input, axes 2": 8.9,
+    "tiled box input, planes": 4.6,
+    "tiled box output, axes 1": 2.56,
+    "tiled box output, axes 2": 3.69,
+    "tiled box filter": 2.33,
+    "tiled box": 2740.0,
+    # Of weight gradients: 2,550 convolutions, 5 % over the fastest on average.
+    "inner box call": 50100.0,
+    "inner box element": 0.852,
+    "inner box gradient row": 2.75,
+    "inner box gradient vector": 2.43,
+    "inner box product": 0.27,
+    "inner box row": 6.77,
+    "inner box tile": 29.7,
+    "inner box vector, step 1": 2.68,
+    "inner box vector, step 2": 3.67,
+    "inner box vector, step 4": 10.2,
+    "inner box weight": 2.75,
+    "inner column element": 2.39,
+    "inner column gradient row": 3.21,
+    "inner column moves": 18.9,
+    "inner column product": 0.296,
+    "inner column row": 2.54,
+    "inner column tile": 67.0,
+    "inner column unit": 547.0,
+    "inner column vector, step 1": 2.84,
+    "inner column vector, step 2": 4.84,
+    "inner column vector, step 4": 10.5,
+    "outer box": 698.0,
+    "outer element": 0.497,
+    "outer gradient row": 2.85,
+    "outer gradient vector": 3.84,
+    "outer product": 0.296,
+    "outer product, narrow": 0.272,
+    "outer row": 12.5,
+    "outer tile": 34.9,
+    "outer transposed": 2.23,
+    "outer vector, step 2": 2.35,
+    "outer vector, step 4": 7.78,
+    "outer weight": 0.795,
+    "tiled gradient box": 496.0,
+    "tiled gradient input, axes 1": 2.05,
+    "tiled gradient input, axes 2": 5.17,
+    "tiled gradient output, axes 1": 1.02,
+    "tiled gradient output, axes 2": 1.39,
+    "tiled gradient product": 0.335,
+    "tiled gradient row": 24.6,
+    "tiled gradient transposed": 0.509,
+    "tiled gradient weight": 2.23,
+}
+
+PRICES: dict[str, float] = WITH_32_REGISTERS if REGISTERS == 32 else WITH_16_REGISTERS
+"""Nanoseconds of each thing on a bill; what is not named costs nothing."""
