@@ -45,7 +45,9 @@ Ways = dict[str, tuple[estimates.Bill, Run]]
 
 _MOST_FLOPS, _LEAST_FLOPS = 4e8, 2e5
 _BLOCK_SECONDS, _BLOCKS = 2e-3, 3
-_TIMED_FLOPS = 2e7  # samples are added until a call has this many: no single sample is estimated
+_ARRAY_BYTES, _CALL_FLOPS = 8 << 20, 1e9
+"""Of the input and output of a timed call: samples are added until they lie where those of a network do, in the last-level
+cache; and the most that it computes."""
 
 
 def random_geometry(random: np.random.Generator) -> ConvGeometry:
@@ -133,7 +135,8 @@ OPERATIONS = {"forward": forward_ways, "weight_grad": weight_grad_ways}
 def measure(geometry: ConvGeometry, dtype: Any, operation: str) -> dict[str, Any]:
     """Bills and nanoseconds of a sample by each way."""
     flops = 2 * math.prod(geometry.out_spatial) * geometry.out_channels * geometry.in_channels * geometry.taps
-    samples = max(1, round(_TIMED_FLOPS / flops))
+    sample_bytes = math.prod(geometry.input_shape(1)) + math.prod(geometry.output_shape(1))
+    samples = max(1, min(64, _ARRAY_BYTES // (sample_bytes * np.dtype(dtype).itemsize), int(_CALL_FLOPS / flops)))
     random = np.random.default_rng(0)
     shapes = geometry.input_shape(samples), geometry.weight_shape, geometry.output_shape(samples)
     x, w, y = (random.standard_normal(shape).astype(dtype) for shape in shapes)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES
-from fastconv.backends.cpu.plan import FAR_ROWS, MANY_ROWS, PANEL_STEP, TILE_VECTORS, Correlation
+from fastconv.backends.cpu.plan import MANY_ROWS, PANEL_STEP, TILE_VECTORS, Correlation
 from fastconv.backends.cpu.prices import PRICES
 from fastconv.backends.cpu.row_lanes_simd import OUTPUTS, VECTORS
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from fastconv.backends.cpu.row_lanes import RowLanes
 
 Bill = dict[str, float]
+
+PAGE_BYTES, FAR_PAGES = 4096, 64
+"""Of memory: a core has the addresses of about so many at hand."""
 
 STEPS = (1, 2, 4)
 """Steps along a row that are gathered by shuffles."""
@@ -80,8 +83,8 @@ def boxes_bill(c: Correlation) -> Bill:
     else:
         bill["box piece"] = (tiles + depth.outputs * height.outputs * int(plan["boxes_w"])) * c.rows
     if plan["direct"]:
-        if c.count >= FAR_ROWS:
-            bill["box product, rows far apart"] = products
+        if c.count * min(PAGE_BYTES, c.outputs * c.itemsize) > FAR_PAGES * PAGE_BYTES:
+            bill["box product, far pages"] = products
         return bill
     elements = c.boxes * c.channels * int(plan["channel"])
     if width.step in STEPS:

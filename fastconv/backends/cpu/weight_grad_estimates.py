@@ -48,6 +48,7 @@ def boxes_bill(c: Correlation, samples: int) -> Bill:
     return {
         "inner box product": c.boxes * -(-length // lanes) * products,
         "inner box tile": c.boxes * row_tiles * tap_tiles,
+        "inner box streamed": c.boxes * row_tiles * c.channels * int(plan["channel"]) / lanes,
         "inner box gradient row": depth.outputs * height.outputs * int(plan["boxes_w"]) * c.rows,
         "inner box gradient vector": c.outputs * c.rows / lanes,
         "inner box weight": c.rows * c.count / samples,
