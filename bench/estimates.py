@@ -24,13 +24,12 @@ from scipy.optimize import nnls
 
 import fastconv as fc
 from fastconv.backends.cpu import (
+    convolution,
     estimates,
     plan,
     row_lanes,
     shift_gemm,
-    weight_grad,
     weight_grad_estimates,
-    weight_grad_outer,
     weight_grad_winograd,
     winograd,
 )
@@ -45,9 +44,8 @@ Ways = dict[str, tuple[estimates.Bill, Run]]
 
 _MOST_FLOPS, _LEAST_FLOPS = 4e8, 2e5
 _BLOCK_SECONDS, _BLOCKS = 2e-3, 3
-_ARRAY_BYTES, _CALL_FLOPS = 8 << 20, 1e9
-"""Of the input and output of a timed call: samples are added until they lie where those of a network do, in the last-level
-cache; and the most that it computes."""
+_ARRAY_BYTES = 8 << 20  # input and output of a timed call: in the last-level cache, like the arrays inside a network
+_CALL_FLOPS = 1e9  # of a timed call, at most
 
 
 def random_geometry(random: np.random.Generator) -> ConvGeometry:
@@ -109,12 +107,7 @@ def forward_ways(geometry: ConvGeometry, itemsize: int, samples: int) -> Ways:
 def weight_grad_ways(geometry: ConvGeometry, itemsize: int, samples: int) -> Ways:
     """The ways of a weight gradient."""
     bills = weight_grad_estimates.direct_bills(geometry, itemsize, samples)
-    correlation = plan.weight_grad_plan(geometry, itemsize)
-    runs: dict[str, Any] = {
-        weight_grad_estimates.OUTER: weight_grad_outer.weight_gradient,
-        weight_grad_estimates.COLUMNS: partial(weight_grad.by_columns, correlation),
-        weight_grad_estimates.BOXES: partial(weight_grad.by_boxes, correlation),
-    }
+    runs = convolution.direct_weight_grads(geometry, itemsize)
 
     def into(run: Any) -> Run:
         def call(x: Array, w: Array, y: Array) -> None:

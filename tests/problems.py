@@ -181,7 +181,7 @@ n0 c2 dhw4 k3 f3 p1
 LARGE_LINES = """
 n8 c16 hw28 k32 f3 p1
 n2 c64 hw28 k48 f3 p1
-n8 c64 hw7 k96 f3 p1
+n8 c56 hw7 k72 f3 p1
 n4 c128 hw14 k64 f1
 n9 c256 hw7 k100 f1
 n2 c3 hw96 k32 f7 s2 p3

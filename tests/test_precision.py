@@ -17,7 +17,7 @@ WINOGRAD_LINES = (
     "n2 c24 hw56 k24 f3 p1",
     "n1 c28 hw31x37 k25 f3",
     "n3 c64 hw14 k40 f3 p1",
-    "n8 c64 hw7 k64 f3 p1",
+    "n8 c56 hw7 k72 f3 p1",
     "n2 c64 hw33x101 k64 f3 p2 g2",
     "n1 c24 dhw5x32x40 k24 f3 p1",
     "n1 c64 hw7x1200 k64 f3 p1",
@@ -48,7 +48,7 @@ WINOGRAD_LINES = (
 WEIGHT_GRAD_LINES = (
     "n2 c40 hw63x61 k44 f3 p1",
     "n2 c512 hw7 k260 f3 p1",
-    "n9 c24 hw60 k30 f3",
+    "n9 c40 hw60 k36 f3",
     "n70 c64 hw20 k72 f3 p1",
     "n2 c96 hw27 k60 f5 p2 g2",
     "n1 c40 hw101x30 k24 f5 p0:4x2",

@@ -109,15 +109,21 @@ def _weight_grad(geometry: ConvGeometry, itemsize: int, precision: str) -> Weigh
     if correlation.empty:
         return WeightGrad("constant", _no_weight_grad)
     name = weight_grad_estimates.direct_way(geometry, itemsize)
-    ways: dict[str, Callable[..., Array]] = {
+    direct = direct_weight_grads(geometry, itemsize)[name]
+    tiles = weight_grad_winograd.tiles_of(geometry) if itemsize == 4 and precision != "highest" else None
+    if tiles and weight_grad_estimates.pays(tiles, geometry):
+        return WeightGrad("winograd", partial(_weight_grad_where_finite, tiles, direct))
+    return WeightGrad(name, direct)
+
+
+def direct_weight_grads(geometry: ConvGeometry, itemsize: int) -> dict[str, Callable[..., Array]]:
+    """The ways of direct sums by the names of weight_grad_estimates.py, called with (gy, x, geometry)."""
+    correlation = weight_grad_plan(geometry, itemsize)
+    return {
         weight_grad_estimates.OUTER: weight_grad_outer.weight_gradient,
         weight_grad_estimates.COLUMNS: partial(weight_grad.by_columns, correlation),
         weight_grad_estimates.BOXES: partial(weight_grad.by_boxes, correlation),
     }
-    tiles = weight_grad_winograd.tiles_of(geometry) if itemsize == 4 and precision != "highest" else None
-    if tiles and weight_grad_estimates.pays(tiles, geometry):
-        return WeightGrad("winograd", partial(_weight_grad_where_finite, tiles, ways[name]))
-    return WeightGrad(name, ways[name])
 
 
 def _no_weight_grad(gy: Array, x: Array, geometry: ConvGeometry) -> Array:
