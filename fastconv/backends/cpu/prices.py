@@ -16,7 +16,7 @@ WITH_16_REGISTERS = {
     "box product": 0.2,
     "box product, phases apart": 0.01,
     "box product, far": 0.067,
-    "box product, far pages": 0.02,
+    "box product, far pages": 0.07,
     "box": 715.0,
     "box row": 20.0,  # of the source
     "box vector, step 2": 0.8,  # gathered: phases of a step are taken apart by shuffles
@@ -115,7 +115,7 @@ WITH_32_REGISTERS = {
     "box piece": 3.41,
     "box product": 0.303,
     "box product, far": 0.0589,
-    "box product, far pages": 0.0281,
+    "box product, far pages": 0.1,  # by what is chosen: as fitted, .03, too often rows in place
     "box product, phases apart": 0.0371,
     "box row": 10.8,
     "box tile": 21.8,
