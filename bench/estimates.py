@@ -185,9 +185,7 @@ def loss(samples: list[dict[str, Any]], prices: dict[str, float]) -> tuple[float
     """How much longer than the fastest way the one with the least estimate takes: mean, and the 95th percentile."""
     lost = []
     for sample in samples:
-        estimated = {
-            name: sum(prices.get(t, 0.0) * n for t, n in bill.items()) for name, bill in sample["bills"].items()
-        }
+        estimated = {name: estimates.cost(bill, prices) for name, bill in sample["bills"].items()}
         chosen = min(estimated, key=lambda name: estimated[name])
         lost.append(sample["times"][chosen] / min(sample["times"].values()) - 1)
     return float(np.mean(lost)), float(np.percentile(lost, 95))

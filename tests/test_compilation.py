@@ -33,6 +33,7 @@ def shapes(first):
             call(rank, c, k, first + number, 1 + number % 4, stride=1 + number % 3, padding=number % 2)
         call(rank, 6, 6, first + 21, 3, groups=6)
         call(rank, 32, 32, first + 11, 3, padding=1)
+        call(rank, 64, 32, first, 1)
         call(rank, 64, 32, first, 1, stride=2)
 
 def signatures():

@@ -108,10 +108,10 @@ def _weight_grad(geometry: ConvGeometry, itemsize: int, precision: str) -> Weigh
     correlation = weight_grad_plan(geometry, itemsize)
     if correlation.empty:
         return WeightGrad("constant", _no_weight_grad)
-    name = weight_grad_estimates.direct_way(geometry, itemsize)
+    name, time = weight_grad_estimates.direct_way(geometry, itemsize)
     direct = direct_weight_grads(geometry, itemsize)[name]
     tiles = weight_grad_winograd.tiles_of(geometry) if itemsize == 4 and precision != "highest" else None
-    if tiles and weight_grad_estimates.pays(tiles, geometry):
+    if tiles and weight_grad_estimates.pays(tiles, time):
         return WeightGrad("winograd", partial(_weight_grad_where_finite, tiles, direct))
     return WeightGrad(name, direct)
 

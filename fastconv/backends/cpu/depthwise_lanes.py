@@ -123,7 +123,7 @@ class LaneBoxes:
         if self.boxes == channels == 1 and positions <= IMAGE:
             layout["image"], layout["image_at"] = positions, len(self.places)
             self.places = np.concatenate([self.places, self._image(positions)])
-        if self.boxes == 1:
+        if self.boxes == 1:  # lines of the next source and of the target that are asked for with each row of outputs
             line = LINE_BYTES // itemsize
             layout["asked"] = -(-self.lanes * channels * positions // (line * rows * depth.target * height.target))
             layout["claimed"] = -(-self.lanes * width.target // line)

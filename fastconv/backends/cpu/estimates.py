@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Bill = dict[str, float]
 
 PAGE_BYTES, FAR_PAGES = 4096, 64
-"""Of memory: a core has the addresses of about so many at hand."""
+"""Bytes of a page of memory, and pages whose addresses the first-level TLB of a core can translate, about."""
 
 STEPS = (1, 2, 4)
 """Steps along a row that are gathered by shuffles."""
@@ -36,9 +36,9 @@ WINOGRAD_GAIN = 1.05
 """Gain of Winograd's tiles for which direct sums are left, which round less."""
 
 
-def cost(bill: Bill) -> float:
-    """The sum of a bill, in nanoseconds."""
-    return sum(count * PRICES.get(thing, 0.0) for thing, count in bill.items())
+def cost(bill: Bill, prices: dict[str, float] = PRICES) -> float:
+    """The sum of a bill, in nanoseconds; what has no price costs nothing."""
+    return sum(count * prices.get(thing, 0.0) for thing, count in bill.items())
 
 
 def takes_columns(c: Correlation) -> bool:

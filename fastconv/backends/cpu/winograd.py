@@ -114,8 +114,9 @@ class Winograd:
         self.small = small and len(self.phases) == 1
         self.depth, self.outputs_d = planes, depth.outputs
         self.height, self.width = height.outputs, width.outputs
-        gathered = (planes + self.together - 1) / self.together / planes
-        all_of_it = with_transforms(taps, correlation.rows, channels * planes, gathered)
+        self.gathered = (planes + self.together - 1) / self.together / planes
+        """Planes that are transformed over those that are multiplied."""
+        all_of_it = with_transforms(taps, correlation.rows, channels * planes, self.gathered)
         self.inputs = 1 - with_transforms(taps, correlation.rows, channels * planes, gathered=0) / all_of_it
         """The part of the time that goes into the transforms of the inputs."""
         self.pays = WINOGRAD_GAIN * cost(self.bill(SAMPLES)) < direct_time(correlation)
@@ -136,19 +137,18 @@ class Winograd:
                 "tiles call": 1 / samples,
             }
         vectors = frequencies * self.outputs_d * sum(phase.tiles.box_vectors() for phase in self.phases)
-        gathered = (self.depth + self.together - 1) / self.together / self.depth
         axes = sum(len(taps) > 1 for taps in self.form)
         boxes = self.ends[-1] / self.tiles.groups
         bill: Bill = {
             "tiled box product": vectors * blocks * ROWS * channels,
-            f"tiled box input, axes {axes}": vectors * channels * gathered,
+            f"tiled box input, axes {axes}": vectors * channels * self.gathered,
             f"tiled box output, axes {axes}": vectors * self.tiles.rows,
             "tiled box filter": frequencies * channels * blocks / samples,
             "tiled box": boxes,
         }
         if self.depth > 1:
             bill["tiled box product, planes"] = bill["tiled box product"]
-            bill["tiled box input, planes"] = vectors * channels * gathered
+            bill["tiled box input, planes"] = vectors * channels * self.gathered
             bill["tiled box, planes"] = boxes * self.together
         return bill
 
