@@ -160,15 +160,7 @@ def _store_tile(emit: Emitter, values: list[list[Any]], c: Any, c_stride: Any, u
                 with plain:
                     emit.store(row[-1], end)
                 with masked:
-                    _store_masked(emit, row[-1], end, emit.lanes_between(emit.index(0), last))
-
-
-def _store_masked(emit: Emitter, value: Any, pointer: Any, mask: Any) -> None:
-    """Store the lanes of a mask; the memory of the others is not touched."""
-    address = emit.builder.bitcast(pointer, emit.vector.as_pointer())
-    kind = ir.FunctionType(ir.VoidType(), [emit.vector, address.type, _I32, mask.type])
-    store = cgutils.get_or_insert_function(emit.builder.module, kind, f"llvm.masked.store.{emit.suffix}.p0")
-    emit.builder.call(store, [value, address, ir.Constant(_I32, emit.itemsize), mask])
+                    emit.store_first(row[-1], end, last)
 
 
 @intrinsic
@@ -190,7 +182,7 @@ def spread_row(typing_context, like, target, source, count):  # type: ignore[no-
                 pairs = builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(_I32, lanes), twice))
                 place = builder.add(builder.add(at, at), emit.index(half * lanes))
                 mask = builder.and_(even, emit.lanes_between(emit.index(0), builder.sub(end, place)))
-                _store_masked(emit, pairs, emit.at(target, place), mask)
+                emit.store_masked(pairs, emit.at(target, place), mask)
             return values
 
         vectors = builder.sdiv(builder.add(count, emit.index(lanes - 1)), emit.index(lanes))

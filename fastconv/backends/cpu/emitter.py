@@ -19,6 +19,17 @@ def lanes_of(itemsize: int) -> int:
     return VECTOR_BYTES // itemsize
 
 
+def align_stack(builder: Any) -> None:
+    """Lay vectors that the registers do not hold on aligned addresses of the stack, in the function that is built.
+
+    LLVM decides before it knows of them, and leaves the stack as it is: by chance, from process to process, each of
+    them then lies on two lines of the cache. The price is a register for addresses, more than many kernels gain.
+    """
+    attributes = builder.function.attributes
+    attributes.alignstack = VECTOR_BYTES
+    attributes.add("noinline")  # else it becomes a part of a function without the attribute
+
+
 class Emitter:
     """The few IR idioms the micro-kernels share, for an element type (that of a number or an array) and some lanes."""
 
@@ -92,18 +103,21 @@ class Emitter:
 
     def store_first(self, value: Any, pointer: Any, count: Any) -> None:
         """Lanes below `count` to memory; the memory of the others is not touched."""
-        mask = self.lanes_between(self.index(0), count)
+        self.store_masked(value, pointer, self.lanes_between(self.index(0), count))
+
+    def store_masked(self, value: Any, pointer: Any, mask: Any) -> None:
+        """The lanes of a mask to memory; the memory of the others is not touched."""
         pointer = self.builder.bitcast(pointer, self.vector.as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [self.vector, pointer.type, _I32, mask.type])
         store = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.masked.store.{self.suffix}.p0")
         self.builder.call(store, [value, pointer, ir.Constant(_I32, self.itemsize), mask])
 
-    def prefetch(self, pointer: Any, level: int = 1) -> None:
+    def prefetch(self, pointer: Any, level: int = 1, *, write: bool = False) -> None:
         """Ask for the line of an address, which need not exist, to come into the first-level cache (2: the second)."""
         byte = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        flags = [ir.Constant(_I32, value) for value in (0, 4 - level, 1)]
+        flags = [ir.Constant(_I32, value) for value in (int(write), 4 - level, 1)]
         self.builder.call(function, [self.builder.bitcast(pointer, byte), *flags])
 
     def splat(self, scalar: Any) -> Any:
