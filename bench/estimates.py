@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -25,6 +25,9 @@ from scipy.optimize import nnls
 import fastconv as fc
 from fastconv.backends.cpu import (
     convolution,
+    depthwise_estimates,
+    depthwise_lanes,
+    depthwise_strips,
     estimates,
     plan,
     row_lanes,
@@ -122,31 +125,80 @@ def weight_grad_ways(geometry: ConvGeometry, itemsize: int, samples: int) -> Way
     return found
 
 
-OPERATIONS = {"forward": forward_ways, "weight_grad": weight_grad_ways}
+def random_depthwise(random: np.random.Generator) -> ConvGeometry:
+    """A depthwise convolution that both strips and lanes can compute."""
+    while True:
+        rank = int(random.choice([2, 2, 2, 3]))
+        side, stride = int(random.choice([3, 3, 3, 5, 5, 7])), int(random.choice([1, 1, 1, 2]))
+        dilation = int(random.choice([1, 1, 1, 1, 2, 3])) if stride == 1 else 1
+        largest = 130 if rank == 2 else 40
+        size = tuple(int(math.exp(random.uniform(math.log(4), math.log(largest)))) for _ in range(rank))
+        if random.random() < 0.7:
+            size = (size[0],) * rank
+        channels = depthwise_lanes.lanes_of(4) * int(math.exp(random.uniform(0, math.log(40))))
+        low = dilation * (side // 2) if random.random() < 0.8 else 0
+        out = tuple((s + 2 * low - dilation * (side - 1) - 1) // stride + 1 for s in size)
+        flops = 2 * math.prod(out) * channels * side**rank
+        if min(out) < 1 or not _LEAST_FLOPS < flops < _MOST_FLOPS:
+            continue
+        pads = ((low, low),) * rank
+        return ConvGeometry(channels, channels, channels, size, *((n,) * rank for n in (side, stride, dilation)), pads)
+
+
+def depthwise_ways(geometry: ConvGeometry, itemsize: int, samples: int) -> Ways:
+    """The ways of a depthwise convolution."""
+    c = plan.forward_plan(geometry, itemsize)
+    strips, lanes = depthwise_strips.Strips(c), depthwise_lanes.Lanes((c,))
+
+    def flat(way: Any) -> Run:
+        return lambda x, w, y: way.run(x.reshape(-1), w.reshape(-1), None, y.reshape(-1), False)
+
+    found: Ways = {}
+    if lanes.fits:
+        found["lanes"] = depthwise_estimates.lanes_bill(lanes), flat(lanes)
+    if strips.fits:
+        found["strips"] = depthwise_estimates.strips_bill(strips), flat(strips)
+    return found
+
+
+class Operation(NamedTuple):
+    """What is sampled: a random geometry, its ways, and which of x, w and y they write."""
+
+    random: Callable[[np.random.Generator], ConvGeometry]
+    ways: Callable[[ConvGeometry, int, int], Ways]
+    written: int
+
+
+OPERATIONS = {
+    "forward": Operation(random_geometry, forward_ways, 2),
+    "weight_grad": Operation(random_geometry, weight_grad_ways, 1),
+    "depthwise": Operation(random_depthwise, depthwise_ways, 2),
+}
 
 
 def measure(geometry: ConvGeometry, dtype: Any, operation: str) -> dict[str, Any]:
     """Bills and nanoseconds of a sample by each way."""
-    flops = 2 * math.prod(geometry.out_spatial) * geometry.out_channels * geometry.in_channels * geometry.taps
+    channels = geometry.in_channels // geometry.groups
+    flops = 2 * math.prod(geometry.out_spatial) * geometry.out_channels * channels * geometry.taps
     sample_bytes = math.prod(geometry.input_shape(1)) + math.prod(geometry.output_shape(1))
     samples = max(1, min(64, _ARRAY_BYTES // (sample_bytes * np.dtype(dtype).itemsize), int(_CALL_FLOPS / flops)))
     random = np.random.default_rng(0)
     shapes = geometry.input_shape(samples), geometry.weight_shape, geometry.output_shape(samples)
-    x, w, y = (random.standard_normal(shape).astype(dtype) for shape in shapes)
-    target, first = (y if operation == "forward" else w), None
-    found = OPERATIONS[operation](geometry, x.itemsize, samples)
+    arrays = [random.standard_normal(shape).astype(dtype) for shape in shapes]
+    target, first = arrays[OPERATIONS[operation].written], None
+    found = OPERATIONS[operation].ways(geometry, target.itemsize, samples)
     for name, (_, run) in found.items():
-        run(x, w, y)
+        run(*arrays)
         first = target.copy() if first is None else first
         if not np.allclose(target, first, rtol=0, atol=1e-4 * float(abs(first).max())):  # each adds in its order
             raise AssertionError(f"{name} differs from {next(iter(found))}: {geometry}")
     times = dict.fromkeys(found, math.inf)
     for _ in range(_BLOCKS):
         for name, (_, run) in found.items():
-            times[name] = min(times[name], _seconds(run, (x, w, y)) / samples * 1e9)
+            times[name] = min(times[name], _seconds(run, arrays) / samples * 1e9)
     given = {field.name: getattr(geometry, field.name) for field in dataclasses.fields(geometry) if field.init}
     bills = {name: bill for name, (bill, _) in found.items()}
-    what = {"geometry": given, "operation": operation, "samples": samples, "itemsize": x.itemsize}
+    what = {"geometry": given, "operation": operation, "samples": samples, "itemsize": target.itemsize}
     return {**what, "times": times, "bills": bills}
 
 
@@ -160,7 +212,7 @@ def kept(path: Path) -> list[dict[str, Any]]:
     samples: list[dict[str, Any]] = json.loads(path.read_text())
     for sample in samples:
         sample["geometry"] = {name: _tuples(value) for name, value in sample["geometry"].items()}
-        ways = OPERATIONS[sample["operation"]]
+        ways = OPERATIONS[sample["operation"]].ways
         found = ways(ConvGeometry(**sample["geometry"]), sample["itemsize"], sample["samples"])
         sample["times"] = {name: time for name, time in sample["times"].items() if name in found}
         sample["bills"] = {name: found[name][0] for name in sample["times"]}
@@ -171,7 +223,7 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _seconds(run: Run, arguments: tuple[Array, Array, Array]) -> float:
+def _seconds(run: Run, arguments: list[Array]) -> float:
     begin, calls = time.perf_counter(), 0
     while True:
         run(*arguments)
@@ -209,6 +261,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--operations", nargs="+", default=list(OPERATIONS), choices=list(OPERATIONS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     parser.add_argument("--output", type=Path, help="where to keep what was measured, as JSON")
@@ -219,8 +272,8 @@ def main() -> None:
     else:
         fc.set_num_threads(1)
         random = np.random.default_rng(arguments.seed)
-        operations = itertools.islice(itertools.cycle(OPERATIONS), arguments.samples)
-        samples = [measure(random_geometry(random), arguments.dtype, operation) for operation in operations]
+        operations = itertools.islice(itertools.cycle(arguments.operations), arguments.samples)
+        samples = [measure(OPERATIONS[name].random(random), arguments.dtype, name) for name in operations]
         if arguments.output:
             keep(arguments.output, samples)
     half = len(samples) // 2

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+from fastconv.backends.cpu import host
 
 ROOT = Path(__file__).parent.parent
 
@@ -97,6 +100,34 @@ def test_nothing_is_left_to_compile_after_the_warmup():
     assert compiled == {}
     algorithms = [f"shift-gemm {kind}" for kind in ("boxes", "columns", "in place", "lanes")]
     algorithms += ["depthwise rows", "depthwise lanes", "fft", "winograd boxes", "winograd tiles"]
+    algorithms += ["depthwise strips"] * (host.LANES >= 8)
     algorithms += ["inner-product boxes", "inner-product columns", "outer-product", "winograd"]
     for algorithm in algorithms:
         assert any(algorithm in name for name in names), algorithm
+
+
+# Depthwise 3×3 or 5×5 or both, of ones: prints how many taps an output in the middle has met.
+SIDES = """
+import sys
+import numpy as np
+import fastconv as fc
+
+for side in map(int, sys.argv[1:]):
+    y = fc.conv2d(np.ones((1, 1, 20, 20), "float32"), np.ones((1, 1, side, side), "float32"))
+    print(int(y[0, 0, 5, 5]))
+"""
+
+
+def test_kernels_compiled_by_different_processes_do_not_meet(tmp_path):
+    """Numba tells kernels of one name apart by a number that every process begins anew; the cache keeps them all."""
+    found = []
+    for sides in (["3"], ["5"], ["3", "5"], ["5", "3"]):
+        found += subprocess.run(
+            [sys.executable, "-c", SIDES, *sides],
+            cwd=ROOT,
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+    assert found == ["9", "25", "9", "25", "25", "9"]

@@ -10,7 +10,15 @@ import pytest
 from problems import parse
 
 import fastconv as fc
-from fastconv.backends.cpu import convolution, depthwise, depthwise_lanes, depthwise_weight_grad
+from fastconv.backends.cpu import (
+    convolution,
+    depthwise,
+    depthwise_estimates,
+    depthwise_lanes,
+    depthwise_strips,
+    depthwise_weight_grad,
+    host,
+)
 
 ROWS = """
 n2 c3 k3 hw7x9 f3 g3
@@ -80,6 +88,39 @@ n0 c16 k16 hw8 f3 p1 g16
 n2 c16 k16 hw3x21 f3 s4x3 p3 d1x2 g16
 n3 c16 k16 hw5x4 f3x2 s4x3 p4x3 g16
 """
+STRIPS = """
+n2 c3 k3 hw7x9 f3 g3
+n2 c5 k5 hw7 f3 p1 g5
+n3 c40 k40 hw7 f7 p3 g40
+n2 c3 k3 hw14 f5 p2 g3
+n2 c3 k9 hw14x31 f3 p1 g3
+n1 c3 k3 hw56x57 f7 p3 g3
+n2 c17 k17 hw16 f3 p1 g17
+n2 c3 k3 hw13x40 f3 s2 p1 g3
+n2 c16 k32 hw14x13 f5 s2 p2 g16
+n1 c3 k3 hw30x31 f7 s2 p3 g3
+n1 c3 k3 hw28x29 f3 s2 p0:1x1 g3
+n2 c2 k2 hw20x33 f3 d2 p2 g2
+n2 c2 k2 hw20x5 f3 d2 p2 g2
+n1 c2 k2 hw17x30 f5 d3x1 p6x2 g2
+n1 c2 k2 hw9x40 f3 d5x7 p5x7 g2
+n1 c2 k2 hw3 f3 p1 g2
+n2 c2 k2 hw9x2 f3 p1 g2
+n2 c2 k2 hw4x3 f5 p2 g2
+n2 c2 k4 hw5 f3 p4 g2
+n2 c2 k2 hw5x4 f3 s2 p1 g2
+n1 c1 k1 hw300x150 f3 p1
+n1 c2 k2 hw70x1100 f5 p2 g2
+n1 c1 k2 hw150x700 f3 s2 p1
+n2 c3 k3 dhw5x6x7 f3 p1 g3
+n2 c3 k3 dhw6x5x3 f3 s2 p1 g3
+n1 c2 k4 dhw9x11x18 f3 s1x2x2 p1 g2
+n1 c2 k2 dhw8x9x20 f3 s2x1x1 d3x1x1 p3x1x1 g2
+n1 c2 k2 dhw3x9x20 f3 d4x2x1 p6x2x1 g2
+n1 c1 k1 dhw20x40x60 f3 p1
+n1 c2 k2 dhw6x20x33 f1x3x3 p0x1x1 g2
+n0 c3 k3 hw8 f3 p1 g3
+"""
 
 
 def problems(lines):
@@ -106,15 +147,22 @@ def directions(problem, arrays):
     )
 
 
+PLANS = {
+    "strips": (depthwise_strips, "Strips"),
+    "lanes": (depthwise_lanes, "Lanes"),
+    "rows": (depthwise, "Depthwise"),
+}
+
+
 @contextmanager
 def without(*algorithms):
-    """Every correlation as if it did not suit "lanes" or "rows"."""
+    """Every correlation as if it did not suit "strips", "lanes" or "rows"."""
     with ExitStack() as stack:
         for remembered in (convolution._forward, convolution._input_grad):
             remembered.cache_clear()
             stack.callback(remembered.cache_clear)
         for name in algorithms:
-            module, planned = {"lanes": (depthwise_lanes, "Lanes"), "rows": (depthwise, "Depthwise")}[name]
+            module, planned = PLANS[name]
             stack.enter_context(mock.patch.object(module, planned, lambda _: mock.Mock(fits=False)))
         if "lanes" in algorithms:
             stack.enter_context(mock.patch.object(depthwise_weight_grad, "suits", lambda *_: False))
@@ -125,10 +173,10 @@ def without(*algorithms):
 @problems(ROWS)
 def test_rows_have_the_bits_of_the_shift_gemm(problem, dtype):
     arrays = problem.normal(dtype)
-    with without("lanes"):
+    with without("strips", "lanes"):
         assert explained(problem, dtype).forward == "depthwise rows"
         swept = directions(problem, arrays)
-    with without("lanes", "rows"):
+    with without(*PLANS):
         assert "depthwise" not in explained(problem, dtype).forward
         expected = directions(problem, arrays)
     for ours, theirs in zip(swept, expected):
@@ -139,13 +187,60 @@ def test_rows_have_the_bits_of_the_shift_gemm(problem, dtype):
 @problems(LANES)
 def test_lanes_have_the_bits_of_the_shift_gemm(problem, dtype):
     arrays = problem.normal(dtype)
-    explanation = explained(problem, dtype)
-    assert explanation.forward == explanation.weight_grad == "depthwise lanes"
-    ours = directions(problem, arrays)
-    with without("lanes", "rows"):
+    with without("strips"):
+        explanation = explained(problem, dtype)
+        assert explanation.forward == explanation.weight_grad == "depthwise lanes"
+        ours = directions(problem, arrays)
+    with without(*PLANS):
         expected = directions(problem, arrays)
     for one, other in zip(ours, expected):
         assert one.tobytes() == other.tobytes()
+
+
+vectors_have_masks = pytest.mark.skipif(
+    host.LANES < 8, reason="strips need masked loads: AVX2 or AVX-512, and FASTCONV_VECTOR_WIDTH of at least 8"
+)
+
+
+@vectors_have_masks
+@dtypes
+@problems(STRIPS)
+@pytest.mark.parametrize("together", [1, 1 << 20], ids=["one image", "many images"])
+def test_strips_have_the_bits_of_the_shift_gemm(problem, dtype, together, monkeypatch):
+    monkeypatch.setattr(depthwise_strips, "TOGETHER_BYTES", together)
+    arrays = problem.normal(dtype)
+    with without("lanes", "rows"):
+        assert explained(problem, dtype).forward == "depthwise strips"
+        swept = directions(problem, arrays)
+    with without(*PLANS):
+        expected = directions(problem, arrays)
+    for ours, theirs in zip(swept, expected):
+        assert ours.tobytes() == theirs.tobytes()
+
+
+@vectors_have_masks
+@dtypes
+@problems(STRIPS)
+def test_strips_write_nothing_but_their_target(problem, dtype):
+    """Whole vectors reach beyond a row of outputs, but not beyond its plane."""
+    geometry = fc.geometry.ConvGeometry.of("conv", problem.x_shape, problem.w_shape, **problem.window)
+    arrays = problem.normal(dtype)
+    expected = fc.conv(arrays.x, arrays.w, arrays.b, **problem.window)
+    memory = np.full(expected.size + 128, 7, dtype)
+    plan = depthwise_strips.Strips(convolution.forward_plan(geometry, expected.itemsize))
+    plan.run(arrays.x.ravel(), arrays.w.ravel(), arrays.b.ravel(), memory[64:-64], False)
+    assert memory[64:-64].tobytes() == expected.tobytes()
+    assert (memory[:64] == 7).all() and (memory[-64:] == 7).all()
+
+
+@vectors_have_masks
+def test_the_cheaper_of_strips_and_lanes_is_taken():
+    for size, side, name in [(14, 3, "strips"), (4, 7, "lanes")]:
+        geometry = fc.geometry.ConvGeometry.of("conv", (1, 32, size, size), (32, 1, side, side), 1, side // 2, 1, 32)
+        correlation = convolution.forward_plan(geometry, 4)
+        plans = depthwise_strips.Strips(correlation), depthwise_lanes.Lanes((correlation,))
+        assert depthwise_estimates.strips_pay(*plans) == (name == "strips")
+        assert convolution._forward(geometry, 4, "highest")[0].name == f"depthwise {name}"
 
 
 @dtypes
@@ -153,7 +248,7 @@ def test_lanes_have_the_bits_of_the_shift_gemm(problem, dtype):
 def test_weight_gradient_is_exact_where_the_sums_are(problem, dtype):
     arrays = problem.integers(dtype)
     ours = weight_gradient(problem, arrays)
-    with without("lanes", "rows"):
+    with without(*PLANS):
         assert np.array_equal(ours, weight_gradient(problem, arrays))
 
 
@@ -194,7 +289,7 @@ def test_what_is_not_finite_reaches_the_outputs_that_read_it_and_no_other(specia
     ids=["two channels a group", "five rows a group", "one axis"],
 )
 def test_what_has_nothing_to_share_between_rows_is_left_to_the_products(x_shape, w_shape, groups):
-    with without("lanes"):
+    with without("strips", "lanes"):
         explanation = fc.explain(np.empty(x_shape, "float32"), np.empty(w_shape, "float32"), groups=groups)
         assert "depthwise" not in explanation.forward
 

@@ -20,17 +20,29 @@ GEOMETRIES = {
     "step 4": ConvGeometry(8, 40, 1, (60, 60), (5, 5), (4, 4), (1, 1), ((2, 2), (2, 2))),
     "3d": ConvGeometry(16, 32, 1, (10, 12, 14), (3, 3, 3), (1, 1, 1), (1, 1, 1), ((1, 1),) * 3),
 }
+DEPTHWISE = {
+    "3x3": ConvGeometry(32, 32, 32, (14, 14), (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1))),
+    "5x5, every second": ConvGeometry(48, 48, 48, (31, 30), (5, 5), (2, 2), (1, 1), ((2, 2), (2, 2))),
+    "7x7, beyond": ConvGeometry(16, 16, 16, (4, 5), (7, 7), (1, 1), (1, 1), ((3, 3), (3, 3))),
+    "3d, dilated": ConvGeometry(16, 32, 16, (6, 9, 20), (3, 3, 3), (1, 1, 1), (1, 2, 1), ((1, 1), (2, 2), (1, 1))),
+}
 given = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
-operations = pytest.mark.parametrize("operation", bench.OPERATIONS)
+both = pytest.mark.parametrize(
+    "operation, geometry",
+    [
+        pytest.param(operation, geometry, id=f"{operation} {name}")
+        for operation in bench.OPERATIONS
+        for name, geometry in (DEPTHWISE if operation == "depthwise" else GEOMETRIES).items()
+    ],
+)
 FREE = {"outer vector, step 1", "tiled gradient call"}
 """What was found to cost nothing with 16 and with 32 registers."""
 
 
-@given
-@operations
+@both
 @pytest.mark.parametrize("itemsize", [4, 8])
-def test_every_thing_on_a_bill_has_a_price(geometry, operation, itemsize):
-    ways = bench.OPERATIONS[operation](geometry, itemsize, 4)
+def test_every_thing_on_a_bill_has_a_price(operation, geometry, itemsize):
+    ways = bench.OPERATIONS[operation].ways(geometry, itemsize, 4)
     priced = prices.WITH_16_REGISTERS.keys() | prices.WITH_32_REGISTERS.keys()
     assert {thing for bill, _ in ways.values() for thing in bill} <= priced | FREE
     assert all(estimates.cost(bill) > 0 for bill, _ in ways.values())
@@ -46,6 +58,14 @@ def test_the_cheapest_direct_way_is_taken(geometry):
     assert shift_gemm.direct_time(c) == pytest.approx(min(costs.values()))
 
 
+@pytest.mark.parametrize("geometry", DEPTHWISE.values(), ids=DEPTHWISE)
+@pytest.mark.parametrize("itemsize", [4, 8])
+def test_the_cheapest_depthwise_way_is_taken(geometry, itemsize):
+    ways = bench.depthwise_ways(geometry, itemsize, estimates.SAMPLES)
+    costs = {name: estimates.cost(bill) for name, (bill, _) in ways.items()}
+    assert convolution._forward(geometry, itemsize, "highest")[0].name == f"depthwise {min(costs, key=costs.get)}"
+
+
 @given
 @pytest.mark.parametrize("itemsize, precision", [(4, "highest"), (4, "default"), (8, "default")])
 def test_the_cheapest_weight_gradient_is_taken(geometry, itemsize, precision):
@@ -56,9 +76,8 @@ def test_the_cheapest_weight_gradient_is_taken(geometry, itemsize, precision):
     assert convolution._weight_grad(geometry, itemsize, precision).name == min(costs, key=costs.get)
 
 
-@given
-@operations
-def test_all_ways_compute_the_same(geometry, operation):
+@both
+def test_all_ways_compute_the_same(operation, geometry):
     measured = bench.measure(geometry, "float32", operation)  # raises where they differ
     assert measured["times"].keys() == measured["bills"].keys()
     assert min(measured["times"].values()) > 0
@@ -79,7 +98,8 @@ def test_prices_are_found_again():
 
 
 def test_what_was_measured_is_read_again(tmp_path):
-    samples = [bench.measure(GEOMETRIES["3x3"], "float64", operation) for operation in bench.OPERATIONS]
+    samples = [bench.measure(GEOMETRIES["3x3"], "float64", operation) for operation in ("forward", "weight_grad")]
+    samples.append(bench.measure(DEPTHWISE["3x3"], "float64", "depthwise"))
     path = tmp_path / "measured.json"
     bench.keep(path, samples)
     assert bench.kept(path) == samples

@@ -10,7 +10,7 @@ from problems import LARGE, PROBLEMS
 import fastconv as fc
 from fastconv.autograd import to_device
 from fastconv.backends import threads
-from fastconv.backends.cpu import winograd
+from fastconv.backends.cpu import host, winograd
 
 THREADS = (1, 2, 3, 8)
 BATCHES = (2, 7, 64)
@@ -185,6 +185,7 @@ def test_every_algorithm_is_among_the_geometries():
                 names.update(getattr(explanation, direction).split(" + "))
     correlation = ["shift-gemm boxes", "shift-gemm columns", "shift-gemm in place", "shift-gemm lanes"]
     correlation += ["constant", "fft", "depthwise lanes", "depthwise rows", "winograd boxes", "winograd tiles"]
+    correlation += ["depthwise strips"] * (host.LANES >= 8)
     assert sorted(found["forward"]) == sorted(correlation)
     assert sorted(found["input_grad"]) == sorted([*correlation, "patches", "shift-gemm phases"])
     sums = ["constant", "depthwise lanes", "inner-product boxes", "inner-product columns", "outer-product", "patches"]

@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from fastconv.backends.cpu import (
     depthwise,
+    depthwise_estimates,
     depthwise_lanes,
+    depthwise_strips,
     depthwise_weight_grad,
     fft,
     patches,
@@ -175,7 +177,9 @@ def algorithm(correlation: Correlation, steps: tuple[int, int], precision: str) 
         faster = _with_more_rounding(correlation, steps)
         if faster is not None:
             return faster
-    lanes = depthwise_lanes.Lanes((correlation,))
+    strips, lanes = depthwise_strips.Strips(correlation), depthwise_lanes.Lanes((correlation,))
+    if depthwise_estimates.strips_pay(strips, lanes):
+        return Algorithm("depthwise strips", partial(_depthwise, strips))
     if lanes.fits:
         return Algorithm("depthwise lanes", partial(_depthwise, lanes))
     rows = depthwise.Depthwise(correlation)
@@ -217,7 +221,7 @@ def _where_finite(
 
 
 def _depthwise(
-    plan: depthwise.Depthwise | depthwise_lanes.Lanes,
+    plan: depthwise.Depthwise | depthwise_lanes.Lanes | depthwise_strips.Strips,
     source: Array,
     w: Array,
     b: Array | None,
