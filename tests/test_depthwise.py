@@ -234,6 +234,18 @@ def test_strips_write_nothing_but_their_target(problem, dtype):
 
 
 @vectors_have_masks
+@pytest.mark.parametrize("line, taken", [("n1 c1 k32 dhw64 f3 p1", False), ("n1 c1 k6 hw28 f3 p1", True)])
+def test_many_filters_of_one_channel_are_left_to_the_products(line, taken):
+    """They share the source, which strips read once for each."""
+    assert (explained(parse(line), "float32").forward == "depthwise strips") == taken
+
+
+@vectors_have_masks
+def test_filters_of_many_groups_are_compared_with_the_products_of_all_groups():
+    assert explained(parse("n1 c8 k64 hw14 f3 p1 g8"), "float32").forward == "depthwise strips"
+
+
+@vectors_have_masks
 def test_the_cheaper_of_strips_and_lanes_is_taken():
     for size, side, name in [(14, 3, "strips"), (4, 7, "lanes")]:
         geometry = fc.geometry.ConvGeometry.of("conv", (1, 32, size, size), (32, 1, side, side), 1, side // 2, 1, 32)

@@ -6,20 +6,30 @@ import math
 
 import numpy as np
 
+from fastconv.backends.cpu.depthwise import MOST_ROWS
 from fastconv.backends.cpu.depthwise_lanes import Lanes
 from fastconv.backends.cpu.depthwise_strips import Strips
 from fastconv.backends.cpu.depthwise_strips_simd import PIECE
 from fastconv.backends.cpu.estimates import Bill, cost
+from fastconv.backends.cpu.shift_gemm import direct_time
 
-MOST_ROWS = 1.5
+MOST_READ = 1.5
 """Source rows that strips read, over those that the outputs advance by: each costs as much as if it met all taps."""
 
 
 def strips_pay(strips: Strips, lanes: Lanes) -> bool:
-    """Whether strips are faster than lanes; where channels fill no lanes, than depthwise.py, twice as slow mostly."""
-    if not strips.fits or not lanes.fits:
-        return strips.fits and _read_rows(strips) <= MOST_ROWS
-    return cost(strips_bill(strips)) <= cost(lanes_bill(lanes))
+    """Whether strips are faster than lanes, or where channels fill no lanes than what else there is.
+
+    That is depthwise.py, twice as slow mostly, or for many filters of a channel, which share its source, products.
+    """
+    if not strips.fits:
+        return False
+    c = strips.correlation
+    if lanes.fits:
+        return cost(strips_bill(strips)) <= cost(lanes_bill(lanes))
+    if c.rows <= MOST_ROWS:
+        return _read_rows(strips) <= MOST_READ
+    return cost(strips_bill(strips)) <= c.groups * direct_time(c)  # which is of one group
 
 
 def _read_rows(strips: Strips) -> float:
