@@ -36,6 +36,7 @@ from fastconv.backends.cpu import (
     weight_grad_winograd,
     winograd,
 )
+from fastconv.backends.cpu.host import LANES
 from fastconv.backends.cpu.prices import PRICES
 from fastconv.geometry import ConvGeometry
 
@@ -135,7 +136,7 @@ def random_depthwise(random: np.random.Generator) -> ConvGeometry:
         size = tuple(int(math.exp(random.uniform(math.log(4), math.log(largest)))) for _ in range(rank))
         if random.random() < 0.7:
             size = (size[0],) * rank
-        channels = depthwise_lanes.lanes_of(4) * int(math.exp(random.uniform(0, math.log(40))))
+        channels = LANES * int(math.exp(random.uniform(0, math.log(40))))
         low = dilation * (side // 2) if random.random() < 0.8 else 0
         out = tuple((s + 2 * low - dilation * (side - 1) - 1) // stride + 1 for s in size)
         flops = 2 * math.prod(out) * channels * side**rank

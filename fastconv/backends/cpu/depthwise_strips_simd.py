@@ -26,7 +26,8 @@ _I64, _I32 = ir.IntType(64), ir.IntType(32)
 LAYOUT = (
     "groups channels together asking height width row_apart column_apart volume target_volume kernel target_row"
 ).split()
-"""What all pieces have in common; rows and columns of a kernel lie row_apart and column_apart apart in the source."""
+"""What all pieces have in common. `channels` are those of the target in a group; `together` images are swept piece by
+piece; rows and columns of a kernel lie row_apart and column_apart apart in the source, outputs target_row elements."""
 
 PIECE = "narrow source inside row column taps more target outputs stored plain last ahead behind".split()
 """What one sweep needs beyond it: where it reads, begins and writes; how many rows it stores, how many lanes of each,
