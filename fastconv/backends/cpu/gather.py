@@ -19,8 +19,8 @@ from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import Emitter, lanes_of
 from fastconv.backends.cpu.gather_simd import split_rows
-from fastconv.backends.cpu.host import embedded, inlined, pointer, routine
-from fastconv.backends.cpu.simd import take_every
+from fastconv.backends.cpu.host import LINE_BYTES, embedded, inlined, pointer, routine
+from fastconv.backends.cpu.simd import prefetch, take_every
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 _SHORT = 16  # vectors up to which a run is copied here: a call of memcpy costs more
@@ -209,6 +209,8 @@ def _gather_rows(
             split_rows(x, 4, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
         return
     for r in range(rows):
+        for at in range(0, width * size, LINE_BYTES):
+            prefetch(x, pointer(x, source + r * source_row + ahead) + at)
         for iw in range(phases):
             place, column = to + r * pitch + iw * apart, source + r * source_row + spans[iw, 0]
             first, last = spans[iw, 1], spans[iw, 2]
