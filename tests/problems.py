@@ -109,6 +109,8 @@ n1 c2 hw2x3 k3 f2x3 p5x7 s2
 n1 c1 hw3 k2 f2 p1 s4 d3
 n1 c3 hw8 k1 f1 p2
 n2 c3 hw8 k4 f1 s2
+n2 c8 hw11x12 k6 f1 s2x5 g2
+n1 c33 hw15 k20 f1 s2
 n2 c17 hw6x5 k19 f1
 n1 c48 hw16 k24 f1
 n1 c24 hw7 k64 f1
@@ -159,6 +161,7 @@ n1 c2 dhw4x5x6 k3 f2x3x1 p1x0x2
 n1 c2 dhw3x4x5 k3 f3x4x5
 n1 c3 dhw7x6x9 k5 f3 s2 p1
 n1 c2 dhw5x9x8 k3 f2 s3x1x4 p1x2x0
+n2 c4 dhw7x5x9 k6 f2x1x2 s3x2x2 g2
 n1 c2 dhw6 k3 f3 d2x3x1 p2x3x1
 n1 c2 dhw7x8x9 k3 f2 s3x4x5 p1
 n2 c3 dhw3x2x4 k4 f1x2x1 s2

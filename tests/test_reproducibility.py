@@ -187,7 +187,7 @@ def test_every_algorithm_is_among_the_geometries():
     correlation += ["constant", "fft", "depthwise lanes", "depthwise rows", "winograd boxes", "winograd tiles"]
     correlation += ["depthwise strips"] * (host.LANES >= 8)
     assert sorted(found["forward"]) == sorted(correlation)
-    assert sorted(found["input_grad"]) == sorted([*correlation, "patches", "shift-gemm phases"])
+    assert sorted(found["input_grad"]) == sorted([*correlation, "patches", "patches spread", "shift-gemm phases"])
     sums = ["constant", "depthwise lanes", "inner-product boxes", "inner-product columns", "outer-product", "patches"]
     sums.append("winograd")
     assert sorted(found["weight_grad"]) == sums

@@ -69,6 +69,8 @@ def conv_input_grad(gy: Array, w: Array, b: Array | None, geometry: ConvGeometry
 @lru_cache(maxsize=4096)
 def _input_grad(geometry: ConvGeometry, itemsize: int, precision: str) -> tuple[list[Algorithm], bool]:
     """Algorithms for all phases of the strides, and whether they write all of the gradient."""
+    if patches.suits(geometry) and patches.gaps(geometry):
+        return [Algorithm("patches spread", partial(_input_grad_of_patches, geometry))], True
     if patches.suits(geometry):
         whole = all(o * k == size for o, k, size in zip(geometry.out_spatial, geometry.kernel, geometry.spatial))
         return [Algorithm("patches", patches.InputGrad(geometry, itemsize).run)], whole
@@ -85,6 +87,12 @@ def _input_grad(geometry: ConvGeometry, itemsize: int, precision: str) -> tuple[
         if together.pays:
             return [Algorithm("shift-gemm phases", together.run)], whole
     return apart, whole
+
+
+def _input_grad_of_patches(geometry: ConvGeometry, gy: Array, w: Array, b: Array | None, gx: Array, relu: bool) -> None:
+    """As `Algorithm.run`, by way of the 1×1 convolution of the patches; no activation follows an input gradient."""
+    of_patches = None if b is None else np.repeat(b, geometry.taps)
+    patches.spread(conv_input_grad(gy, w, of_patches, patches.pointwise_geometry(geometry)), b, gx, geometry)
 
 
 def conv_weight_grad(gy: Array, x: Array, geometry: ConvGeometry) -> Array:

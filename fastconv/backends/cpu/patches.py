@@ -1,9 +1,12 @@
-"""Kernels as large as their stride: patches that do not overlap, one channel for each position in a patch.
+"""Kernels no larger than their stride: patches that do not overlap, one channel for each position in a patch.
 
 Idea: with kernel = stride and no padding every input position belongs to one output. So the input gradient (that is, a
 transposed convolution) is a 1×1 convolution to a channel for each position in a patch, whose rows of results are put
 together to lines while they are in the first-level cache. Loop order: panel of columns, gathered once → unit of rows
 of weights → tile → line of outputs. Floor: the FMA rate, one read of the source and one write of the target.
+
+Between patches smaller than the stride lie gaps: there, as with every 1×1 kernel that has a stride, the rows of results
+are the input gradient of a 1×1 convolution of stride 1, spread over the target a plane at a time.
 
 The weight gradient is that of the 1×1 convolution; for it the input is taken apart to (N, C · taps, *O) in one pass.
 Loop order: image, output row, position in the patch; a row of the source stays in the first-level cache while its
@@ -47,9 +50,14 @@ _NS_PER_FLOP = 0.01
 
 def suits(geometry: ConvGeometry) -> bool:
     """Patches that do not overlap, and more than one channel in a group: depthwise kernels do without."""
-    apart = geometry.kernel == geometry.stride and math.prod(geometry.kernel) > 1
+    apart = all(kernel <= stride for kernel, stride in zip(geometry.kernel, geometry.stride))
     plain = all(d == 1 for d in geometry.dilation) and not any(map(any, geometry.padding))
-    return apart and plain and geometry.in_channels > geometry.groups
+    return apart and math.prod(geometry.stride) > 1 and plain and geometry.in_channels > geometry.groups
+
+
+def gaps(geometry: ConvGeometry) -> bool:
+    """Whether the patches of a geometry that `suits` leave something between them."""
+    return geometry.kernel != geometry.stride
 
 
 def pointwise_geometry(geometry: ConvGeometry) -> ConvGeometry:
@@ -65,17 +73,17 @@ def pointwise_geometry(geometry: ConvGeometry) -> ConvGeometry:
 
 @shared
 def _take_apart(x: Any, patches: Any, sizes: Any, who: int, begin: int, end: int) -> None:
-    """patches[image][i, j, k][d, h, w] = x[image][d · kd + i, h · kh + j, w · kw + k]; tasks are (image, d)."""
-    depth, height, width, kd, kh, kw, od, oh, ow = sizes
+    """patches[image][i, j, k][d, h, w] = x[image][d · sd + i, h · sh + j, w · sw + k]; tasks are (image, d)."""
+    depth, height, width, kd, kh, kw, od, oh, ow, sd, sh, sw = sizes
     for task in range(begin, end):
         image, d = divmod(task, od)
         for i in range(kd):
             for h in range(oh):
                 for j in range(kh):
-                    source = ((image * depth + d * kd + i) * height + h * kh + j) * width
+                    source = ((image * depth + d * sd + i) * height + h * sh + j) * width
                     for k in range(kw):
                         channel = ((image * kd + i) * kh + j) * kw + k
-                        copy_strided(patches, ((channel * od + d) * oh + h) * ow, x, source + k, kw, ow)
+                        copy_strided(patches, ((channel * od + d) * oh + h) * ow, x, source + k, sw, ow)
 
 
 def take_apart(x: Array, geometry: ConvGeometry) -> Array:
@@ -87,15 +95,43 @@ def take_apart(x: Array, geometry: ConvGeometry) -> Array:
     return patches
 
 
+@shared
+def _spread(patches: Any, b: Any, x: Any, sizes: Any, who: int, begin: int, end: int) -> None:
+    """As `_take_apart` the other way round, and b[channel], or 0 without b, where there is no patch; tasks: images."""
+    depth, height, width, kd, kh, kw, od, oh, ow, sd, sh, sw = sizes
+    for task in range(begin, end):
+        value = b[task % len(b)] if len(b) else x.dtype.type(0)
+        for z in range(depth):
+            d, i = divmod(z, sd)
+            for y in range(height):
+                (h, j), row = divmod(y, sh), ((task * depth + z) * height + y) * width
+                for w in range(np.uintp(width)):
+                    x[np.uintp(row) + w] = value
+                if d >= od or i >= kd or h >= oh or j >= kh:
+                    continue
+                for k in range(kw):
+                    channel = ((task * kd + i) * kh + j) * kw + k
+                    source = np.uintp(((channel * od + d) * oh + h) * ow)
+                    for w in range(np.uintp(ow)):
+                        x[np.uintp(row + k) + w * np.uintp(sw)] = patches[source + w]
+
+
+def spread(patches: Array, b: Array | None, x: Array, geometry: ConvGeometry) -> None:
+    """The patches (N, C · taps, *O) to their places in x (N, C, *S), and b (C) to what lies between them."""
+    arrays = patches.reshape(-1), np.empty(0, x.dtype) if b is None else flat(b), x.reshape(-1)
+    tasks = len(x) * geometry.in_channels
+    share(_spread, (*arrays, _sizes(geometry)), tasks, x.size * _NS_PER_ELEMENT)
+
+
 def _sizes(geometry: ConvGeometry) -> tuple[int, ...]:
-    triples = (geometry.spatial, geometry.kernel, geometry.out_spatial)
+    triples = (geometry.spatial, geometry.kernel, geometry.out_spatial, geometry.stride)
     return tuple(size for values in triples for size in lifted(values, 1))
 
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
 def _stretches(first: int, count: int, group: int, groups: int, channels: int, sizes: Any) -> Any:
     """Columns first ≤ column < first + count cut where an output row ends: (where in x, first column, length)."""
-    depth, height, width, kd, kh, kw, od, oh, ow = sizes
+    depth, height, width, kd, kh, kw, od, oh, ow = sizes[:9]
     stretches = np.empty((count // ow + 2, 3), np.int64)
     number, column = 0, first
     while column < first + count:
