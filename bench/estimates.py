@@ -29,6 +29,7 @@ from fastconv.backends.cpu import (
     depthwise_lanes,
     depthwise_strips,
     estimates,
+    patches,
     plan,
     row_lanes,
     shift_gemm,
@@ -76,6 +77,13 @@ def random_geometry(random: np.random.Generator) -> ConvGeometry:
             continue
         pads = tuple((p, p) for p in low)
         return ConvGeometry(channels[0], channels[1], 1, size, kernel, stride, (1,) * rank, pads)
+
+
+def random_summed(random: np.random.Generator) -> ConvGeometry:
+    """One whose weight gradient is not that of the patches, a 1×1 convolution."""
+    while patches.suits(geometry := random_geometry(random)):
+        pass
+    return geometry
 
 
 def forward_ways(geometry: ConvGeometry, itemsize: int, samples: int) -> Ways:
@@ -172,7 +180,7 @@ class Operation(NamedTuple):
 
 OPERATIONS = {
     "forward": Operation(random_geometry, forward_ways, 2),
-    "weight_grad": Operation(random_geometry, weight_grad_ways, 1),
+    "weight_grad": Operation(random_summed, weight_grad_ways, 1),
     "depthwise": Operation(random_depthwise, depthwise_ways, 2),
 }
 

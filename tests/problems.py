@@ -90,6 +90,9 @@ n1 c2 hw5 k3 f3 d7 p7
 n2 c2 hw6x3 k3 f1x2 d1x5 p0x3
 n1 c3 hw33 k5 f3 d12 p12
 n9 c5 hw4x5 k9 f3 d6 p6
+n9 c32 hw5x7 k16 f3x2 s1x3 p1 g2
+n1 c50 hw33x23 k7 f4x2 s3 p2x8:0
+n5 c16 l9 k8 f3 p2 s2
 n2 c2 hw8x9 k2 f3 d3x1 p3x1 s2x1
 n2 c4 hw10 k6 f3 p1 g2
 n2 c6 hw9x8 k9 f3 s2 p1 g3
@@ -204,6 +207,10 @@ n2 c16 dhw14x15x18 k20 f3 s2 p1
 n2 c16 l1500 k17 f128 p64:63
 n1 c1 l30000 k2 f601 p300
 n1 c8 hw150x140 k9 f15 p7
+n1 c24 l9000 k16 f5 s2 d2 p4
+n1 c16 l3000 k8 f2 d2500 p2600
+n1 c48 hw33 k40 f3 d12 p12
+n1 c16 dhw4x40x61 k16 f3x3x2 s1x2x3 p1
 """
 """Work that is cut into several pieces: boxes, slices of a batch, threads."""
 

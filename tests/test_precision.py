@@ -56,7 +56,7 @@ WEIGHT_GRAD_LINES = (
     "n2 c32 l602 k28 f5 p0:4",
     "n3 c48 l301 k40 f3 p1",
     "n1 c64 dhw5x12x40 k64 f1x3x3 p0x1x1",
-    "n2 c48 hw41x17 k48 f7x1 p3x0",
+    "n2 c96 hw41x17 k96 f7x1 p3x0",
     "n1 c64 hw17x40 k96 f1x7 p0x3",
     "n2 c32 hw64 k12 f5 p2",
 )

@@ -43,10 +43,10 @@ class Axis:
         return Axis(self.size, self.outputs, self.step, offsets, taps, self.first, self.stride, self.target)
 
     def _reaches(self, offset: int) -> bool:
-        first, last = self._inside(offset)
+        first, last = self.inside(offset)
         return first < last
 
-    def _inside(self, offset: int) -> tuple[int, int]:
+    def inside(self, offset: int) -> tuple[int, int]:
         """The outputs, first ≤ output < last, whose position at this offset lies inside the source."""
         return max(0, -(offset // self.step)), min(self.outputs, -((offset - self.size) // self.step))
 
@@ -55,7 +55,7 @@ class Axis:
 
         Each part costs as much as `overhead` outputs beyond its own.
         """
-        inside = [self._inside(offset) for offset in self.offsets]
+        inside = [self.inside(offset) for offset in self.offsets]
         most = _SPLIT_WORK * (self.outputs + overhead) * len(inside)
         if sum(last - first for first, last in inside) > most or len(inside) > _SPLIT_TAPS:
             return [self]

@@ -33,10 +33,6 @@ IN_PLACE_BOX_BYTES = 48 * 1024
 WEIGHT_GRAD_BOX_BYTES = 1536 * 1024
 """The same for the weight gradient, source and output gradient together: long runs pay for its horizontal sums."""
 
-UNIT_OUTPUTS = 256
-"""Outputs in a box of the weight gradient by outer products, about: enough to pay for a tile's loads and stores, few
-enough that those of one tile of channels stay in the first-level cache from tap to tap."""
-
 TILE_VECTORS = simd.WIDE[simd.ROWS]
 """Vectors of a full block's tile: boxes and panels are cut into whole ones."""
 
@@ -313,20 +309,4 @@ def weight_grad_plan(geometry: ConvGeometry, itemsize: int) -> Correlation:
     channels, rows = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
     return Correlation(
         forward_axes(geometry), channels, rows, geometry.groups, geometry.kernel, itemsize, weight_grad=True
-    )
-
-
-@lru_cache(maxsize=4096)
-def weight_grad_outer_plan(geometry: ConvGeometry, itemsize: int) -> Correlation:
-    """The same with small boxes, for the weight gradient by outer products."""
-    channels, rows = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
-    return Correlation(
-        forward_axes(geometry),
-        channels,
-        rows,
-        geometry.groups,
-        geometry.kernel,
-        itemsize,
-        flat=UNIT_OUTPUTS,
-        most=UNIT_OUTPUTS,
     )

@@ -5,12 +5,17 @@ Nothing depends on the number of samples; what is paid once for all of them is s
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from fastconv.backends.cpu import weight_grad_outer, weight_grad_winograd
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.estimates import SAMPLES, STEPS, WINOGRAD_GAIN, Bill, cost
-from fastconv.backends.cpu.plan import UNIT_OUTPUTS, Correlation, weight_grad_outer_plan, weight_grad_plan
+from fastconv.backends.cpu.plan import Correlation, weight_grad_plan
 from fastconv.backends.cpu.simd import INNER_TILE, INNER_TILE_ONE_ROW, ROWS
 from fastconv.backends.cpu.weight_grad import COLUMN_VECTORS
+from fastconv.backends.cpu.weight_grad_outer_kernels import WIDE_VECTORS
 from fastconv.backends.cpu.winograd_kernels import LANES
 from fastconv.geometry import ConvGeometry
 
@@ -34,8 +39,8 @@ def direct_bills(geometry: ConvGeometry, itemsize: int, samples: int) -> dict[st
     bills = {BOXES: boxes_bill(correlation, samples)}
     if correlation.small:
         bills[COLUMNS] = columns_bill(correlation, samples)
-    if weight_grad_outer.suits(correlation):
-        bills[OUTER] = outer_bill(weight_grad_outer_plan(geometry, itemsize), samples)
+    if outer := weight_grad_outer.outer_products(geometry, itemsize):
+        bills[OUTER] = outer_bill(outer, samples)
     return bills
 
 
@@ -76,25 +81,25 @@ def columns_bill(c: Correlation, samples: int) -> Bill:
     return bill
 
 
-def outer_bill(c: Correlation, samples: int) -> Bill:
-    """Outer products (weight_grad_outer.py), of a plan with its small boxes."""
-    plan, lanes, depth, height = c.plan[0], lanes_of(c.itemsize), c.axes[0], c.axes[1]
-    taps, rows = len(c.kernel_taps), -(-c.rows // ROWS) * ROWS
-    vectors = -(-c.channels // lanes)
-    narrow = vectors % weight_grad_outer.WIDE_VECTORS
-    together = max(1, min(UNIT_OUTPUTS // int(plan["box_h"] * plan["box_w"]), samples * c.boxes))
-    units = -(-samples * c.boxes // together) / samples
-    bill: Bill = {
-        "outer product": c.outputs * rows * taps * (vectors - narrow),
-        "outer product, narrow": c.outputs * rows * taps * narrow,
-        "outer tile": units * rows / ROWS * taps * vectors,
-        "outer box": c.boxes,
-        "outer gradient vector": c.outputs * rows / lanes,
-        "outer gradient row": depth.outputs * height.outputs * int(plan["boxes_w"]) * c.rows,
-        "outer transposed": c.boxes * int(plan["channel"]) * vectors,
-        "outer weight": rows * vectors * lanes * taps / samples,
+def outer_bill(outer: weight_grad_outer.Outer, samples: int) -> Bill:
+    """Outer products (weight_grad_outer_kernels.py)."""
+    c, q = outer.correlation, outer.layout[0]
+    rows, vectors = -(-c.rows // ROWS) * ROWS, -(-c.channels // lanes_of(c.itemsize))
+    narrow = vectors % WIDE_VECTORS
+    products = rows * math.prod(sum(last - first for first, last in pairs) for pairs in outer.inside)
+    units = outer.units(samples) / samples
+    runs = int(q["box_d"]) * float(np.sum(outer.taps[:, 5] - outer.taps[:, 4]))
+    stretches = c.axes[0].outputs * c.axes[1].outputs * int(q["boxes_w"] + q["parts"] - 1)
+    return {
+        "outer product": products * (vectors - narrow),
+        "outer product, narrow": products * narrow,
+        "outer tile": units * runs * rows / ROWS * vectors,
+        "outer box": units,
+        "outer gradient vector": c.outputs * rows / lanes_of(c.itemsize),
+        "outer gradient row": stretches * c.rows,
+        "outer transposed": outer.boxes * outer.positions * vectors,
+        "outer weight": rows * vectors * lanes_of(c.itemsize) * len(c.kernel_taps) / samples,
     }
-    return bill if plan["direct"] else {**bill, **_gathered("outer", c)}
 
 
 def tiles_bill(tiles: weight_grad_winograd.Tiles, samples: int) -> Bill:
