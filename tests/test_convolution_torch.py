@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from expected import DTYPES, bias_of_transposed, rounded
@@ -113,8 +115,9 @@ NAMES = [f"conv{kind}{rank}d" for kind in ("", "_transpose") for rank in (1, 2, 
 def samples(name):
     """PyTorch's own sample calls of an operator."""
     pytest.importorskip("expecttest", reason="pip install expecttest")
-    from torch.testing._internal.common_methods_invocations import op_db
-
+    # The import forbids to set flags of backends for the rest of the process, which other tests do.
+    with mock.patch.object(torch.backends, "disable_global_flags"):
+        from torch.testing._internal.common_methods_invocations import op_db
     (operator,) = (operator for operator in op_db if operator.name == f"nn.functional.{name}")
     torch.manual_seed(7)
     return list(operator.sample_inputs("cpu", torch.float64, requires_grad=True))

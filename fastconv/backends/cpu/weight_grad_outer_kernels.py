@@ -273,16 +273,15 @@ def add_slices(
 ) -> None:
     """gw[group][row][channel][tap] from the partial gradients of all slices, added in order; tasks are (group, row)."""
     slices, groups, padded_rows, used, pitch = partial.shape
-    line = partial.reshape(partial.size)
+    sums = partial.reshape(partial.size)
     one = np.uintp(groups * padded_rows * used * pitch)
     for task in range(begin, end):
         g, m = divmod(task, rows)
         source = np.uintp((g * padded_rows + m) * used * pitch)
         target = np.uintp(task * channels * kernel_size)
+        for s in range(np.uintp(1), np.uintp(slices)):  # apart from what follows, so that whole vectors are added
+            for i in range(np.uintp(used * pitch)):
+                sums[source + i] += sums[source + s * one + i]
         for c in range(np.uintp(channels)):
             for t in range(np.uintp(used)):
-                at = source + t * np.uintp(pitch) + c
-                total = line[at]
-                for s in range(np.uintp(1), np.uintp(slices)):
-                    total += line[at + s * one]
-                gw[target + c * np.uintp(kernel_size) + np.uintp(taps[t])] = total
+                gw[target + c * np.uintp(kernel_size) + np.uintp(taps[t])] = sums[source + t * np.uintp(pitch) + c]
