@@ -20,17 +20,17 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.axes import Axis
-from fastconv.backends.cpu.correlate import SLACK, pack, tile_width, tiles
+from fastconv.backends.cpu.correlate import SLACK, line_elements, pack_blocks, tile_width, tiles
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.estimates import boxes_time, columns_time, takes_columns
 from fastconv.backends.cpu.gather import gather_box, place_of_box
 from fastconv.backends.cpu.host import flat, pointer, routine
 from fastconv.backends.cpu.patches import OVERRUN, put_together
 from fastconv.backends.cpu.plan import Correlation
-from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
-from fastconv.backends.cpu.simd import ROWS
+from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch_rows
+from fastconv.backends.cpu.simd import ROWS, copy_rows
 from fastconv.backends.cpu.team import shared
-from fastconv.backends.threads import share, team_for
+from fastconv.backends.threads import team_for
 
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
@@ -47,9 +47,9 @@ _MIN_TASKS = 32  # fewer boxes than this leave threads idle; pieces of output ro
 _NS_PER_FLOP = 0.01
 _NS_PER_ELEMENT = 0.3
 
-_PHASE_FIELDS = "outputs_d outputs_h outputs_w first_d first_h count packed start offsets".split()
+_PHASE_FIELDS = "outputs_d outputs_h outputs_w first_d first_h count packed start offsets taps".split()
 PHASE = np.dtype([(name, np.int64) for name in _PHASE_FIELDS])
-"""A phase: its outputs and where they begin, its products, where its weights, biases and offsets begin."""
+"""A phase: its outputs and where they begin, its products, where its weights, biases, offsets and taps begin."""
 
 
 def _together(axes: list[Axis]) -> Axis:
@@ -78,13 +78,18 @@ class Phases:
         self.line = min(self.band, int(p["box_h"])) * int(p["pitch"]) + OVERRUN
         self.elements = self.columns * ROWS * self.line + box.box_elements + SLACK
         self.offsets = np.concatenate([self._offsets(c) for c in correlations])
+        self.taps = np.concatenate([np.arange(one.kernel_size), *(c.kernel_taps for c in correlations)])
+        self.all_taps = one.plan.copy()
+        self.all_taps["taps"], self.all_taps["count"] = one.kernel_size, one.channels * one.kernel_size
+        self.block = one.channels * one.kernel_size * ROWS
         phases = []
-        packed = offsets = 0
+        packed, offsets, taps = 0, 0, one.kernel_size
         for c in correlations:
             (depth, height, _), start = c.axes, packed + c.groups * c.packed_rows * c.count
             outputs = tuple(axis.outputs for axis in c.axes)
-            phases.append((*outputs, depth.first, height.first, c.count, packed, start, offsets))
+            phases.append((*outputs, depth.first, height.first, c.count, packed, start, offsets, taps))
             packed, offsets = start + c.groups * c.packed_rows, offsets + c.count
+            taps += len(c.kernel_taps)
         self.phases, self.packed_elements = np.array(phases, PHASE), packed
         self.flops = sum(c.flops for c in correlations)
 
@@ -105,10 +110,14 @@ class Phases:
         bias = np.empty(0, dtype) if b is None else flat(b)
         packed = call_scratch(self.packed_elements, dtype)
 
-        cost = weights.size * _NS_PER_ELEMENT / len(self.phases)
-        for c, phase in zip(self.correlations, self.phases):
-            arrays = weights, bias, packed[phase["packed"] :], packed[phase["start"] :], c.plan, c.kernel_taps
-            share(pack, (*arrays, *self.steps, c.kernel_size, False), c.groups * c.blocks, cost)
+        kernel_size = self.correlations[0].kernel_size
+        tasks, cost = box.groups * box.blocks, weights.size * _NS_PER_ELEMENT
+        team = team_for(tasks, cost)
+        memory = scratch_rows(team.size, self.block + ALIGNED + line_elements(kernel_size), dtype)
+        _pack_phases(
+            weights, bias, packed, self.all_taps, self.phases, self.taps, *self.steps, kernel_size, memory,
+            team.address, 0, tasks,
+        )  # fmt: skip
         pieces = len(source) * box.groups * box.boxes
         chunks = max(1, min(box.blocks, _MIN_TASKS // pieces))
         tasks, cost = pieces * chunks, len(source) * self.flops * _NS_PER_FLOP + (x.size + y.size) * _NS_PER_ELEMENT
@@ -128,6 +137,43 @@ def suits(correlations: list[Correlation]) -> bool:
     columns = len({c.axes[2] for c in correlations})
     whole = len(correlations) == math.prod(min(axis.stride, axis.target) for axis in axes)
     return whole and 2 <= columns <= MOST_COLUMN_PHASES
+
+
+@shared
+def _pack_phases(
+    w: Any, b: Any, packed: Any, plan: Any, phases: Any, taps: Any, row_step: int, channel_step: int, kernel_size: int,
+    memory: Any, who: int, begin: int, end: int,
+) -> None:  # fmt: skip
+    """The weights and biases of all phases, for tasks begin ≤ task < end of (group, block of rows).
+
+    `plan` is that of all taps together, which stand first in `taps`: those of a block are transposed once, and each
+    phase picks its own.
+    """
+    p = plan[0]
+    scratch, count = memory[who], p.channels * kernel_size
+    block, start, lines = scratch, scratch[count * ROWS :], scratch[count * ROWS + ALIGNED :]
+    every = taps[:kernel_size]
+    for task in range(begin, end):
+        g, number = divmod(task, p.blocks)
+        row = g * p.packed + number * ROWS
+        mr = min(ROWS, p.packed - number * ROWS)
+        pack_blocks(
+            w, b, block, start, plan, every, row_step, channel_step, kernel_size, False, lines, row, task, task + 1
+        )
+        for n in range(len(phases)):
+            f = phases[n]
+            to, own = f.packed + row * f.count, f.count // p.channels
+            for c in range(p.channels):
+                for t in range(own):
+                    source = (c * kernel_size + taps[f.taps + t]) * mr
+                    if mr == ROWS:
+                        copy_rows(w, pointer(packed, to), pointer(block, source))
+                    else:
+                        for r in range(mr):
+                            packed[to + r] = block[source + r]
+                    to += mr
+            for r in range(mr):
+                packed[f.start + row + r] = start[r]
 
 
 @routine
