@@ -77,6 +77,7 @@ class Outer:
             q[f"outputs_{name}"], q[f"step_{name}"], q[f"low_{name}"] = axis.outputs, axis.step, axis.low
             q[f"reach_{name}"], q[f"box_{name}"] = _reach(axis), outputs
             q[f"boxes_{name}"] = -(-axis.outputs // outputs)
+        q["skips"] = any(pair != (0, axis.outputs) for axis, pairs in zip(c.axes, self.inside) for pair in pairs)
         q["planes"], rows, q["columns"] = (_read(axis, outputs) for axis, outputs in zip(c.axes, box))
         q["area"] = rows * q["columns"]
 

@@ -5,6 +5,7 @@ padding, gy to [output][row of a block]; then `simd.outer` sums over the outputs
 pass. A tap sums over the outputs that it finds a source for, and over no others. So that these are long runs, outputs
 are put in an order of their own: [part of the columns][plane][row][image][column of the part], the parts cut wherever a
 tap enters or leaves the source. With dilations of a third of an image that is little more than half of the products.
+What is not finite in gy is NaN times the zeros of the padding: it is looked for while gy is packed.
 
 Loop order: unit (a box, or several images in one) → some blocks of rows → tile of channels → block of rows → tap → run
 → output. Registers hold the tile of dw, the first level the unit's outputs of a block of gy, the second those of a tile
@@ -31,12 +32,13 @@ _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 
 _NUMBERS = (
     "groups channels rows taps parts depth height width outputs_d outputs_h outputs_w step_d step_h step_w "
-    "low_d low_h low_w reach_d reach_h reach_w box_d box_h box_w boxes_d boxes_h boxes_w planes columns area together"
+    "low_d low_h low_w reach_d reach_h reach_w box_d box_h box_w boxes_d boxes_h boxes_w planes columns area "
+    "together skips"
 ).split()
 LAYOUT = np.dtype([(name, np.int64) for name in _NUMBERS])
 """What the kernel reads of a correlation: outputs box_d × box_h × box_w to a box, `together` images to a unit; an
 output reads places `low` to low + reach - 1 behind its own; a box of the source has room for `planes` of `area`
-positions, rows of `columns`."""
+positions, rows of `columns`; `skips`: whether some tap finds padding."""
 
 
 @routine
@@ -225,6 +227,38 @@ def weight_grad_outer(
                     x, q, scratch, panel, stride, start, stop, off, taps, runs, counts, pointer(zeros), sums, pitch,
                     number * q.planes * q.area + lanes, unit > first_unit,
                 )  # fmt: skip
+                for block in range(start, stop if q.skips else start):
+                    to, outputs = panel + (block - start) * ROWS * stride, number * n_d * n_h * n_w
+                    if not _is_finite(scratch, to, outputs * ROWS):
+                        _meet_padding(scratch, to, outputs, runs, counts, partial[s, g, block * ROWS :])
+
+
+@routine(fastmath={"reassoc"})  # type: ignore[untyped-decorator]
+def _is_finite(values: Any, first: int, count: int) -> bool:
+    """Whether there is neither NaN nor infinity among values[first : first + count]."""
+    zero = values.dtype.type(0)
+    total = zero
+    for i in range(np.uintp(count)):
+        total += values[np.uintp(first) + i] * zero
+    return bool(total == zero)
+
+
+@routine
+def _meet_padding(packed: Any, at: int, outputs: int, runs: Any, counts: Any, sums: Any) -> None:
+    """sums[row, tap] += gy · 0 for the outputs of a block that find nothing but padding at the tap."""
+    zero = packed.dtype.type(0)
+    for t in range(len(counts)):
+        first = 0
+        for i in range(counts[t] + 1):
+            last = runs[t, i, 0] if i < counts[t] else outputs
+            for o in range(first, last):
+                for m in range(ROWS):
+                    product = packed[at + o * ROWS + m] * zero
+                    if product != zero:
+                        for c in range(sums.shape[2]):
+                            sums[m, t, c] += product
+            if i < counts[t]:
+                first = runs[t, i, 1]
 
 
 @inlined
