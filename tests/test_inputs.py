@@ -237,6 +237,7 @@ SPREADING = [
         "n1 c3 hw9x9 k2 f3 d2 p2",
         "n2 c4 hw7x6 k8 f1",
         "n2 c40 hw6x6 k64 f3 p1",
+        "n3 c32 hw5x7 k16 f3x2 s1x2 p1 g2",
         "n1 c6 hw8x9 k6 f3 p1 g6",
         "n1 c4 hw8x9 k6 f3 p2 g2",
         "n1 c2 dhw5x6x7 k3 f3 p1",
