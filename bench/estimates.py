@@ -70,13 +70,15 @@ def random_geometry(random: np.random.Generator) -> ConvGeometry:
         channels = [int(math.exp(random.uniform(0, math.log(513)))) for _ in range(2)]
         if random.random() < 0.6:
             channels = [max(1, round(c / 8) * 8) for c in channels]
-        low = tuple(k // 2 if random.random() < 0.7 else 0 for k in kernel)
-        out = tuple((s + 2 * p - k) // st + 1 for s, p, k, st in zip(size, low, kernel, stride))
+        dilation = (int(random.choice([1, 1, 1, 1, 1, 1, 2, 3, 6, 12])) if max(stride) == 1 else 1,) * rank
+        spans = [e * (k - 1) + 1 for k, e in zip(kernel, dilation)]
+        low = tuple(span // 2 if random.random() < 0.7 else 0 for span in spans)
+        out = tuple((s + 2 * p - span) // st + 1 for s, p, span, st in zip(size, low, spans, stride))
         flops = 2 * math.prod(out) * math.prod(channels) * math.prod(kernel)
         if min(out) < 1 or not _LEAST_FLOPS < flops < _MOST_FLOPS:
             continue
         pads = tuple((p, p) for p in low)
-        return ConvGeometry(channels[0], channels[1], 1, size, kernel, stride, (1,) * rank, pads)
+        return ConvGeometry(channels[0], channels[1], 1, size, kernel, stride, dilation, pads)
 
 
 def random_summed(random: np.random.Generator) -> ConvGeometry:
@@ -111,8 +113,11 @@ def forward_ways(geometry: ConvGeometry, itemsize: int, samples: int) -> Ways:
     if lanes:
         found["lanes"] = estimates.lanes_bill(lanes), direct(False, 0.0)
     if itemsize == 4 and winograd.suits(c):
-        tiles = winograd.Winograd(c)
-        found["winograd"] = tiles.bill(samples), lambda x, w, y: tiles.run(x, w, steps, None, y, False)
+
+        def tiled(way: Any) -> Run:
+            return lambda x, w, y: way.run(x, w, steps, None, y, False)
+
+        found |= {f"winograd {name}": (way.bill(samples), tiled(way)) for name, way in winograd.ways(c).items()}
     return found
 
 
@@ -253,12 +258,14 @@ def loss(samples: list[dict[str, Any]], prices: dict[str, float]) -> tuple[float
 
 
 def fitted(samples: list[dict[str, Any]]) -> dict[str, float]:
-    """Prices with the least squares of relative errors, none negative."""
+    """Prices with the least squares of relative errors, none negative. Ways called "this of that" share prices."""
     prices: dict[str, float] = {}
-    every = {(sample["operation"], name) for sample in samples for name in sample["bills"]}
-    for operation, name in sorted(every):
-        taken = [s for s in samples if s["operation"] == operation and name in s["bills"]]
-        of_way = [(s["bills"][name], s["times"][name]) for s in taken]
+    by_way: dict[tuple[str, str], list[tuple[estimates.Bill, float]]] = {}
+    for sample in samples:
+        for name, bill in sample["bills"].items():
+            of_way = by_way.setdefault((sample["operation"], name.partition(" of ")[0]), [])
+            of_way.append((bill, sample["times"][name]))
+    for _, of_way in sorted(by_way.items()):
         things = sorted({thing for bill, _ in of_way for thing in bill})
         table = np.array([[bill.get(thing, 0.0) / taken for thing in things] for bill, taken in of_way])
         found, _ = nnls(table, np.ones(len(table)))

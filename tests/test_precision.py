@@ -10,7 +10,7 @@ from problems import parse
 
 import fastconv as fc
 from fastconv.backends import threads
-from fastconv.backends.cpu import weight_grad_winograd, winograd
+from fastconv.backends.cpu import weight_grad_winograd, winograd_boxes, winograd_tiles
 
 # Winograd on whole and ragged tiles, small images over several samples, groups, volumes, odd numbers of channels.
 WINOGRAD_LINES = (
@@ -41,6 +41,10 @@ WINOGRAD_LINES = (
     "n1 c8 dhw9x20x24 k8 f5 p2",
     "n2 c16 hw64 k16 f5 p2",
     "n1 c32 hw62x64 k16 f3 p1",
+    "n4 c64 hw9 k70 f3 p1",
+    "n2 c128 hw33 k100 f3 p12 d12",
+    "n1 c128 hw29x31 k128 f3 p5x6 d5x6 g2",
+    "n3 c128 hw30 k128 f3 p4 d4",
 )
 
 # Of weight gradients: one unit of tiles, several and several slices of them; channels and rows that fill no last vector
@@ -197,9 +201,10 @@ def test_tiles_depend_on_nothing_that_scratch_held(monkeypatch, line, number):
     x, w, gy = arrays.x, arrays.w, arrays.gy
     fc.set_num_threads(1)
     expected = conv(problem, x, w), input_grad(problem, w, gy)
-    poison(monkeypatch, winograd)
+    poison(monkeypatch, winograd_boxes)
+    poison(monkeypatch, winograd_tiles)
     monkeypatch.setattr(threads, "SERIAL_NS", 0)
-    monkeypatch.setattr(winograd, "SHARED_NS", 0)  # more than one thread: each transforms some channels of a box
+    monkeypatch.setattr(winograd_boxes, "SHARED_NS", 0)  # more than one thread: each transforms some channels of a box
     fc.set_num_threads(number)
     assert np.array_equal(conv(problem, x, w), expected[0])
     assert np.array_equal(input_grad(problem, w, gy), expected[1])

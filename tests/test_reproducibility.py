@@ -10,7 +10,7 @@ from problems import LARGE, PROBLEMS
 import fastconv as fc
 from fastconv.autograd import to_device
 from fastconv.backends import threads
-from fastconv.backends.cpu import host, winograd
+from fastconv.backends.cpu import host, winograd_boxes
 
 THREADS = (1, 2, 3, 8)
 BATCHES = (2, 7, 64)
@@ -78,7 +78,7 @@ def pool_arrays(name, shape, arguments, dtype, device):
 def no_work_is_too_small(monkeypatch):
     """Even what takes a microsecond is cut into pieces and handed to threads."""
     monkeypatch.setattr(threads, "SERIAL_NS", 0)
-    monkeypatch.setattr(winograd, "SHARED_NS", 0)
+    monkeypatch.setattr(winograd_boxes, "SHARED_NS", 0)
 
 
 @dtypes
@@ -184,7 +184,8 @@ def test_every_algorithm_is_among_the_geometries():
             for direction, names in found.items():
                 names.update(getattr(explanation, direction).split(" + "))
     correlation = ["shift-gemm boxes", "shift-gemm columns", "shift-gemm in place", "shift-gemm lanes"]
-    correlation += ["constant", "fft", "depthwise lanes", "depthwise rows", "winograd boxes", "winograd tiles"]
+    correlation += ["constant", "fft", "depthwise lanes", "depthwise rows"]
+    correlation += ["winograd boxes", "winograd tiles of 3×3", "winograd tiles of 4×4"]
     correlation += ["depthwise strips"] * (host.LANES >= 8)
     assert sorted(found["forward"]) == sorted(correlation)
     assert sorted(found["input_grad"]) == sorted([*correlation, "patches", "patches spread", "shift-gemm phases"])

@@ -97,6 +97,12 @@ class Axis:
         """Positions that a row of outputs reads in a phase beyond its own number."""
         return max((offset - self.low) // self.step for offset in self.offsets)
 
+    @cached_property
+    def spacing(self) -> int:
+        """How far apart the taps lie, 0 if not at equal distances."""
+        distances = {b - a for a, b in itertools.pairwise(sorted(self.offsets))}
+        return distances.pop() if len(distances) == 1 else 0
+
     @property
     def identity(self) -> bool:
         """Whether each output reads the position of the same number, and is written there."""

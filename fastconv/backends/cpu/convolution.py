@@ -23,6 +23,8 @@ from fastconv.backends.cpu import (
     weight_grad_outer,
     weight_grad_winograd,
     winograd,
+    winograd_boxes,
+    winograd_tiles,
 )
 from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.memory import empty
@@ -199,11 +201,10 @@ def algorithm(correlation: Correlation, steps: tuple[int, int], precision: str) 
 
 def _with_more_rounding(correlation: Correlation, steps: tuple[int, int]) -> Algorithm | None:
     """The algorithm of float32 below the highest precision, if one is faster than direct sums."""
-    if winograd.suits(correlation):
-        tiles = winograd.Winograd(correlation)
-        if tiles.pays:
-            name = f"winograd {'tiles' if tiles.small else 'boxes'}"
-            return Algorithm(name, partial(_where_finite, tiles, steps, algorithm(correlation, steps, "highest")))
+    if found := winograd.fastest(correlation):
+        name, tiles = found
+        run = partial(_where_finite, tiles, steps, algorithm(correlation, steps, "highest"))
+        return Algorithm(f"winograd {name}", run)
     if fft.suits(correlation):
         transforms = fft.Fft(correlation)
         if transforms.pays:
@@ -212,7 +213,7 @@ def _with_more_rounding(correlation: Correlation, steps: tuple[int, int]) -> Alg
 
 
 def _where_finite(
-    faster: winograd.Winograd | fft.Fft,
+    faster: winograd_boxes.Boxes | winograd_tiles.Tiles | fft.Fft,
     steps: tuple[int, int],
     direct: Algorithm,
     source: Array,

@@ -17,6 +17,7 @@ from fastconv.backends.cpu.simd import INNER_TILE, INNER_TILE_ONE_ROW, ROWS
 from fastconv.backends.cpu.weight_grad import COLUMN_VECTORS
 from fastconv.backends.cpu.weight_grad_outer_kernels import WIDE_VECTORS
 from fastconv.backends.cpu.winograd_kernels import LANES
+from fastconv.backends.cpu.winograd_matrices import axes_of
 from fastconv.geometry import ConvGeometry
 
 OUTER, COLUMNS, BOXES = "outer-product", "inner-product columns", "inner-product boxes"
@@ -106,7 +107,7 @@ def tiles_bill(tiles: weight_grad_winograd.Tiles, samples: int) -> Bill:
     """Winograd's tiles (weight_grad_winograd.py)."""
     source = tiles.source
     plan, boxes, frequencies = source.plan[0], source.boxes, tiles.frequencies
-    blocks, vectors, axes = -(-tiles.rows // ROWS), -(-tiles.channels // LANES), sum(len(t) > 1 for t in tiles.form)
+    blocks, vectors, axes = -(-tiles.rows // ROWS), -(-tiles.channels // LANES), axes_of(tiles.form)
     rows = int(plan["box_rows"]) * int(plan["phases_h"])
     return {
         "tiled gradient product": frequencies * source.outputs * blocks * ROWS * vectors,

@@ -28,9 +28,10 @@ from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, interleave, outer_strided, transpose
 from fastconv.backends.cpu.team import shared
 from fastconv.backends.cpu.weight_grad import slice_count
-from fastconv.backends.cpu.winograd import suits, tiled
-from fastconv.backends.cpu.winograd_kernels import FILTER_PADDING, LANES, STAGGER, frequencies_of
-from fastconv.backends.cpu.winograd_matrices import outputs, patch
+from fastconv.backends.cpu.winograd import suits
+from fastconv.backends.cpu.winograd_boxes import tiled
+from fastconv.backends.cpu.winograd_kernels import FILTER_PADDING, LANES, STAGGER, tile_frequencies
+from fastconv.backends.cpu.winograd_matrices import form_of, frequencies_of, outputs_of, patch
 from fastconv.backends.cpu.winograd_simd import filter_gradient, gradient_transform, input_transform
 from fastconv.backends.threads import get_num_threads, share, team_for
 from fastconv.geometry import ConvGeometry
@@ -53,8 +54,8 @@ class Tiles:
         whole = forward_plan(geometry, 4)
         depth, height, width = whole.axes
         taps = len(height.offsets), len(width.offsets)
-        self.form = tuple((0,) * count for count in taps)
-        self.frequencies = patch(taps[0]) * patch(taps[1])
+        self.form = form_of(taps)
+        self.frequencies = frequencies_of(self.form)
         (h,), (w,) = tiled(height), tiled(width)
         kernel = 1, patch(taps[0]), patch(taps[1])
         channels, rows, groups = whole.channels, whole.rows, whole.groups
@@ -64,7 +65,7 @@ class Tiles:
         self.channels, self.rows, self.groups, self.taps = channels, rows, groups, taps[0] * taps[1]
         self.offsets = self.source.box_offsets[: self.frequencies] * LANES
         p = self.source.plan[0]
-        steps = outputs(taps[0]), outputs(taps[1])
+        steps = outputs_of(self.form)
         self.gradient, self.gradient_tables = _boxes_of_gradient(p, steps, (height.outputs, width.outputs))
         images = np.arange(steps[0] * steps[1], dtype=np.int64)
         self.gradient_offsets = images * (self.gradient[0]["plane"] * ROWS)
@@ -110,7 +111,7 @@ def _transformed_channels(
     """
     p = plan[0]
     size = x.itemsize
-    frequencies, volume = frequencies_of(form), p.depth * p.height * p.width
+    frequencies, volume = tile_frequencies(form), p.depth * p.height * p.width
     lines = box_at + LANES * p.channel + _SLACK
     rows, columns = min(p.box_h, p.outputs_h - h0), min(p.box_w, p.outputs_w - w0)
     c = at = 0
@@ -164,7 +165,7 @@ def _filters_of_tile(
     form: Any, gw: Any, source: int, g: int, block: int, rows: int, c: int, width: int, channels: int
 ) -> None:
     """gw[group][row][channel][tap] from the sums [frequency][row][channel] of a block and a tile of channels."""
-    taps, size = len(form[0]) * len(form[1]), gw.itemsize
+    taps, size = len(form[0][0]) * len(form[1][0]), gw.itemsize
     first = min(block * ROWS, rows - ROWS)
     for m in range(block * ROWS - first, ROWS):  # rows before belong to the block before as well
         for v in range(0, width, LANES):
@@ -185,7 +186,7 @@ def weight_grad_tiles(
     [block][frequency][tile][row], the sums of a tile, a box and its lines.
     """
     p, size = plan[0], x.itemsize
-    blocks, frequencies = p.blocks, frequencies_of(form)
+    blocks, frequencies = p.blocks, tile_frequencies(form)
     volume, area = p.depth * p.height * p.width, p.outputs_d * gy_plan[0].height * gy_plan[0].width
     boxes = x.size // (p.groups * channels * volume) * p.outputs_d * p.boxes_h * p.boxes_w
     units = -(-boxes // unit_boxes)
@@ -237,7 +238,7 @@ def weight_grad_tiles(
 def _filter_gradients(form: Any, sums: Any, gw: Any, rows: int, channels: int, who: int, begin: int, end: int) -> None:
     """gw from the sums of all slices, added in order; tasks are (group, block of rows)."""
     slices, groups, blocks, one = sums.shape
-    frequencies = frequencies_of(form)
+    frequencies = tile_frequencies(form)
     line, apart = sums.reshape(sums.size), np.uintp(groups * blocks * one)
     total = np.empty(frequencies * ROWS * _WIDE * LANES, gw.dtype)
     for task in range(begin, end):

@@ -1,9 +1,10 @@
-"""The matrices of Winograd's minimal filtering F(4, r): r taps, 4 outputs and r + 3 multiplications for them.
+"""The matrices of Winograd's minimal filtering F(m, r): r taps, m outputs and r + m - 1 multiplications for them.
 
-y = Aᵀ [ (G g) ⊙ (Bᵀ d) ]: a polynomial product by its values at r + 2 points and at infinity (Toom and Cook; Winograd
-1980, Lavin & Gray 2016). The points are 0 and pairs ±a: the values of a pair share half of their work. Which pairs,
-decides how rounding grows; these were found by a search over small fractions (relative L2 error of one axis, 64
-channels of unit variance: 0.4, 0.7 and 1.8 · 10⁻⁶ for 3, 5 and 7 taps; direct sums have 0.3 to 0.4 · 10⁻⁶).
+y = Aᵀ [ (G g) ⊙ (Bᵀ d) ]: a polynomial product by its values at r + m - 2 points and at infinity (Toom and Cook;
+Winograd 1980, Lavin & Gray 2016). The points are pairs ±a, and 0 where their number is odd: the values of a pair share
+half of their work. Which pairs, decides how rounding grows; these were found by a search over small fractions (relative
+L2 error of one axis, 64 channels of unit variance: 0.4, 0.7 and 1.8 · 10⁻⁶ for 4 outputs of 3, 5 and 7 taps, 0.3 · 10⁻⁶
+for 3 of 3; direct sums have 0.3 to 0.4 · 10⁻⁶).
 """
 
 from __future__ import annotations
@@ -14,39 +15,54 @@ from math import prod
 from typing import NamedTuple
 
 OUTPUTS = 4
+"""Of a tile along an axis, where images are large."""
+
+Form = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+"""What code is made for: the taps and the outputs of a tile in height and in width, as lengths of tuples of zeros."""
 
 Matrix = tuple[tuple[float, ...], ...]
 
-_PAIRS = {3: ("2/3", "3/2"), 5: ("1/2", "1", "2"), 7: ("2/5", "3/4", "4/3", "5/2")}
+_PAIRS = {5: ("1/3", "5/4"), 6: ("2/3", "3/2"), 8: ("1/2", "1", "2"), 10: ("2/5", "3/4", "4/3", "5/2")}
+"""By the number of multiplications."""
 
 MAX_CHANNELS: dict[tuple[int, ...], int] = {(3, 3): 4096, (5, 5): 512, (3,): 4096, (5,): 4096, (7,): 1024}
-"""The forms of tiles, by the taps of the axes that have several, and the channels up to which their error, which grows
-with the root of the channels, stays below the 1e-5 of the default precision."""
+"""The taps of the axes that have several, and the channels up to which the error of their tiles, which grows with the
+root of the channels, stays below the 1e-5 of the default precision."""
 
 
 class Matrices(NamedTuple):
-    """Rows of a pair of points follow each other; those of 0 come first, those of infinity last."""
+    """Rows of a pair of points follow each other; those of 0 come first, if they are there, those of infinity last."""
 
     output: Matrix
-    """Aᵀ (4, r + 3)."""
+    """Aᵀ (m, r + m - 1)."""
     filter: Matrix
-    """G (r + 3, r)."""
+    """G (r + m - 1, r)."""
     input: Matrix
-    """Bᵀ (r + 3, r + 3)."""
+    """Bᵀ (r + m - 1, r + m - 1)."""
 
 
 @lru_cache
-def matrices(taps: int) -> Matrices:
-    """Of F(4, taps); an axis with one tap is not transformed."""
+def matrices(taps: int, outputs: int) -> Matrices:
+    """Of F(outputs, taps); an axis with one tap is not transformed."""
     if taps == 1:
         one = ((1.0,),)
         return Matrices(one, one, one)
-    points = [Fraction(0)] + [sign * Fraction(pair) for pair in _PAIRS[taps] for sign in (1, -1)]
+    frequencies = patch(taps, outputs)
+    points = [sign * Fraction(pair) for pair in _PAIRS[frequencies] for sign in (1, -1)]
+    if has_zero(frequencies):
+        points.insert(0, Fraction(0))
     others = [[point - other for other in points if other != point] for point in points]
-    output = [[point**i for point in points] + [Fraction(i == OUTPUTS - 1)] for i in range(OUTPUTS)]
-    filters = [[point**k / prod(apart) for k in range(taps)] for point, apart in zip(points, others)]
+    output = [[point**i for point in points] + [Fraction(i == outputs - 1)] for i in range(outputs)]
+    # Without the point 0, G and Bᵀ of -a change their signs: they then differ from those of a in their odd columns.
+    signs = [-1 if point < 0 and not has_zero(frequencies) else 1 for point in points]
+    filters = [
+        [sign * point**k / prod(apart) for k in range(taps)] for sign, point, apart in zip(signs, points, others)
+    ]
     filters.append([Fraction(k == taps - 1) for k in range(taps)])
-    inputs = [[*_with_roots([other for other in points if other != point]), Fraction(0)] for point in points]
+    inputs = [
+        [sign * factor for factor in (*_with_roots([other for other in points if other != point]), Fraction(0))]
+        for sign, point in zip(signs, points)
+    ]
     inputs.append(_with_roots(points))
     return Matrices(*(tuple(tuple(map(float, row)) for row in matrix) for matrix in (output, filters, inputs)))
 
@@ -60,11 +76,31 @@ def _with_roots(roots: list[Fraction]) -> list[Fraction]:
     return coefficients
 
 
-def patch(taps: int) -> int:
+def has_zero(frequencies: int) -> bool:
+    """Whether 0 is among the points; the others are pairs and infinity."""
+    return frequencies % 2 == 0
+
+
+def patch(taps: int, outputs: int = OUTPUTS) -> int:
     """Positions of the input that a tile reads along an axis: as many as it has frequencies."""
-    return taps + OUTPUTS - 1 if taps > 1 else 1
+    return taps + outputs - 1 if taps > 1 else 1
 
 
-def outputs(taps: int) -> int:
-    """Outputs of a tile along an axis."""
-    return OUTPUTS if taps > 1 else 1
+def form_of(taps: tuple[int, int], outputs: int = OUTPUTS) -> Form:
+    """Of tiles for so many taps in height and width; an axis with one tap has one output."""
+    return tuple(((0,) * count, (0,) * (outputs if count > 1 else 1)) for count in taps)
+
+
+def outputs_of(form: Form) -> tuple[int, int]:
+    """Outputs of a tile in height and width."""
+    return len(form[0][1]), len(form[1][1])
+
+
+def frequencies_of(form: Form) -> int:
+    """Products that a tile takes for each channel and row."""
+    return (len(form[0][0]) + len(form[0][1]) - 1) * (len(form[1][0]) + len(form[1][1]) - 1)
+
+
+def axes_of(form: Form) -> int:
+    """Axes that are transformed: those with several taps."""
+    return sum(len(taps) > 1 for taps, _ in form)

@@ -2,11 +2,11 @@
 
 Y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A with the matrices of the height on one side and those of the width on the other, see
 winograd_matrices.py: a 6×6 patch d of the input and a 3×3 filter g give a 4×4 patch Y of the output with 36
-multiplications instead of 144. Everything stays in registers between the loads of a patch and the stores of its
-transform, as far as there are registers.
+multiplications instead of 144, a 5×5 patch a 3×3 one with 25 instead of 81. Everything stays in registers between the
+loads of a patch and the stores of its transform, as far as there are registers.
 
-Each takes the `form` of a tile: two tuples, whose lengths are its taps in height and width. A length belongs to the
-type, so that the code is made for the form.
+Each takes the `form` of a tile: for height and width two tuples, whose lengths are its taps and its outputs there. A
+length belongs to the type, so that the code is made for the form.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 from fastconv.backends.cpu.emitter import Emitter
 from fastconv.backends.cpu.host import inlined
 from fastconv.backends.cpu.simd import ROWS
-from fastconv.backends.cpu.winograd_matrices import Matrices, Matrix, matrices
+from fastconv.backends.cpu.winograd_matrices import Matrices, Matrix, has_zero, matrices
 
 FILTER_LANES = 8  # of a vector of filters: at least ROWS
 
@@ -30,8 +30,8 @@ _I32 = ir.IntType(32)
 
 
 def _matrices(form: Any) -> tuple[Matrices, Matrices]:
-    height, width = form
-    return matrices(len(height)), matrices(len(width))
+    height, width = (matrices(*map(len, axis)) for axis in form)
+    return height, width
 
 
 def _combination(emit: Emitter, factors: Any, values: list[Any]) -> Any:
@@ -51,22 +51,28 @@ def _combination(emit: Emitter, factors: Any, values: list[Any]) -> Any:
 
 def _at_points(emit: Emitter, matrix: Matrix, values: list[Any]) -> list[Any]:
     """matrix · values for Bᵀ, G or A: the rows of points a and -a differ in the signs of their odd columns alone."""
-    results = [_combination(emit, matrix[0], values)]
-    for row in matrix[1:-1:2]:
+    if len(matrix) == 1:
+        return [_combination(emit, matrix[0], values)]
+    pairs = int(has_zero(len(matrix)))  # where they begin
+    results = [_combination(emit, row, values) for row in matrix[:pairs]]
+    for row in matrix[pairs:-1:2]:
         even, odd = (_combination(emit, row[first::2], values[first::2]) for first in (0, 1))
         results += [emit.builder.fadd(even, odd), emit.builder.fsub(even, odd)]
-    return results if len(matrix) == 1 else [*results, _combination(emit, matrix[-1], values)]
+    return [*results, _combination(emit, matrix[-1], values)]
 
 
 def _from_points(emit: Emitter, matrix: Matrix, values: list[Any]) -> list[Any]:
     """matrix · values for Aᵀ or Gᵀ: the columns of points a and -a differ in the signs of their odd rows alone."""
-    pairs = list(zip(values[1:-1:2], values[2:-1:2]))
+    if len(values) == 1:
+        return [_combination(emit, row, values) for row in matrix]
+    first = int(has_zero(len(values)))
+    pairs = list(zip(values[first:-1:2], values[first + 1 : -1 : 2]))
     sums = [emit.builder.fadd(a, b) for a, b in pairs]
     differences = [emit.builder.fsub(a, b) for a, b in pairs]
-    ends = values[:1] if len(values) == 1 else [values[0], values[-1]]
+    ends = [*values[:first], values[-1]]
     results = []
     for i, row in enumerate(matrix):
-        factors = [*(row[:1] if len(row) == 1 else [row[0], row[-1]]), *row[1:-1:2]]
+        factors = [*row[:first], row[-1], *row[first:-1:2]]
         results.append(_combination(emit, factors, [*ends, *(differences if i % 2 else sums)]))
     return results
 
@@ -165,18 +171,18 @@ def _gather(emit: Emitter, address: Any, index: Any, mask: Any) -> Any:
 
 @intrinsic
 def input_transform_gathered(  # type: ignore[no-untyped-def]
-    typing_context, like, form, source, index, masks, row, target, stride
+    typing_context, like, form, source, index, masks, row, column, target, stride
 ):
-    """The same for tiles anywhere: element (i, j) of lane t is source[index[t] + i · row + j], or 0.
+    """The same for tiles anywhere: element (i, j) of lane t is source[index[t] + i · row + j · column], or 0.
 
     `index` [lanes] are int64; `masks` [frequencies] are int64 whose bit t says whether the element of lane t is inside.
     """
-    signature = types.void(like, form, *[types.intp] * 6)
+    signature = types.void(like, form, *[types.intp] * 7)
     height, width = _matrices(form)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0])
-        source, index, masks, row, target, stride = args[2:]
+        source, index, masks, row, column, target, stride = args[2:]
         columns = len(width.input)
         target = emit.pointer(target)
         indices = builder.load(builder.inttoptr(index, ir.VectorType(_I64, emit.lanes).as_pointer()), align=8)
@@ -188,9 +194,15 @@ def input_transform_gathered(  # type: ignore[no-untyped-def]
             for j in range(columns):
                 number = builder.load(emit.at(masks, emit.index(columns * i + j)))
                 mask = builder.bitcast(builder.trunc(number, ir.IntType(emit.lanes)), bits)
-                shift = builder.add(builder.mul(row, emit.index(i)), emit.index(j))
+                shift = builder.add(builder.mul(row, emit.index(i)), builder.mul(column, emit.index(j)))
                 address = builder.add(source, builder.mul(shift, emit.index(emit.itemsize)))
-                patch[i].append(_gather(emit, address, indices, mask))
+                before = builder.block
+                with builder.if_then(builder.icmp_signed("!=", number, emit.index(0))):
+                    gathered, inside = _gather(emit, address, indices, mask), builder.block
+                value = builder.phi(emit.vector)
+                value.add_incoming(emit.zero, before)
+                value.add_incoming(gathered, inside)
+                patch[i].append(value)
         _store_frequencies(emit, target, stride, _both_sides(emit, _at_points, height.input, width.input, patch))
         return context.get_dummy_value()
 
@@ -206,7 +218,7 @@ def filter_transform(typing_context, like, form, source, row_step, target, strid
     """
     signature = types.void(like, form, *[types.intp] * 4)
     height, width = _matrices(form)
-    taps_h, taps_w = (len(axis) for axis in form)
+    taps_h, taps_w = (len(axis[0]) for axis in form)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0], FILTER_LANES)

@@ -1,0 +1,223 @@
+"""Winograd's tiles from anywhere, for small images and taps far apart; the idea is in winograd_kernels.py.
+
+The tiles of all samples, and of all phases of a dilation, fill the columns of the products, up to 192 at once, gathered
+and stored lane by lane. All channels are transformed before; then each task takes blocks of output rows and transforms
+its own filters, so that these never leave its cache. Tiles of 3×3 outputs cover what those of 4×4 would leave half
+empty.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv.backends.axes import Axis
+from fastconv.backends.cpu.estimates import Bill
+from fastconv.backends.cpu.gather import zero_bytes
+from fastconv.backends.cpu.host import flat, kernel, pointer
+from fastconv.backends.cpu.plan import TILE_VECTORS, Correlation, even_part
+from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
+from fastconv.backends.cpu.simd import ROWS
+from fastconv.backends.cpu.team import shared
+from fastconv.backends.cpu.winograd_kernels import (
+    FILTER_PADDING,
+    LANES,
+    STAGGER,
+    TILE_COLUMNS,
+    block_biases,
+    filters_of_blocks,
+    several_blocks,
+    store_tiles,
+    taps_in_order,
+    tile_frequencies,
+    tile_outputs,
+    tile_products,
+)
+from fastconv.backends.cpu.winograd_matrices import form_of, frequencies_of, outputs_of
+from fastconv.backends.cpu.winograd_simd import input_transform_gathered, output_transform
+from fastconv.backends.threads import share, team_for
+
+_STEP = TILE_VECTORS * LANES
+_PANEL_BYTES = 16 << 20  # of transformed tiles, at most: twice TILE_COLUMNS where that fits, and half as many filters
+_NS_PER_FLOP = 0.015
+
+Array = npt.NDArray[Any]
+
+
+class Tiles:
+    """A correlation by tiles of `outputs` × `outputs`.
+
+    With taps e apart, outputs e apart depend on positions e apart alone: so lie those of a tile.
+    """
+
+    def __init__(self, correlation: Correlation, outputs: int) -> None:
+        _, height, width = correlation.axes
+        self.correlation = correlation
+        self.form = form_of((len(height.offsets), len(width.offsets)), outputs)
+        self.frequencies = frequencies_of(self.form)
+        self.rows, self.columns = (_first_outputs(axis, outputs) for axis in (height, width))
+        self.apart = height.spacing, width.spacing
+        most = 4 * self.frequencies * correlation.channels * 2 * TILE_COLUMNS <= _PANEL_BYTES
+        self.panel = TILE_COLUMNS * (2 if most else 1)
+        """Columns at once, at most."""
+        self.taps, self.kernel_size = taps_in_order(correlation), correlation.kernel_size
+
+    def bill(self, samples: int) -> Bill:
+        """What is done for each of so many samples, see estimates.py."""
+        channels, blocks, tiles = self.correlation.channels, self.correlation.blocks, len(self.rows) * len(self.columns)
+        vectors = self.frequencies * tiles / LANES
+        panels = max(1 / samples, tiles / self.panel)
+        return {
+            "tiles product": vectors * blocks * channels * ROWS,
+            "tiles tile": vectors * blocks / TILE_VECTORS,
+            "tiles input": vectors * channels,
+            "tiles output": vectors * blocks * ROWS,
+            "tiles filter": self.frequencies * panels * channels * blocks,
+            "tiles call": 1 / samples,
+        }
+
+    def run(
+        self, source: Array, w: Array, steps: tuple[int, int], b: Array | None, target: Array, relu: bool
+    ) -> npt.NDArray[np.bool_]:
+        """Fill `target`; returns for each sample whether one of its results is not finite."""
+        c, plan, samples = self.correlation, self.correlation.plan, len(source)
+        x, w, y, start = flat(source), flat(w), target.reshape(-1), block_biases(c, b, source.dtype)
+        per_sample = len(self.rows) * len(self.columns)
+        total = samples * per_sample
+        longest = even_part(-(-total // _STEP), self.panel // _STEP) * _STEP
+        several = several_blocks(self.frequencies, longest)
+        of_block = self.frequencies * (ROWS * (c.channels + longest) + FILTER_PADDING + STAGGER)
+        elements = several * of_block + longest + math.prod(outputs_of(self.form)) * LANES
+        not_finite = np.zeros(-(-total // LANES) * LANES, np.bool_)
+        for first in range(0, total, longest):
+            length = -(-min(longest, total - first) // LANES) * LANES
+            index, masks = np.empty(length, np.int64), np.empty((length // LANES, self.frequencies), np.int64)
+            places = np.empty((length, 3), np.int64)
+            tile_tables(self.form, plan, self.rows, self.columns, *self.apart, samples, first, index, masks, places)
+            transformed = call_scratch(self.frequencies * (c.channels * length + STAGGER), x.dtype)
+            flops = 2 * self.frequencies * c.channels * c.rows * length
+            for group in range(c.groups):
+                inputs = self.form, x, transformed, plan, *self.apart, index, masks, group
+                share(transform_tiles, inputs, c.channels, 20.0 * c.channels * length)
+                team = team_for(c.blocks, flops * _NS_PER_FLOP)
+                winograd_tiles(
+                    self.form, w, transformed, start, y, plan, self.taps, places,
+                    scratch_rows(team.size, elements, x.dtype), not_finite[first : first + length], relu, *self.apart,
+                    group, *steps, self.kernel_size, several, team.address, 0, c.blocks,
+                )  # fmt: skip
+        of_samples: npt.NDArray[np.bool_] = np.logical_or.reduce(not_finite[:total].reshape(samples, -1), axis=1)
+        return of_samples
+
+
+def _first_outputs(axis: Axis, outputs: int) -> npt.NDArray[np.int64]:
+    """The outputs that the tiles of an axis begin with."""
+    apart = axis.spacing
+    rounds = range(0, axis.outputs, outputs * apart)
+    firsts = [first + phase for first in rounds for phase in range(apart) if first + phase < axis.outputs]
+    return np.array(firsts, dtype=np.int64)
+
+
+@kernel
+def tile_tables(
+    form: Any, plan: Any, rows: Any, columns: Any, apart_h: int, apart_w: int, samples: int, first: int, index: Any,
+    masks: Any, places: Any,
+) -> None:  # fmt: skip
+    """Of the tiles from number `first` on: where lane t reads in its channel, inside masks, and what it writes.
+
+    Tiles are numbered by sample, by `rows` and by `columns`, the outputs that they begin with. index [lanes], masks
+    [vectors][frequencies], places [lanes][where in its row of weights, rows, columns]; lanes behind the last tile read
+    and write nothing.
+    """
+    p = plan[0]
+    across, (tile_rows, tile_columns) = len(form[1][0]) + len(form[1][1]) - 1, tile_outputs(form)
+    per_sample = len(rows) * len(columns)
+    masks[:] = 0
+    places[:] = 0
+    for lane in range(index.size):
+        tile = first + lane
+        index[lane] = 0
+        if tile >= samples * per_sample:
+            continue
+        n, rest = divmod(tile, per_sample)
+        ty, tx = divmod(rest, len(columns))
+        y, x = rows[ty] + p.low_h, columns[tx] + p.low_w
+        index[lane] = n * p.groups * p.channels * p.height * p.width + y * p.width + x
+        places[lane, 0] = (n * p.groups * p.rows * p.outputs_h + rows[ty]) * p.outputs_w + columns[tx]
+        places[lane, 1] = min(tile_rows, -((rows[ty] - p.outputs_h) // apart_h))
+        places[lane, 2] = min(tile_columns, -((columns[tx] - p.outputs_w) // apart_w))
+        for i in range(tile_frequencies(form) // across):
+            for j in range(across):
+                if 0 <= y + i * apart_h < p.height and 0 <= x + j * apart_w < p.width:
+                    masks[lane // LANES, across * i + j] |= 1 << (lane % LANES)
+
+
+@shared
+def transform_tiles(
+    form: Any, x: Any, tiles: Any, plan: Any, apart_h: int, apart_w: int, index: Any, masks: Any, group: int, who: int,
+    begin: int, end: int,
+) -> None:  # fmt: skip
+    """Channels begin ≤ c < end of the group to tiles[frequency][channel][column]."""
+    p = plan[0]
+    size = x.itemsize
+    columns = index.size
+    for c in range(begin, end):
+        source = pointer(x) + (group * p.channels + c) * p.height * p.width * size
+        for q in range(0, columns, LANES):
+            to = pointer(tiles) + (c * columns + q) * size
+            inside = pointer(masks) + q // LANES * tile_frequencies(form) * 8
+            input_transform_gathered(
+                x, form, source, pointer(index) + 8 * q, inside, apart_h * p.width, apart_w, to,
+                p.channels * columns + STAGGER,
+            )  # fmt: skip
+
+
+@shared(allocates=True)  # type: ignore[untyped-decorator]
+def winograd_tiles(
+    form: Any, w: Any, tiles: Any, start: Any, y: Any, plan: Any, taps: Any, places: Any, memory: Any, not_finite:
+    Any, relu: int, apart_h: int, apart_w: int, group: int, row_step: int, channel_step: int, kernel_size: int, several:
+    int, who: int, begin: int, end: int,
+) -> None:  # fmt: skip
+    """Blocks of rows begin ≤ block < end of the group, for the tiles of `places`, see `tile_tables`.
+
+    `not_finite` becomes True for those with a result that is not.
+    Scratch: transformed filters of `several` blocks, products, checks, outputs.
+    """
+    p = plan[0]
+    size = w.itemsize
+    count, length = p.channels, len(places)
+    frequencies, across = tile_frequencies(form), tile_outputs(form)[1]
+    of_block = frequencies * (count * ROWS + FILTER_PADDING)
+    step = ROWS * length + STAGGER
+    filters = memory[who]
+    checks = filters[several * (of_block + frequencies * step) :][:length]
+    results = filters[several * (of_block + frequencies * step) + length :]
+    zero_bytes(pointer(checks), length * size)
+    address = pointer(filters)
+    c = address + several * of_block * size
+    apart = count * length + STAGGER
+    zeros = np.zeros(ROWS, w.dtype)
+    for low in range(begin, end, several):
+        last, number = min(low + several, end), group * p.blocks + low
+        filters_of_blocks(
+            form, w, filters, plan, taps, row_step, channel_step, kernel_size, 1, number, number, number + last - low
+        )
+        tile_products(
+            w, frequencies, address, pointer(tiles), count, apart, length, count, pointer(zeros), c, 0, last - low, 1,
+        )  # fmt: skip
+        for m in range(min((last - low) * ROWS, p.rows - low * ROWS)):
+            target = (group * p.rows + low * ROWS + m) * p.outputs_h * p.outputs_w
+            bias = pointer(start) + (number * ROWS + m) * size
+            of_row = c + (m // ROWS * frequencies * step + m % ROWS * length) * size
+            for q in range(0, length, LANES):
+                output_transform(
+                    w, form, of_row + q * size, step, bias, relu, pointer(results), across * LANES, pointer(checks, q)
+                )
+                for lane in range(LANES):
+                    at, rows, columns = places[q + lane, 0], places[q + lane, 1], places[q + lane, 2]
+                    store_tiles(y, target + at, apart_h * p.outputs_w, apart_w, results, lane, across, rows, columns)
+    for tile in range(length):
+        if checks[tile] != 0:
+            not_finite[tile] = True
