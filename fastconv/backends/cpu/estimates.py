@@ -1,9 +1,9 @@
 """How long a convolution takes, estimated: what decides between boxes, exact columns, rows in lanes, Winograd's tiles.
 
 Each way is a bill, of things done so many times for a sample; each thing has a price, its time (prices.py), fitted by
-`python -m bench.estimates` (least squares of the relative errors, none negative) to random convolutions of 1 to 3 axes,
-steps 1 to 4, 1 to 512 channels and up to 0.4 GFLOP on one core. Nothing depends on the number of samples: many are
-assumed, or SAMPLES where they share what is done once.
+`python -m bench.estimates` to random convolutions of 1 to 3 axes, steps 1 to 4, 1 to 512 channels and up to 0.4 GFLOP
+on one core: by least squares of the relative errors, none negative, and then so that what is chosen takes least.
+Nothing depends on the number of samples: many are assumed, or SAMPLES where they share what is done once.
 
 Vectors are counted, not elements, so that prices hold for float64 too.
 """

@@ -6,6 +6,7 @@ Nothing depends on the number of samples; what is paid once for all of them is s
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -108,14 +109,13 @@ def tiles_bill(tiles: weight_grad_winograd.Tiles, samples: int) -> Bill:
     source = tiles.source
     plan, boxes, frequencies = source.plan[0], source.boxes, tiles.frequencies
     blocks, vectors, axes = -(-tiles.rows // ROWS), -(-tiles.channels // LANES), axes_of(tiles.form)
-    rows = int(plan["box_rows"]) * int(plan["phases_h"])
     return {
         "tiled gradient product": frequencies * source.outputs * blocks * ROWS * vectors,
         f"tiled gradient input, axes {axes}": frequencies * source.outputs * vectors,
         f"tiled gradient output, axes {axes}": frequencies * source.outputs * blocks,
         "tiled gradient transposed": vectors * boxes * int(plan["channel"]),
         "tiled gradient box": boxes * (vectors + blocks),
-        "tiled gradient row": boxes * (tiles.channels + tiles.rows) * rows,
+        "tiled gradient piece": boxes * (tiles.channels + tiles.rows) * _pieces(plan),
         "tiled gradient weight": frequencies * tiles.rows * vectors / samples,
         "tiled gradient call": 1 / samples,
     }
@@ -132,6 +132,11 @@ def _gathered(way: str, c: Correlation) -> Bill:
     """The boxes of the source."""
     plan, step = c.plan[0], c.axes[2].step
     elements = c.boxes * c.channels * int(plan["channel"])
-    rows = c.boxes * c.channels * int(plan["planes"]) * int(plan["box_rows"]) * int(plan["phases_h"])
+    pieces = c.boxes * c.channels * int(plan["planes"]) * _pieces(plan)
     vectors = f"{way} vector, step {step}" if step in STEPS else f"{way} element"
-    return {vectors: elements / (lanes_of(c.itemsize) if step in STEPS else 1), f"{way} row": rows}
+    return {vectors: elements / (lanes_of(c.itemsize) if step in STEPS else 1), f"{way} piece": pieces}
+
+
+def _pieces(plan: Any) -> int:
+    """The rows of a gathered box, each with its phases."""
+    return int(plan["box_rows"]) * int(plan["phases_h"]) * (1 + int(plan["phases_w"]))
