@@ -88,7 +88,7 @@ class Tiles:
         per_sample = len(self.rows) * len(self.columns)
         total = samples * per_sample
         longest = even_part(-(-total // _STEP), self.panel // _STEP) * _STEP
-        several = several_blocks(self.frequencies, longest)
+        several = several_blocks(self.frequencies, max(longest, TILE_COLUMNS))
         of_block = self.frequencies * (ROWS * (c.channels + longest) + FILTER_PADDING + STAGGER)
         elements = several * of_block + longest + math.prod(outputs_of(self.form)) * LANES
         not_finite = np.zeros(-(-total // LANES) * LANES, np.bool_)
