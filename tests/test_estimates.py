@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastconv.backends.cpu import convolution, estimates, patches, plan, prices, shift_gemm
+from fastconv.backends.cpu import convolution, estimates, patches, plan, prices, shift_gemm, winograd
 from fastconv.geometry import ConvGeometry
 
 pytest.importorskip("scipy", reason="bench.estimates fits by scipy: pip install 'fastconv[test]'")
@@ -57,6 +57,12 @@ def test_the_cheapest_direct_way_is_taken(geometry):
     taken = shift_gemm.ShiftGemm(c, (c.channels * c.kernel_size, c.kernel_size)).name
     assert {"in place": "boxes"}.get(taken, taken) == min(costs, key=costs.get)
     assert shift_gemm.direct_time(c) == pytest.approx(min(costs.values()))
+
+
+def test_no_boxes_are_planned_for_each_phase_of_a_large_dilation():
+    """There are 1,296 of them here: to plan them took seconds, and none of them could pay."""
+    geometry = ConvGeometry(64, 64, 1, (65, 65), (3, 3), (1, 1), (36, 36), ((36, 36), (36, 36)))
+    assert winograd.ways(plan.forward_plan(geometry, 4)).keys() == {"tiles of 4×4", "tiles of 3×3"}
 
 
 @pytest.mark.parametrize("geometry", DEPTHWISE.values(), ids=DEPTHWISE)
