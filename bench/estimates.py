@@ -318,6 +318,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="where to keep what was measured, as JSON")
     parser.add_argument("--fit", type=Path, nargs="*", help="fit to what was kept, measure nothing")
     arguments = parser.parse_args()
+    if arguments.samples < 2:
+        parser.error(f"--samples must be at least 2, one to fit to and one to test, got {arguments.samples}")
     if arguments.fit:
         samples = [sample for path in arguments.fit for sample in kept(path)]
     else:

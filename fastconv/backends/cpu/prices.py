@@ -41,8 +41,8 @@ WITH_16_REGISTERS = {
     "lane box": 350.0,
     "lane row": 6.0,
     "lane vector": 2.1,  # copied with its padding
-    # Winograd's tiles (winograd.py) of small images, fitted to 2,330 convolutions: a product as above, a tile of them,
-    # and a vector of a frequency of what is transformed.
+    # Winograd's tiles from anywhere (winograd_tiles.py), fitted to 2,330 convolutions of small images: a product as
+    # above, a tile of them, and a vector of a frequency of what is transformed.
     "tiles product": 0.172,
     "tiles tile": 92.0,
     "tiles input": 11.3,
@@ -61,7 +61,8 @@ WITH_16_REGISTERS = {
     "tiled box": 3200.0,
     "tiled box, planes": 1300.0,
     # Of weight gradients: inner products over boxes and exact columns, outer products, and Winograd's tiles. Not fitted
-    # on Zen 3 but on Zen 4 by vectors of 256 bits (2,550 convolutions, 2 % over the fastest on average, 18 % before).
+    # on Zen 3 but on Zen 4 by vectors of 256 bits (2,550 convolutions, 2 % over the fastest on average). A piece, a row
+    # or one of its phases, has its share of what a row with all of them was found to take.
     "inner box call": 48000.0,
     "inner box element": 0.685,
     "inner box gradient row": 2.67,
@@ -127,7 +128,7 @@ WITH_16_REGISTERS = {
     "strip tap": 0.424,
 }
 
-# Zen 4, 6,150 convolutions and weight gradients by vectors of 512 bits: 2 % longer than the fastest on average.
+# Zen 4, vectors of 512 bits: forward 2 % longer than the fastest on average.
 WITH_32_REGISTERS = {
     "box": 72.3,
     "box element": 0.581,

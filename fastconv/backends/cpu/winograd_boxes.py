@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.axes import Axis
-from fastconv.backends.cpu.estimates import SAMPLES, Bill
+from fastconv.backends.cpu.estimates import SAMPLES, Bill, cost
 from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.plan import Correlation
-from fastconv.backends.cpu.prices import PRICES
 from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.winograd_box_kernels import BOXES, CHANNELS, NUMBERS, PHASE, winograd_boxes
@@ -109,9 +108,10 @@ class Boxes:
         self.depth, self.outputs_d = planes, depth.outputs
         self.gathered = (planes + self.together - 1) / self.together / planes
         """Planes that are transformed over those that are multiplied."""
-        bill = {thing: count * PRICES.get(thing, 0.0) for thing, count in self.bill(SAMPLES).items()}
-        time = sum(bill.values()) - bill["tiled box filter"]
-        self.inputs = sum(nanoseconds for thing, nanoseconds in bill.items() if "input" in thing) / time
+        bill = self.bill(SAMPLES)
+        del bill["tiled box filter"]
+        time = cost(bill)
+        self.inputs = cost({thing: count for thing, count in bill.items() if "input" in thing}) / time
         """The part of the time that goes into the transforms of the inputs."""
         self.cost = self.tiles.groups * time
         """Nanoseconds for a sample, but for the filters."""
@@ -152,10 +152,10 @@ class Boxes:
         x, w, y, start = flat(source), flat(w), target.reshape(-1), block_biases(tiles, b, source.dtype)
         not_finite = np.zeros(samples, np.bool_)
         boxes = samples * self.ends[-1]
-        cost = samples * self.cost / boxes
+        of_box = samples * self.cost / boxes
         # Boxes that not all threads find one of may be shared: the others would wait for those who have.
         shared = boxes % threads if boxes < _MANY_BOXES * threads else 0
-        if shared * (cost / threads + SHARED_NS) >= cost:
+        if shared * (of_box / threads + SHARED_NS) >= of_box:
             shared = 0
         memory = call_scratch(self.filters + (self.transformed if shared else 0), x.dtype)
         filters, transformed = memory[: self.filters], memory[self.filters :]
@@ -163,12 +163,12 @@ class Boxes:
         share(transform_filters, arguments, tiles.groups * tiles.blocks, self.filters * _NS_PER_ELEMENT)
         arrays = x, filters, start, y, transformed, not_finite
         if boxes > shared:
-            self._boxes(arrays, relu, 0, BOXES, 0, boxes - shared, cost * (boxes - shared))
+            self._boxes(arrays, relu, 0, BOXES, 0, boxes - shared, of_box * (boxes - shared))
         for box in range(boxes - shared, boxes):  # all channels are transformed before any result is computed
             n = bisect_right(self.ends, box // samples)
             number = box - samples * (self.ends[n - 1] if n else 0)
-            self._boxes(arrays, relu, n, CHANNELS, number, tiles.channels, self.inputs * cost)
-            self._boxes(arrays, relu, n, NUMBERS, number, self.phases[n].numbers, (1 - self.inputs) * cost)
+            self._boxes(arrays, relu, n, CHANNELS, number, tiles.channels, self.inputs * of_box)
+            self._boxes(arrays, relu, n, NUMBERS, number, self.phases[n].numbers, (1 - self.inputs) * of_box)
         return not_finite
 
     def _boxes(
