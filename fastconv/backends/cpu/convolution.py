@@ -26,7 +26,7 @@ from fastconv.backends.cpu import (
     winograd_boxes,
     winograd_tiles,
 )
-from fastconv.backends.cpu.host import flat
+from fastconv.backends.cpu.host import flat, writeable
 from fastconv.backends.cpu.memory import empty
 from fastconv.backends.cpu.plan import Correlation, forward_plan, input_grad_plans, weight_grad_plan
 from fastconv.backends.cpu.pointwise import activation_forward
@@ -237,7 +237,7 @@ def _depthwise(
     target: Array,
     relu: bool,
 ) -> None:
-    plan.run(flat(source), flat(w), None if b is None else flat(b), target.reshape(-1), relu)
+    plan.run(flat(source), flat(w), None if b is None else writeable(b), target.ravel(), relu)
 
 
 def _fill(correlation: Correlation, source: Array, w: Array, b: Array | None, target: Array, relu: bool) -> None:

@@ -38,6 +38,7 @@ from fastconv.backends.cpu.team import shared
 from fastconv.backends.threads import team_for
 
 Array = npt.NDArray[Any]
+Ints = npt.NDArray[np.int64]
 
 SIDES, STEPS = (3, 5, 7), (1, 2)
 """Sides of the kernel and steps that there is code for."""
@@ -58,7 +59,10 @@ TOGETHER_BYTES = 16 * 1024
 _NS_PER_FLOP = 0.015
 _NS_PER_ELEMENT = 0.1
 
-_LAYOUT = np.dtype([(name, np.int64) for name in LAYOUT])
+_NUMBERS, _OF_PIECE, _NARROW = len(LAYOUT), len(PIECE), PIECE.index("narrow")
+_GROUPS, _CHANNELS, _TOGETHER, _ASKING, _VOLUME, _TARGET_VOLUME, _KERNEL, _BLOCKS = map(
+    LAYOUT.index, "groups channels together asking volume target_volume kernel blocks".split()
+)
 
 
 class Strips:
@@ -88,27 +92,33 @@ class Strips:
             return
         self.blocks = list(self._blocks())
         pieces = [list(self._pieces(*block)) for block in self.blocks]
-        self.parts = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
-        self._tables([piece for block in pieces for piece in block])
+        self.pieces = self._with_lines(np.array([piece for block in pieces for piece in block], dtype=np.int64))
+        parts = np.cumsum([0, *map(len, pieces)])
+        self.numbers = np.concatenate([self._layout(), parts, self.pieces.reshape(-1)], dtype=np.int64)
+        self.kernel = kernel_of(self.side, self.step)
+        self.no_bias = np.zeros(c.groups * c.rows, f"f{c.itemsize}")
+        self.cost = c.flops / c.groups * _NS_PER_FLOP + (self.volume + c.rows * c.outputs) * _NS_PER_ELEMENT
 
-    def _tables(self, pieces: list[tuple[int, ...]]) -> None:
-        """What the kernel reads: the numbers of LAYOUT and, for every piece, of PIECE."""
+    def _with_lines(self, pieces: Ints) -> Ints:
+        """The last numbers of PIECE added to the others: where the lines begin that each piece asks for."""
         c, blocks = self.correlation, len(self.blocks)
-        self.pieces = np.array(pieces, dtype=np.int64)
-        more, outputs = (self.pieces[:, PIECE.index(name)] for name in ("more", "outputs"))
+        more, outputs = (pieces[:, PIECE.index(name)] for name in ("more", "outputs"))
         line = LINE_BYTES // c.itemsize
         asked = np.where(more, 0, outputs + (self.side - 1) // self.step) * line
-        done = np.cumsum(asked) - asked
         leads = self.volume // blocks, c.outputs // blocks if blocks > 1 else c.outputs * c.rows
-        self.pieces = np.column_stack([self.pieces, leads[0] + done * self.step**2, leads[1] + done])
-        together = TOGETHER_BYTES // c.itemsize // (self.volume + c.rows * c.outputs) if blocks == 1 else 1
+        done = np.cumsum(asked) - asked
+        return np.column_stack([pieces, leads[0] + done * self.step**2, leads[1] + done])
+
+    def _layout(self) -> list[int]:
+        """The numbers of LAYOUT."""
+        c, blocks = self.correlation, len(self.blocks)
         _, height, width = c.axes
+        together = TOGETHER_BYTES // c.itemsize // (self.volume + c.rows * c.outputs) if blocks == 1 else 1
         asking = len(self.strips) > ASKED_STRIPS or self.volume * c.itemsize > ASKED_BYTES
-        self.layout = np.zeros(1, _LAYOUT)
-        self.layout[0] = (
+        return [
             c.groups, c.rows, max(1, together), asking, height.size, width.size, self.row_apart, self.column_apart,
-            self.volume, c.outputs, c.kernel_size, self.row_apart * width.outputs,
-        )  # fmt: skip
+            self.volume, c.outputs, c.kernel_size, self.row_apart * width.outputs, blocks,
+        ]  # fmt: skip
 
     def _blocks(self) -> Iterator[tuple[range, range]]:
         """Planes and rows of outputs of each block."""
@@ -146,14 +156,11 @@ class Strips:
 
     def run(self, source: Array, w: Array, b: Array | None, target: Array, relu: bool) -> None:
         """Write the correlation of `source` with w to the whole of `target`; all arrays of one axis."""
-        c, images = self.correlation, source.size // self.volume
+        images = source.size // self.volume
         tasks = images * len(self.blocks)
-        bias = np.zeros(c.groups * c.rows, source.dtype) if b is None else b
-        time = images // c.groups * c.flops * _NS_PER_FLOP + (source.size + target.size) * _NS_PER_ELEMENT
-        team = team_for(tasks, time)
-        kernel_of(self.side, self.step)(
-            source, w, bias, target, self.layout, self.pieces, self.parts, relu, team.address, 0, tasks
-        )
+        team = team_for(tasks, images * self.cost)
+        bias = self.no_bias if b is None else b
+        self.kernel(source, w, bias, target, self.numbers, relu, team.address, 0, tasks)
 
 
 def strips(columns: int, lanes: int) -> list[tuple[int, int, int]]:
@@ -169,33 +176,38 @@ def kernel_of(side: int, step: int) -> Any:
     """The kernel for a side and a step, compiled when it is first called."""
 
     def correlate_strips(
-        x: Any, w: Any, b: Any, y: Any, layout: Any, pieces: Any, parts: Any, relu: int, who: int, begin: int, end: int
+        x: Any, w: Any, b: Any, y: Any, numbers: Any, relu: int, who: int, begin: int, end: int
     ) -> None:
-        """Tasks begin ≤ task < end of (sample, group, block), the last fastest."""
-        q = layout[0]
-        size, numbers = x.itemsize, pointer(layout.view(np.int64))
-        blocks = len(parts) - 1
+        """Tasks begin ≤ task < end of (sample, group, block), the last fastest.
+
+        `numbers`: those of LAYOUT, the first piece of each block and their end, those of PIECE for each piece. In one
+        array: each further one would cost a tiny call a hundredth of its time, a structured one a thirtieth.
+        """
+        size, blocks, parts, layout = x.itemsize, numbers[_BLOCKS], numbers[_NUMBERS:], pointer(numbers)
+        groups, channels, asking = numbers[_GROUPS], numbers[_CHANNELS], numbers[_ASKING]
+        volume, target_volume, kernel = numbers[_VOLUME], numbers[_TARGET_VOLUME], numbers[_KERNEL]
+        pieces = numbers[_NUMBERS + blocks + 1 :]
         task = begin
         while task < end:
             image, block = divmod(task, blocks)
-            group = image % q.groups
-            images = min(q.together, end - task, q.groups - group)
-            source = pointer(x) + image * q.volume * size
-            for m in range(q.channels):
-                channel = group * q.channels + m
-                taps, bias = pointer(w) + channel * q.kernel * size, pointer(b) + channel * size
-                target = pointer(y) + (image * q.channels + m) * q.target_volume * size
-                for n in range(parts[block], parts[block + 1]):
-                    piece = pointer(pieces, n * pieces.shape[1])
-                    if pieces[n, 0]:
-                        if q.asking:
-                            sweep_strip(x, side, step, 2, 1, numbers, piece, source, taps, bias, target, images, relu)
+            group = image % groups
+            images = min(numbers[_TOGETHER], end - task, groups - group)
+            source = pointer(x) + image * volume * size
+            for m in range(channels):
+                channel = group * channels + m
+                taps, bias = pointer(w) + channel * kernel * size, pointer(b) + channel * size
+                target = pointer(y) + (image * channels + m) * target_volume * size
+                for n in range(parts[block] * _OF_PIECE, parts[block + 1] * _OF_PIECE, _OF_PIECE):
+                    piece = pointer(pieces, n)
+                    if pieces[n + _NARROW]:
+                        if asking:
+                            sweep_strip(x, side, step, 2, 1, layout, piece, source, taps, bias, target, images, relu)
                         else:
-                            sweep_strip(x, side, step, 2, 0, numbers, piece, source, taps, bias, target, images, relu)
-                    elif q.asking:
-                        sweep_strip(x, side, step, 1, 1, numbers, piece, source, taps, bias, target, images, relu)
+                            sweep_strip(x, side, step, 2, 0, layout, piece, source, taps, bias, target, images, relu)
+                    elif asking:
+                        sweep_strip(x, side, step, 1, 1, layout, piece, source, taps, bias, target, images, relu)
                     else:
-                        sweep_strip(x, side, step, 1, 0, numbers, piece, source, taps, bias, target, images, relu)
+                        sweep_strip(x, side, step, 1, 0, layout, piece, source, taps, bias, target, images, relu)
             task += images
 
     # Numba tells kernels of the same name apart only within a process, and the cache keeps them longer.

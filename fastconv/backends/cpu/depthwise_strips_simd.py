@@ -24,10 +24,11 @@ from fastconv.backends.cpu.host import LINE_BYTES
 _I64, _I32 = ir.IntType(64), ir.IntType(32)
 
 LAYOUT = (
-    "groups channels together asking height width row_apart column_apart volume target_volume kernel target_row"
+    "groups channels together asking height width row_apart column_apart volume target_volume kernel target_row blocks"
 ).split()
 """What all pieces have in common. `channels` are those of the target in a group; `together` images are swept piece by
-piece; rows and columns of a kernel lie row_apart and column_apart apart in the source, outputs target_row elements."""
+piece; rows and columns of a kernel lie row_apart and column_apart apart in the source, outputs target_row elements; a
+target is cut into `blocks`."""
 
 PIECE = "narrow source inside row column taps more target outputs stored plain last ahead behind".split()
 """What one sweep needs beyond it: where it reads, begins and writes; how many rows it stores, how many lanes of each,

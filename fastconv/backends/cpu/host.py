@@ -265,4 +265,5 @@ def writeable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def flat(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The elements of a contiguous array in one axis, as kernels take them."""
-    return writeable(array.ravel())
+    array = array.ravel()
+    return array if array.flags.writeable else writeable(array)  # asked here first: a call for each array would show

@@ -271,11 +271,11 @@ class _Partial:
         one = correlation.groups * self.row_blocks * self.row_tiles * self.tile
         self.slices = slice_count(units, one * correlation.itemsize)
         self.elements = self.slices * one
+        self.fresh = np.zeros if len(correlation.kernel_taps) < correlation.kernel_size else np.empty
 
     def gradient(self, geometry: ConvGeometry, dtype: npt.DTypeLike) -> Array:
         """Where the gradient goes, in the shape of the weight; 0 for taps that meet only padding."""
-        missing = len(self.correlation.kernel_taps) < geometry.taps
-        return (np.zeros if missing else np.empty)(geometry.weight_shape, dtype)
+        return self.fresh(geometry.weight_shape, dtype)
 
     def add(self, memory: Array, gw: Array, geometry: ConvGeometry) -> None:
         """The partials added one after the other."""
@@ -343,7 +343,7 @@ class _Columns:
     def run(self, gy: Array, x: Array, geometry: ConvGeometry) -> Array:
         dtype, partial = x.dtype, self.partial
         gw, memory = partial.gradient(geometry, dtype), call_scratch(partial.elements, dtype)
-        arrays = flat(gy), flat(x), memory, gw.reshape(-1), self.numbers
+        arrays = flat(gy), flat(x), memory, gw.ravel(), self.numbers
         team = team_for(self.tasks, self.cost)
         weight_grad_columns(*arrays, scratch_rows(team.size, self.elements, dtype), team.address, 0, self.tasks)
         if team.size > 1:
