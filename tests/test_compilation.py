@@ -121,14 +121,33 @@ for side in map(int, sys.argv[1:]):
 
 def test_kernels_compiled_by_different_processes_do_not_meet(tmp_path):
     """Numba tells kernels of one name apart by a number that every process begins anew; the cache keeps them all."""
-    found = []
-    for sides in (["3"], ["5"], ["3", "5"], ["5", "3"]):
-        found += subprocess.run(
-            [sys.executable, "-c", SIDES, *sides],
-            cwd=ROOT,
-            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split()
-    assert found == ["9", "25", "9", "25", "25", "9"]
+    found = [_printed(SIDES, sides, tmp_path) for sides in (["3"], ["5"], ["3", "5"], ["5", "3"])]
+    assert found == [["9"], ["25"], ["9", "25"], ["25", "9"]]
+
+
+# A convolution, and with "pool" a pooling; after each: what was compiled so far, whether Numba's compiler was set up.
+START = """
+import sys
+import numpy as np
+import fastconv as fc
+from fastconv.backends.cpu import host
+
+x, w = np.ones((1, 1, 20, 20), "float32"), np.ones((1, 1, 3, 3), "float32")
+print(fc.conv2d(x, w).sum(), host.compilations(), "numba.cpython.heapq" in sys.modules)
+if "pool" in sys.argv:
+    print(fc.max_pool2d(x, 2).sum(), host.compilations(), "numba.cpython.heapq" in sys.modules)
+"""
+
+
+def test_only_what_is_not_cached_sets_up_the_compiler(tmp_path):
+    found = [_printed(START, asked, tmp_path) for asked in ([], [], ["pool"], ["pool"])]
+    compiled, cached = ["2916.0 1 True"], ["2916.0 0 False"]
+    assert found == [compiled, cached, [*cached, "100.0 1 True"], [*cached, "100.0 0 False"]]
+
+
+def _printed(script: str, arguments: list[str], cache: Path) -> list[str]:
+    """The lines that a process with a cache of its own prints."""
+    command, environment = [sys.executable, "-c", script, *arguments], {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout.splitlines()

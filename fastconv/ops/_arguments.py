@@ -116,7 +116,10 @@ def on_its_device(operation: F) -> F:
     @functools.wraps(operation)
     def call(*operands: Any, **options: Any) -> Any:
         first = operands[0] if operands else options.get("input")
-        with backends.on(first.data if isinstance(first, Tensor) else first):
+        array = first.data if isinstance(first, Tensor) else first
+        if type(array) is np.ndarray:  # most often, and quicker than a context that does nothing
+            return operation(*operands, **options)
+        with backends.on(array):
             return operation(*operands, **options)
 
     return cast(F, call)

@@ -169,7 +169,8 @@ class _Classes:
     def _valid(self, op: str) -> Array | None:
         """Where the class counts; None where all do. Raises ValueError for one that is not there."""
         numbers, ignored = self.numbers, self.ignore_index
-        if numbers.size and numbers.min() >= 0 and numbers.max() < self.count and not 0 <= ignored < self.count:
+        unsigned = numbers.view("uint64")  # a negative one is then larger than any class
+        if numbers.size and unsigned.max() < self.count and not 0 <= ignored < self.count:
             return None
         valid = numbers != ignored
         wrong = valid & ((numbers < 0) | (numbers >= self.count))

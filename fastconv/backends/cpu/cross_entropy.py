@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,12 @@ def cross_entropy_backward(
 
 
 def _weights(x: Array, weight: Array | None) -> Array:
-    return np.ones(x.shape[1], x.dtype) if weight is None else weight
+    return _ones(x.shape[1], x.dtype) if weight is None else weight
+
+
+@lru_cache(maxsize=64)
+def _ones(count: int, dtype: np.dtype[Any]) -> Array:
+    return np.ones(count, dtype)
 
 
 def _over_rows(loop: Loop, arguments: tuple[Any, ...], x: Array, lines: int) -> None:

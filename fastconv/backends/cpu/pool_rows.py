@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,13 +42,13 @@ class RowPlan:
     interior: tuple[int, int, int]  # first column, end, distance of the windows
     taps: int
 
-    @property
+    @cached_property
     def outputs(self) -> int:
         """Of a plane."""
         depth, height, width = self.windows
         return len(depth[0]) * len(height[0]) * len(width[0])
 
-    @property
+    @cached_property
     def tasks(self) -> int:
         """Of a plane: rows of outputs, cut into blocks of columns."""
         depth, height, width = self.windows

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -46,16 +46,16 @@ class WindowPlan:
     firsts: Array  # int64: for the outputs of each axis how far behind its first tap the first one inside lies
     divisors: Array  # float64, for the outputs of each axis
 
-    @property
+    @cached_property
     def taps(self) -> int:
         return int(math.prod(self.axes[KERNEL]))
 
-    @property
+    @cached_property
     def outputs(self) -> int:
         """Of a plane."""
         return int(math.prod(self.axes[OUT]))
 
-    @property
+    @cached_property
     def tasks(self) -> int:
         """Of a plane."""
         depth, height, width = self.axes[OUT].tolist()
