@@ -164,6 +164,25 @@ def test_place_in_memory_does_not_matter(problem, precision):
         assert convolution(problem, *(shifted(a, shift) for a in operands)) == expected
 
 
+@dtypes
+@pytest.mark.parametrize(
+    "samples, channels, rows, groups, size",
+    [(2, 64, 20, 1, 3136), (3, 16, 7, 1, 784), (2, 48, 24, 2, 576), (1, 5, 13, 1, 528), (2, 9, 8, 1, 1000)],
+)
+def test_tiles_in_place_begin_where_vectors_do(samples, channels, rows, groups, size, dtype):
+    """Boxes of a source in place follow its address, and differ by that alone."""
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((samples, channels, size)).astype(dtype)
+    w, b = (rng.standard_normal(s).astype(dtype) for s in ((rows, channels // groups, 1), rows))
+    assert fc.explain(x, w, groups=groups).forward == "shift-gemm in place"
+    by_group = np.einsum("ngcl,gkc->ngkl", x.reshape(samples, groups, -1, size), w.reshape(groups, -1, w.shape[1]))
+    expected = np.maximum(by_group.reshape(samples, rows, size) + b[:, None], 0)
+    first = fc.conv1d(shifted(x, 0), w, b, groups=groups, activation="relu")
+    np.testing.assert_allclose(first, expected, rtol=1e-4, atol=1e-4)
+    for elements in range(1, 64 // x.itemsize):
+        assert bits(fc.conv1d(shifted(x, elements), w, b, groups=groups, activation="relu")) == bits(first)
+
+
 def shifted(array, elements):
     """A copy whose address is that many elements behind a multiple of 64."""
     memory = np.empty(array.size + 32, array.dtype)

@@ -18,25 +18,16 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.column_gather import gather_columns, row_after
-from fastconv.backends.cpu.correlate import (
-    TILE_ELEMENTS,
-    line_elements,
-    pack_blocks,
-    packing,
-    plan_of,
-    tasks_behind_packing,
-    tile_width,
-    tiles_strided,
-)
+from fastconv.backends.cpu.correlate import TILE_ELEMENTS, plan_of, tile_width, tiles_strided
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided
 from fastconv.backends.cpu.host import inlined, pointer, routine
+from fastconv.backends.cpu.packed_weights import pack_blocks, packing, room_for_lines, tasks_behind_packing
 from fastconv.backends.cpu.plan import PANEL_STEP, PLAN_NUMBERS, TILE_VECTORS, plan_at
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.team import shared
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
-_line_elements = inlined(line_elements)
 
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
@@ -180,7 +171,7 @@ def correlate_columns(
         start = weights[rows * p.count :]
         pack_blocks(
             w, b, weights, start, plan, taps, numbers[0], numbers[1], numbers[2], True,
-            own[own.size - _line_elements(numbers[2]) :], before, first, last,
+            own[own.size - room_for_lines(numbers[2]) :], before, first, last,
         )  # fmt: skip
         low, high = tasks_behind_packing(packed, together, begin, stop)
         _parts(x, weights, start, before, y, p, rest, own[at:], chunks, relu, low, high)

@@ -10,9 +10,10 @@ Floor: the FMA rate for many rows, the source and target traffic for few.
 One call packs and computes: two would cost a small convolution more than its arithmetic. What a kernel needs to know
 comes as one array of numbers, because every argument of a call costs time too.
 
-A box of a 1×1 convolution is read in place. Where boxes would waste more than it costs to gather each tap apart, exact
-columns are taken, see columns.py; where a stride or the ends of short rows would cost much, the operands are exchanged,
-see row_lanes.py. estimates.py says where.
+A box of a 1×1 convolution is read in place; its tiles begin where vectors do in memory, if all channels allow it: loads
+across lines of the cache took a quarter longer. Where boxes would waste more than it costs to gather each tap apart,
+exact columns are taken, see columns.py; where a stride or the ends of short rows would cost much, the operands are
+exchanged, see row_lanes.py. estimates.py says where.
 """
 
 from __future__ import annotations
@@ -21,188 +22,23 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.backends.cpu.atomics import add, load, rest
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, place_of_box
 from fastconv.backends.cpu.host import inlined, pointer, routine
+from fastconv.backends.cpu.packed_weights import pack_blocks, packing, room_for_lines, tasks_behind_packing
 from fastconv.backends.cpu.plan import PLAN_NUMBERS, plan_at
-from fastconv.backends.cpu.scratch import ALIGNED
-from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, copy_rows, interleave, outer, outer_strided
+from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, outer, outer_strided
 from fastconv.backends.cpu.team import shared
 
 _WIDE, _W4, _W3, _W2, _W1 = (WIDE[rows] for rows in (ROWS, 4, 3, 2, 1))
 _NARROW, _N4, _N3, _N2, _N1 = (NARROW[rows] for rows in (ROWS, 4, 3, 2, 1))
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 
-_TOGETHER = 16  # channels whose taps are transposed before any is picked
-
 TILE_ELEMENTS = 32 * _LANES4
 """Scratch in front of a box for one tile that is stored by pieces; at least rows × columns of any tile."""
 
 SLACK = 16 * _LANES4
 """Scratch behind a box that the last tile may read beyond it."""
-
-
-def line_elements(kernel_size: int) -> int:
-    """Elements of scratch for the taps that `pack_blocks` transposes before it picks some."""
-    return _TOGETHER * (kernel_size + _LANES4) * ROWS
-
-
-_line_elements = inlined(line_elements)
-
-
-@routine
-def pack_blocks(
-    w: Any, b: Any, packed: Any, start: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size:
-    int, tap_major: bool, lines: Any, before: int, begin: int, end: int,
-) -> None:  # fmt: skip
-    """Weights into [group][block of rows][k][row of block] and biases into [group][row], zeros at the end.
-
-    k is (channel, tap), or (tap, channel) if `tap_major`. Row r and channel c of a group find their taps at
-    w[group_base + r · row_step + c · channel_step]; `b` may be empty. Tasks begin ≤ task < end of (group, block); the
-    first `before` of all rows are not kept. `lines`: room for `line_elements`. Nothing is allocated here, so nothing
-    can fail: other threads may wait for the end.
-    """
-    p = plan[0]
-    size = w.itemsize
-    lanes = _LANES4 if size == 4 else _LANES8
-    group_step = p.rows * p.channels * kernel_size
-    # Whole vectors of taps of a block's rows are transposed at once: all channels in one run where they follow each
-    # other in memory (forward), else channel by channel (input gradient). Some taps only, or taps in another order,
-    # are transposed all and then picked.
-    in_order = p.taps == kernel_size and (p.taps == 1 or not tap_major)
-    tap_to, channel_to = (p.channels, 1) if tap_major else (1, p.taps)
-    joined = channel_step == kernel_size
-    run = p.count // lanes if joined else -(-p.taps // lanes)
-    for task in range(begin, end):
-        g, block = divmod(task, p.blocks)
-        r0 = block * ROWS
-        mr = min(ROWS, p.packed - r0)
-        valid = min(mr, p.rows - r0)
-        row = g * p.packed + r0 - before
-        to = row * p.count
-        source = g * group_step + r0 * row_step
-        for r in range(mr):
-            start[row + r] = b[g * p.rows + r0 + r] if r < valid and b.size else start.dtype.type(0)
-        first = 0
-        if valid == ROWS and not in_order:
-            first = p.taps * _pick_taps(
-                w, lines, packed, to, source, row_step, channel_step, kernel_size, taps, p.channels, tap_to, channel_to
-            )
-        elif valid == ROWS and run > 0 and (joined or p.taps > 2):
-            for c in range(1 if joined else p.channels):
-                at = 0 if joined else c * p.taps
-                if at + run * lanes > p.count:
-                    break  # the last channels would write, or read, beyond the block
-                from_, target = source + c * channel_step, to + at * ROWS
-                interleave(w, ROWS, pointer(w) + from_ * size, row_step, run, pointer(packed) + target * size)
-                first = at + (run * lanes if joined else p.taps)
-        _pack_block(w, packed, to, source, row_step, channel_step, taps, tap_to, channel_to, first, p.count, mr, valid)
-
-
-@shared(allocates=True)  # type: ignore[untyped-decorator]
-def pack(
-    w: Any, b: Any, packed: Any, start: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size:
-    int, tap_major: bool, who: int, begin: int, end: int,
-) -> None:  # fmt: skip
-    """`pack_blocks` of all rows for callers in Python."""
-    lines = np.empty(_line_elements(kernel_size), w.dtype)
-    pack_blocks(w, b, packed, start, plan, taps, row_step, channel_step, kernel_size, tap_major, lines, 0, begin, end)
-
-
-@routine
-def packing(
-    p: Any, block_rows: int, chunks: int, together: int, begin: int, end: int
-) -> tuple[int, int, int, int, int, int]:
-    """What a kernel packs before it computes the first of the tasks begin ≤ task < end, see `correlate_boxes`.
-
-    These tasks end before the first number; blocks second ≤ block < third of (group, block) are packed for them. So
-    many rows are left out in front of the packed ones (fourth), so many are there (fifth), and behind them and their
-    biases, if these are the thread's own, its scratch begins (sixth).
-    """
-    blocks, parts = p.groups * p.blocks, -together
-    if together < 0:
-        return end, min(begin, parts) * blocks // parts, min(end, parts) * blocks // parts, 0, p.groups * p.packed, 0
-    stop = min(end, begin + together)
-    first = begin // chunks * p.blocks + begin % chunks * p.blocks // chunks
-    last = min(stop // chunks * p.blocks + stop % chunks * p.blocks // chunks, blocks)
-    before = first // p.blocks * p.packed + first % p.blocks * block_rows
-    rows = last // p.blocks * p.packed + last % p.blocks * block_rows - before
-    return stop, first, last, before, rows, -(-rows * (p.count + 1) // ALIGNED) * ALIGNED
-
-
-@routine
-def tasks_behind_packing(packed: Any, together: int, begin: int, end: int) -> tuple[int, int]:
-    """What is left to compute of some tasks: if the first of all were to pack, those behind, once all is packed.
-
-    Ranges are taken in order, so who waits here waits for threads that pack. `packed` ends with the count of what they
-    have done.
-    """
-    if together > 0:
-        return begin, end
-    parts, counter = -together, pointer(packed, packed.size - ALIGNED)
-    if begin < parts:
-        add(counter, min(end, parts) - begin)
-    if end > parts:
-        while load(counter) < parts:
-            rest()
-    return max(begin - parts, 0), max(end - parts, 0)
-
-
-@routine
-def _pick_taps(
-    w: Any, lines: Any, packed: Any, to: int, source: int, row_step: int, channel_step: int, kernel_size: int, taps:
-    Any, channels: int, tap_to: int, channel_to: int,
-) -> int:  # fmt: skip
-    """Some taps of a block of ROWS rows to k = tap · tap_to + channel · channel_to of packed[to:], by way of `lines`.
-
-    Returns the number of channels done: none is whose vectors would reach beyond the weights.
-    """
-    size = w.itemsize
-    lanes = _LANES4 if size == 4 else _LANES8
-    joined = channel_step == kernel_size
-    pitch = kernel_size if joined else -(-kernel_size // lanes) * lanes
-    for c0 in range(0, channels, _TOGETHER):
-        count = min(_TOGETHER, channels - c0)
-        runs, length = (1, count * kernel_size) if joined else (count, kernel_size)
-        vectors = -(-length // lanes)
-        first = source + c0 * channel_step
-        if first + (ROWS - 1) * row_step + (runs - 1) * channel_step + vectors * lanes > w.size:
-            return c0
-        for c in range(runs):
-            place = pointer(lines) + c * pitch * ROWS * size
-            interleave(w, ROWS, pointer(w) + (first + c * channel_step) * size, row_step, vectors, place)
-        for c in range(count):
-            for t in range(len(taps)):
-                k = t * tap_to + (c0 + c) * channel_to
-                picked = pointer(lines) + (c * pitch + taps[t]) * ROWS * size
-                copy_rows(w, pointer(packed) + (to + k * ROWS) * size, picked)
-    return channels
-
-
-@routine
-def _pack_block(
-    w: Any, packed: Any, to: int, source: int, row_step: int, channel_step: int, taps: Any, tap_to: int, channel_to:
-    int, first: int, count: int, mr: int, valid: int,
-) -> None:  # fmt: skip
-    """The same for one block, element by element, from number `first` of (channel, tap) on."""
-    c, t = divmod(first, len(taps))
-    step = np.uintp(row_step)
-    for _ in range(first, count):
-        column = np.uintp(source + c * channel_step + taps[t])
-        at = np.uintp(to + (t * tap_to + c * channel_to) * mr)
-        if valid == ROWS and row_step == 1:
-            copy_rows(w, pointer(packed) + at * w.itemsize, pointer(w) + column * w.itemsize)
-        elif valid == ROWS:
-            for r in range(np.uintp(ROWS)):
-                packed[at + r] = w[column + r * step]
-        else:
-            for r in range(mr):
-                packed[at + np.uintp(r)] = w[column + np.uintp(r) * step] if r < valid else packed.dtype.type(0)
-        t += 1
-        if t == len(taps):
-            t = 0
-            c += 1
 
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
@@ -321,6 +157,21 @@ def _box_tiles(
             q += width
 
 
+@inlined
+def _aligned(p: Any, first: int, lanes: int, w0: int, columns: int) -> tuple[int, int, int]:
+    """First column, number of columns, and the columns of the first tile, of a box in place whose tiles are aligned.
+
+    `first` is the number of the element in memory with which a row begins. Boxes begin where a vector does, if all rows
+    have one there; the first box has what lies before, so it must not be one that is gathered.
+    """
+    head = -first % lanes
+    if head == 0 or p.width % lanes or p.width < p.box_w + lanes + SLACK:
+        return w0, columns, 0
+    if w0 > 0:
+        return w0 + head, min(columns, p.width - w0 - head), 0
+    return 0, columns + head, head
+
+
 @shared(allocates=True)  # type: ignore[untyped-decorator]
 def correlate_boxes(
     x: Any, w: Any, b: Any, y: Any, numbers: Any, packed: Any, memory: Any, chunks: int, relu: int, together: int,
@@ -343,7 +194,7 @@ def correlate_boxes(
         start = weights[rows * p.count :]
         pack_blocks(
             w, b, weights, start, plan, taps, numbers[0], numbers[1], numbers[2], False,
-            own[own.size - _line_elements(numbers[2]) :], before, first, last,
+            own[own.size - room_for_lines(numbers[2]) :], before, first, last,
         )  # fmt: skip
         low, high = tasks_behind_packing(packed, together, begin, stop)
         _boxes(x, weights, start, before, y, plan, rest, own[at:], chunks, relu, low, high)
@@ -360,6 +211,7 @@ def _boxes(
     entries = p.planes + p.phases_h + p.phases_w
     tables, off = rest[:entries], rest[entries:]
     size = x.itemsize
+    lanes = _LANES4 if size == 4 else _LANES8
     volume = p.depth * p.height * p.width
     target = p.target_d * p.target_h * p.target_w
     origin = pointer(scratch) + TILE_ELEMENTS * size
@@ -370,9 +222,11 @@ def _boxes(
         image, d, h0, w0 = place_of_box(p, box)
         g = image % p.groups
         rows, columns = min(p.box_h, p.outputs_h - h0), min(p.box_w, p.outputs_w - w0)
+        base, head = image * p.channels * volume, 0
+        if p.direct:
+            w0, columns, head = _aligned(p, pointer(x, base) // size, lanes, w0, columns)
         if box != gathered:
             gathered = box
-            base = image * p.channels * volume
             # Read in place where the last tile does not reach beyond the array.
             if p.direct and base + (p.channels - 1) * volume + w0 + columns + SLACK <= x.size:
                 source_at, offsets = pointer(x) + (base + w0) * size, pointer(off) + p.count * 8
@@ -387,4 +241,11 @@ def _boxes(
             valid = min(mr, p.rows - r0)
             row = g * p.packed + r0 - before
             a, s = pointer(packed) + row * p.count * size, pointer(start) + row * size
-            _box_tiles(x, y, scratch, p, mr, valid, a, s, source_at, offsets, to + r0 * target, rows, columns, relu)
+            done = 0
+            while done < columns:
+                some = head if done < head else columns - done
+                _box_tiles(
+                    x, y, scratch, p, mr, valid, a, s, source_at + done * size, offsets, to + r0 * target + done, rows,
+                    some, relu,
+                )  # fmt: skip
+                done += some

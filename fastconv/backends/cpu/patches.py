@@ -23,11 +23,12 @@ import numpy.typing as npt
 
 from fastconv.backends.axes import lifted
 from fastconv.backends.cpu.column_gather import gather_columns
-from fastconv.backends.cpu.correlate import pack, tile_width, tiles_strided
+from fastconv.backends.cpu.correlate import tile_width, tiles_strided
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided
 from fastconv.backends.cpu.host import STREAMED_BYTES, VECTOR_BYTES, flat, inlined, pointer, routine
 from fastconv.backends.cpu.memory import empty
+from fastconv.backends.cpu.packed_weights import pack
 from fastconv.backends.cpu.plan import PANEL_BYTES, TILE_VECTORS, input_grad_plans
 from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import ROWS, WIDE, fence, interleave, stream_pairs

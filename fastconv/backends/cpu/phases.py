@@ -20,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.axes import Axis
-from fastconv.backends.cpu.correlate import SLACK, line_elements, pack_blocks, tile_width, tiles
+from fastconv.backends.cpu.correlate import SLACK, tile_width, tiles
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.estimates import boxes_time, columns_time, takes_columns
 from fastconv.backends.cpu.gather import gather_box, place_of_box
 from fastconv.backends.cpu.host import flat, pointer, routine
+from fastconv.backends.cpu.packed_weights import line_elements, pack_blocks
 from fastconv.backends.cpu.patches import OVERRUN, put_together
 from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch_rows

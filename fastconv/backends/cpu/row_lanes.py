@@ -20,13 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.axes import Axis
-from fastconv.backends.cpu.correlate import packing, plan_of, tasks_behind_packing
+from fastconv.backends.cpu.correlate import plan_of
 from fastconv.backends.cpu.depthwise_lanes_simd import from_lanes
 from fastconv.backends.cpu.depthwise_simd import prefetch_lines
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.estimates import lanes_time, time_without_lanes
 from fastconv.backends.cpu.gather import copy_strided, place_of_box, zero_bytes
 from fastconv.backends.cpu.host import LINE_BYTES, inlined, pointer, routine
+from fastconv.backends.cpu.packed_weights import packing, tasks_behind_packing
 from fastconv.backends.cpu.plan import BOX_BYTES, FAR_ROWS, Correlation, even_part
 from fastconv.backends.cpu.row_lanes_simd import OUTPUTS, VECTORS, ask_for_rows, gathered_outer
 from fastconv.backends.cpu.scratch import ALIGNED

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu import columns, correlate, row_lanes
+from fastconv.backends.cpu import columns, correlate, packed_weights, row_lanes
 from fastconv.backends.cpu.estimates import lanes_time, takes_columns, time_without_lanes
 from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.plan import Correlation
@@ -50,7 +50,7 @@ class ShiftGemm:
             rest, elements = [c.tables, c.source_offsets], correlate.TILE_ELEMENTS + c.box_elements
         self.numbers = np.concatenate([[*steps, c.kernel_size], plan.view(np.int64), c.kernel_taps, *rest])
         self.packed_elements = -(-packed // ALIGNED) * ALIGNED
-        self.elements = max(elements + correlate.SLACK, correlate.line_elements(c.kernel_size))
+        self.elements = max(elements + correlate.SLACK, packed_weights.line_elements(c.kernel_size))
         self.all_elements = self.packed_elements + self.elements
         self.groups, self.packings = c.groups, c.groups * self.blocks
         self.sample_boxes = c.groups * boxes
