@@ -126,6 +126,7 @@ def lanes_bill(lanes: RowLanes) -> Bill:
         "lane product": products * lanes.vectors,
         "lane product, odd": products * (lanes.vectors % VECTORS),
         "lane tile": tiles * lanes.vectors * lanes.steps,
+        "lane output": c.rows * c.outputs / lanes_of(c.itemsize),
         "lane box": lanes.boxes,
     }
     copied = c.channels * lanes.copied
