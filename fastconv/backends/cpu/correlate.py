@@ -159,10 +159,10 @@ def _box_tiles(
 
 @inlined
 def _aligned(p: Any, first: int, lanes: int, w0: int, columns: int) -> tuple[int, int, int]:
-    """First column, number of columns, and the columns of the first tile, of a box in place whose tiles are aligned.
+    """First column and columns of a box in place, moved so that its tiles are aligned, and how many lie before them.
 
     `first` is the number of the element in memory with which a row begins. Boxes begin where a vector does, if all rows
-    have one there; the first box has what lies before, so it must not be one that is gathered.
+    have one there. The first box takes what lies before as well: it then is larger than a gathered one could be.
     """
     head = -first % lanes
     if head == 0 or p.width % lanes or p.width < p.box_w + lanes + SLACK:
@@ -242,7 +242,7 @@ def _boxes(
             row = g * p.packed + r0 - before
             a, s = pointer(packed) + row * p.count * size, pointer(start) + row * size
             done = 0
-            while done < columns:
+            while done < columns:  # twice, if some columns lie in front of the first aligned one
                 some = head if done < head else columns - done
                 _box_tiles(
                     x, y, scratch, p, mr, valid, a, s, source_at + done * size, offsets, to + r0 * target + done, rows,

@@ -85,7 +85,7 @@ def boxes_bill(c: Correlation) -> Bill:
     if plan["direct"]:
         if c.count * min(PAGE_BYTES, c.outputs * c.itemsize) > FAR_PAGES * PAGE_BYTES:
             bill["box product, far pages"] = products
-            if c.outputs % lanes:  # else all rows begin where a vector does, or none
+            if c.outputs % lanes:  # else tiles begin where vectors do
                 bill["box product, across lines"] = products
         return bill
     elements = c.boxes * c.channels * int(plan["channel"])
