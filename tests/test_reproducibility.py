@@ -175,10 +175,15 @@ def test_tiles_in_place_begin_where_vectors_do(samples, channels, rows, groups, 
     x = rng.standard_normal((samples, channels, size)).astype(dtype)
     w, b = (rng.standard_normal(s).astype(dtype) for s in ((rows, channels // groups, 1), rows))
     assert fc.explain(x, w, groups=groups).forward == "shift-gemm in place"
-    by_group = np.einsum("ngcl,gkc->ngkl", x.reshape(samples, groups, -1, size), w.reshape(groups, -1, w.shape[1]))
-    expected = np.maximum(by_group.reshape(samples, rows, size) + b[:, None], 0)
+
+    def pointwise(x, w, b):
+        by_group = x.reshape(samples, groups, -1, size), w.reshape(groups, -1, w.shape[1])
+        return np.einsum("ngcl,gkc->ngkl", *by_group).reshape(samples, rows, size) + b[:, None]
+
+    doubles = [a.astype("float64") for a in (x, w, b)]
+    bound = channels * np.finfo(dtype).eps * pointwise(*map(abs, doubles))  # of sums in any order, Higham (2002), 3.1
     first = fc.conv1d(shifted(x, 0), w, b, groups=groups, activation="relu")
-    np.testing.assert_allclose(first, expected, rtol=1e-4, atol=1e-4)
+    assert np.all(abs(first - np.maximum(pointwise(*doubles), 0)) <= bound)
     for elements in range(1, 64 // x.itemsize):
         assert bits(fc.conv1d(shifted(x, elements), w, b, groups=groups, activation="relu")) == bits(first)
 

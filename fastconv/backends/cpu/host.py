@@ -98,8 +98,8 @@ class _HostCache(FunctionCache):  # type: ignore[misc]  # Numba carries no type 
         return (*super()._index_key(signature, codegen), _DIGEST)
 
     def load_overload(self, signature: Any, target: Any) -> Any:
-        """As Numba's, without loading what only the compiler needs: a third of a process' first call."""
-        rtsys.initialize(target)
+        """As Numba's, without setting up what only the compiler needs: nearly half of a process' first call."""
+        rtsys.initialize(target)  # the memory of arrays that kernels make
         with self._guard_against_spurious_io_errors():
             return self._load_overload(signature, target)
 

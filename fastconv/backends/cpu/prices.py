@@ -156,6 +156,7 @@ WITH_32_REGISTERS = {
     "panel": 419.0,
     "stretch": 2.33,
     "stretch of elements": 22.2,
+    # Rows in lanes, and boxes whose phases lie apart: tuned to 945 first layers and strided ones, of 768 others 1.9 %.
     "lane product": 0.317,
     "lane product, far": 0.0075,
     "lane output": 1.25,
