@@ -49,7 +49,8 @@ def beside(other: Array | float, x: Array | float) -> Array | float:
 
 
 def add(a: Array, b: Array) -> tuple[Array, Vjp, Vjp]:
-    return a + b, _to(a), _to(b)
+    backend = backends.of(b if isinstance(a, (bool, int, float)) else a)
+    return backend.add(a, b), _to(a), _to(b)
 
 
 def subtract(a: Array, b: Array) -> tuple[Array, Vjp, Vjp]:

@@ -91,13 +91,16 @@ def walk(root: Node, cotangent: Array) -> dict[Leaf, Array]:
     return gradients
 
 
-def deposit(gradients: dict[Leaf, Array]) -> None:
-    """Add each gradient to its leaf's `grad`, which never shares memory with another array."""
-    taken: set[int] = set()
+def deposit(gradients: dict[Leaf, Array], cotangent: Array) -> None:
+    """Add each gradient to its leaf's `grad`, which never shares memory with another array, nor with the `cotangent`.
+
+    Only a view is of the kind of its base: an array on a block of the backend's memory is not.
+    """
+    taken = {id(cotangent)}
     for leaf, gradient in gradients.items():
         if leaf.grad is not None:
             leaf.grad = _sum(leaf.grad, gradient)
-        elif gradient.base is not None or id(gradient) in taken or not gradient.flags.c_contiguous:
+        elif type(gradient.base) is type(gradient) or id(gradient) in taken or not gradient.flags.c_contiguous:
             with backends.on(gradient):
                 leaf.grad = gradient.copy(order="C")
         else:
@@ -117,7 +120,7 @@ def _reachable(root: Node) -> list[Node]:
 
 def _sum(a: Array, b: Array) -> Array:
     with backends.on(a):
-        return a + b
+        return backends.of(a).add(a, b)
 
 
 def _contiguous(array: Array) -> Array:

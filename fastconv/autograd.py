@@ -184,10 +184,10 @@ class Tensor:
         with backends.on(self.data):
             xp = backends.of(self.data).xp
             given = xp.ones_like(self.data) if gradient is None else raw(gradient)
-            seed = xp.array(given, dtype=self.dtype, order="C")
+            seed = xp.asarray(given, dtype=self.dtype, order="C")
         if seed.shape != self.shape:
             raise ValueError(f"backward: gradient has shape {seed.shape}, the result it belongs to {self.shape}")
-        _tape.deposit({self: seed} if self._node is None else _tape.walk(self._node, seed))
+        _tape.deposit({self: seed} if self._node is None else _tape.walk(self._node, seed), seed)
 
     # Arithmetic
 

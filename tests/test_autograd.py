@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fastconv.autograd import Tensor, concatenate, is_grad_enabled, needs_grad, no_grad, raw, record, stack, to_device
+from fastconv.backends.cpu import memory
 
 MASK = np.arange(12).reshape(3, 4) % 3 == 1
 ROWS = np.array([0, 2, 2, 0])
@@ -304,6 +305,40 @@ def test_gradients_accumulate_in_memory_of_their_own():
     c = Tensor(np.ones((2, 3)), requires_grad=True)
     c.sum().backward()
     assert c.grad.flags.writeable and c.grad.base is None
+
+
+def test_the_gradient_of_a_large_leaf_is_not_copied():
+    made = []
+
+    def backward(gy):
+        made.append(memory.empty(gy.shape, gy.dtype))
+        made[0][:] = 2 * gy
+        return (made[0],)
+
+    x = Tensor(np.ones(1 << 20), requires_grad=True)
+    record(2 * x.data, (x,), backward).backward(np.ones(1 << 20))
+    assert x.grad is made[0] and made[0].base is not None  # it lies on a block of the backend's memory
+
+
+@pytest.mark.parametrize("size", [3, 1 << 20])
+def test_a_cotangent_that_is_handed_on_stays_the_callers(size):
+    for operation in (lambda x: x + 0, lambda x: x.reshape(size, 1).reshape(size), lambda x: x):
+        x, seed = Tensor(np.ones(size), requires_grad=True), np.ones(size)
+        operation(x).backward(seed)
+        x.grad *= 5
+        assert (x.grad == 5).all() and (seed == 1).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_large_sums_are_those_of_numpy(dtype, device):
+    a, b = (np.random.default_rng(i).standard_normal((3, 5, 70_001)).astype(dtype) for i in range(2))
+    x, y = (Tensor(to_device(array, device), requires_grad=True) for array in (a, b))
+    for left, right, expected in [(x, y, a + b), (x, y[:1], a + b[:1]), (x, 2, a + 2), (2, x, a + 2), (x, x, a + a)]:
+        np.testing.assert_array_equal((left + right).numpy(), expected)
+    turned = x.transpose(0, 2)
+    np.testing.assert_array_equal((turned + turned).numpy(), 2 * a.T)
+    (x + y + x).backward(to_device(a, device))
+    np.testing.assert_array_equal(to_device(x.grad, "cpu"), a + a)
 
 
 def test_no_grad():

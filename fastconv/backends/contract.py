@@ -119,6 +119,10 @@ class Backend(Protocol):
         """
         ...
 
+    def add(self, a: Array | float, b: Array | float) -> Array:
+        """a + b as in NumPy, of any shapes and dtypes; at least one is an array."""
+        ...
+
     def add_relu(self, a: Array, b: Array) -> Array:
         """max(a + b, 0), elementwise; a and b have one shape."""
         ...

@@ -2,6 +2,8 @@
 
 import numpy as xp  # noqa: F401  # the array namespace of this backend
 
+from fastconv.backends.cpu.addition import add as add
+from fastconv.backends.cpu.addition import add_relu as add_relu
 from fastconv.backends.cpu.concatenation import concatenate as concatenate
 from fastconv.backends.cpu.convolution import conv_forward as conv_forward
 from fastconv.backends.cpu.convolution import conv_input_grad as conv_input_grad
@@ -27,7 +29,6 @@ from fastconv.backends.cpu.pooling import avg_pool_forward as avg_pool_forward
 from fastconv.backends.cpu.pooling import max_pool_backward as max_pool_backward
 from fastconv.backends.cpu.pooling import max_pool_forward as max_pool_forward
 from fastconv.backends.cpu.resampling import resample as resample
-from fastconv.backends.cpu.residual import add_relu as add_relu
 from fastconv.backends.cpu.row_norm import row_norm as row_norm
 from fastconv.backends.cpu.row_norm import row_norm_backward as row_norm_backward
 from fastconv.backends.cpu.softmax import softmax as softmax

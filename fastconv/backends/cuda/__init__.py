@@ -25,6 +25,7 @@ from fastconv.backends.cuda.padding import pad as pad
 from fastconv.backends.cuda.padding import pad_grad as pad_grad
 from fastconv.backends.cuda.pointwise import activation_backward as activation_backward
 from fastconv.backends.cuda.pointwise import activation_forward as activation_forward
+from fastconv.backends.cuda.pointwise import add as add
 from fastconv.backends.cuda.pointwise import add_relu as add_relu
 from fastconv.backends.cuda.pooling import avg_pool_backward as avg_pool_backward
 from fastconv.backends.cuda.pooling import avg_pool_forward as avg_pool_forward
