@@ -407,14 +407,21 @@ def test_rows_of_half_a_vector_go_by_windows(spatial, kernel, windows):
 
 
 @pytest.mark.parametrize(
-    ("spatial", "kernel", "tables"),
-    [((28, 28), 2, True), ((56, 56), 3, True), ((7, 7), 7, True), ((512, 512), 3, False), ((9, 9), 9, False)],
+    ("spatial", "kernel", "tables", "gradient"),
+    [
+        ((28, 28), 2, True, False),
+        ((56, 56), 3, True, False),
+        ((11, 11), 2, True, True),
+        ((7, 7), 5, True, True),
+        ((512, 512), 3, False, False),
+        ((7, 7), 7, False, False),
+    ],
 )
-def test_small_planes_go_through_tables(spatial, kernel, tables):
+def test_small_planes_go_through_tables(spatial, kernel, tables, gradient):
     geometry = fc.geometry.PoolGeometry.of("avg_pool2d", (1, 1, *spatial), kernel)
     assert (pool_gather.max_table(geometry) is not None) == tables
     assert (pool_gather.sum_table(geometry) is not None) == tables
-    assert (pool_gather.spread_table(geometry) is not None) == tables
+    assert (pool_gather.spread_table(geometry) is not None) == gradient
 
 
 def test_the_backend_skips_indices_nobody_asked_for(device):

@@ -1,8 +1,9 @@
 """Average pooling: window sums over divisors, and their adjoint.
 
 Sums are float64. Regular windows go by vectors of outputs (pool_windows.py); the others, adaptive ones and those of
-short rows with many taps, are summed output by output along the rows of pool_rows.py. The gradient spreads gy / divisor
-over the taps of each window; a plane belongs to one task, so the order of the sums is that of the outputs.
+short rows with many taps, along the rows of pool_rows.py, whose windows are merged row by row first. The gradient of
+windows with a step of 1 is an average over the outputs that read an input, by the same kernel. Others spread
+gy / divisor over the taps of each window; a plane belongs to one task, so the order of the sums is that of the outputs.
 Cost: one add for each tap of an output; dividing is hidden behind memory.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from fastconv.backends.cpu import sums
 from fastconv.backends.cpu.host import VECTOR_BYTES, inlined, pointer, routine
-from fastconv.backends.cpu.pool_rows import LONG_WINDOW, locate
+from fastconv.backends.cpu.pool_rows import COLUMNS, LONG_WINDOW, is_one_row, locate, widest
 from fastconv.backends.cpu.pool_simd import averages
 from fastconv.backends.cpu.pool_windows import (
     KERNEL,
@@ -85,24 +86,56 @@ def _row(
         c += max(vectors * lanes, 1)
 
 
-@shared
+@shared(allocates=True)  # type: ignore[untyped-decorator]
 def rows(
     x: Any, y: Any, depth: Any, height: Any, width: Any, depth_divisors: Any, height_divisors: Any,
-    width_divisors: Any, sizes: Any, steps: Any, who: int, begin: int, end: int,
+    width_divisors: Any, sizes: Any, steps: Any, spans: Any, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Rows [begin, end) of y."""
+    """Rows [begin, end) of y. `spans`: the columns that the outputs of a block read."""
+    merged = np.empty(widest(spans))
     for task in range(begin, end):
         plane, od, oh, first, last = locate(task, depth, height, width)
-        base = plane * sizes[0] * sizes[1] * sizes[2]
+        low, high = spans[first // COLUMNS]
         out = ((plane * depth.shape[1] + od) * height.shape[1] + oh) * width.shape[1]
-        factor = depth_divisors[od] * height_divisors[oh]
-        for o in range(first, last):
-            total = 0.0
-            for d in range(depth[0, od], depth[1, od], steps[0]):
-                for h in range(height[0, oh], height[1, oh], steps[1]):
-                    row = base + (d * sizes[1] + h) * sizes[2]
-                    total += _sum_of_taps(x, row + width[0, o], row + width[1, o], steps[2])
-            y[out + o] = total / (width_divisors[o] * factor)
+        target, divisors = y[out + first : out + last], width_divisors[first:last]
+        factor, taken = depth_divisors[od] * height_divisors[oh], width[:, first:last]
+        alone = is_one_row(depth, height, od, oh, steps)
+        for d in range(depth[0, od], depth[1, od], steps[0]):
+            for h in range(height[0, oh], height[1, oh], steps[1]):
+                row = ((plane * sizes[0] + d) * sizes[1] + h) * sizes[2]
+                if alone:
+                    _means(x[row + low : row + high], target, taken, low, steps[2], divisors, factor)
+                elif d == depth[0, od] and h == height[0, oh]:
+                    _copy(x[row + low : row + high], merged)
+                else:
+                    _add(x[row + low : row + high], merged)
+        if not alone:
+            _means(merged[: high - low], target, taken, low, steps[2], divisors, factor)
+
+
+@routine
+def _copy(row: Any, target: Any) -> None:
+    for i in range(row.size):
+        target[i] = row[i]
+
+
+@routine
+def _add(row: Any, target: Any) -> None:
+    for i in range(row.size):
+        target[i] += row[i]
+
+
+@routine
+def _means(row: Any, y: Any, taken: Any, low: int, step: int, divisors: Any, factor: float) -> None:
+    """y from the sums over windows of a row, which begins with column `low`."""
+    for o in range(y.size):
+        begin, end, total = taken[0, o] - low, taken[1, o] - low, 0.0
+        if step == 1 and end - begin >= LONG_WINDOW:
+            total = sums.total(row[begin:end])
+        else:
+            for w in range(begin, end, step):
+                total += row[w]
+        y[o] = total / (divisors[o] * factor)
 
 
 @routine
@@ -111,36 +144,33 @@ def _divide(total: Any, divisors: Any, factor: float, y: Any) -> None:
         y[i] = total[i] / (divisors[i] * factor)
 
 
-@routine
-def _sum_of_taps(x: Any, begin: int, end: int, step: int) -> float:
-    total = 0.0
-    if step == 1 and end - begin >= LONG_WINDOW:
-        total = sums.total(x[begin:end])
-    else:
-        for w in range(begin, end, step):
-            total += x[w]
-    return total
-
-
 @shared
 def gradient(
     gy: Any, gx: Any, depth: Any, height: Any, width: Any, depth_divisors: Any, height_divisors: Any,
     width_divisors: Any, sizes: Any, steps: Any, interior: Any, memory: Any, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Planes [begin, end) of gx. `memory`: a row of outputs for each thread."""
+    """Planes [begin, end) of gx. `memory`: for each thread a row of outputs and one of inputs.
+
+    What a row of outputs adds to a row of inputs is the same for each row of its windows.
+    """
     columns, volume = width.shape[1], sizes[0] * sizes[1] * sizes[2]
     rows = depth.shape[1] * height.shape[1]
-    shares = memory[who, :columns]
+    shares, spread = memory[who, :columns], memory[who, columns : columns + sizes[2]]
     for plane in range(begin, end):
         gx[plane * volume : (plane + 1) * volume] = 0.0
         for out in range(rows):
             od, oh = out // height.shape[1], out % height.shape[1]
             first = (plane * rows + out) * columns
             _divide(gy[first : first + columns], width_divisors, depth_divisors[od] * height_divisors[oh], shares)
+            if volume == sizes[2]:
+                _spread(shares, gx[plane * volume : (plane + 1) * volume], width, steps[2], interior)
+                continue
+            spread[:] = 0.0
+            _spread(shares, spread, width, steps[2], interior)
             for d in range(depth[0, od], depth[1, od], steps[0]):
                 for h in range(height[0, oh], height[1, oh], steps[1]):
                     row = plane * volume + (d * sizes[1] + h) * sizes[2]
-                    _spread(shares, gx[row : row + sizes[2]], width, steps[2], interior)
+                    _add(spread, gx[row : row + sizes[2]])
 
 
 @routine

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastconv.backends.cpu.elementary import maximum
 from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, VECTOR_BYTES, inlined, pointer, routine
-from fastconv.backends.cpu.pool_rows import LONG_WINDOW, locate
+from fastconv.backends.cpu.pool_rows import COLUMNS, LONG_WINDOW, is_one_row, locate, widest
 from fastconv.backends.cpu.pool_simd import largest
 from fastconv.backends.cpu.pool_windows import (
     DILATION,
@@ -99,45 +99,139 @@ def _row(
         c += max(vectors * lanes, 1)
 
 
-@shared
+@shared(allocates=True)  # type: ignore[untyped-decorator]
 def rows(
-    x: Any, y: Any, indices: Any, depth: Any, height: Any, width: Any, sizes: Any, steps: Any, who: int, begin: int,
-    end: int,
+    x: Any, y: Any, indices: Any, depth: Any, height: Any, width: Any, sizes: Any, steps: Any, spans: Any, who: int,
+    begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Rows [begin, end) of y and, unless that is None, of indices."""
+    """Rows [begin, end) of y and, unless that is None, of indices. `spans`: the columns that a block's outputs read."""
+    columns, lanes = widest(spans), 2 * VECTOR_BYTES // x.itemsize
+    merged, maxima, vectors = (
+        np.empty(columns, x.dtype),
+        np.empty(lanes, x.dtype),
+        np.empty(1 + columns // lanes, np.int64),
+    )
+    for i in range(vectors.size):
+        vectors[i] = i * lanes
+    winners = np.empty(0 if indices is None else columns, np.int32)  # the row that each value comes from
     for task in range(begin, end):
         plane, od, oh, first, last = locate(task, depth, height, width)
-        source = x[plane * sizes[0] * sizes[1] * sizes[2] : (plane + 1) * sizes[0] * sizes[1] * sizes[2]]
+        low, high = spans[first // COLUMNS]
         out = ((plane * depth.shape[1] + od) * height.shape[1] + oh) * width.shape[1]
-        d0, d1, h0, h1 = depth[0, od], depth[1, od], height[0, oh], height[1, oh]
-        for o in range(first, last):
-            w0, w1 = width[0, o], width[1, o]
-            index = (d0 * sizes[1] + h0) * sizes[2] + w0
-            value = source[index]
-            for d in range(d0, d1, steps[0]):
-                for h in range(h0, h1, steps[1]):
-                    row = (d * sizes[1] + h) * sizes[2]
-                    if indices is None:
-                        value = _largest(value, source, row + w0, row + w1, steps[2])
-                        continue
-                    for w in range(row + w0, row + w1, steps[2]):
-                        wins = (source[w] > value) | (source[w] != source[w])
-                        value = source[w] if wins else value
-                        index = w if wins else index
-            y[out + o] = value
-            if indices is not None:
-                indices[out + o] = index
+        target, taken = y[out + first : out + last], width[:, first:last]
+        best, number, alone = merged[: high - low], 0, is_one_row(depth, height, od, oh, steps)
+        for d in range(depth[0, od], depth[1, od], steps[0]):
+            for h in range(height[0, oh], height[1, oh], steps[1]):
+                number = d * sizes[1] + h
+                row = (plane * sizes[0] * sizes[1] + number) * sizes[2]
+                if alone:
+                    best = x[row + low : row + high]
+                elif d == depth[0, od] and h == height[0, oh]:
+                    _begin(x[row + low : row + high], number, best, indices, winners)
+                else:
+                    _compete(x[row + low : row + high], number, best, indices, winners)
+        if indices is None:
+            _largest_of(best, target, taken, low, steps[2], vectors, maxima)
+        elif alone:
+            found = indices[out + first : out + last]
+            _places_in_a_row(best, target, found, taken, low, steps[2], number * sizes[2], vectors, maxima)
+        else:
+            _places(best, winners, target, indices[out + first : out + last], taken, low, steps[2], sizes[2])
 
 
 @routine
-def _largest(best: Any, x: Any, begin: int, end: int, step: int) -> Any:
-    if step == 1 and end - begin >= LONG_WINDOW:
-        run = x[begin:end]
-        for i in range(run.size):
-            best = maximum(best, run[i])
-    else:
-        for w in range(begin, end, step):
-            best = maximum(best, x[w])
+def _begin(row: Any, number: int, best: Any, indices: Any, winners: Any) -> None:
+    for i in range(row.size):
+        best[i] = row[i]
+    if indices is not None:
+        winners[: row.size] = number
+
+
+@routine
+def _compete(row: Any, number: int, best: Any, indices: Any, winners: Any) -> None:
+    """The larger of a row and what won before, the earlier of equal ones, the later of NaNs."""
+    if indices is None:
+        for i in range(row.size):
+            best[i] = maximum(best[i], row[i])
+        return
+    winner = np.int32(number)
+    for i in range(row.size):
+        value, challenger, held = best[i], row[i], winners[i]  # loaded whoever wins, so that LLVM can vectorise
+        wins = (challenger > value) | (challenger != challenger)
+        best[i] = challenger if wins else value
+        winners[i] = winner if wins else held
+
+
+@routine
+def _largest_of(row: Any, y: Any, taken: Any, low: int, step: int, vectors: Any, maxima: Any) -> None:
+    """y from the windows of a row, which begins with column `low`."""
+    for o in range(y.size):
+        begin, end = taken[0, o] - low, taken[1, o] - low
+        if step == 1 and end - begin >= LONG_WINDOW:
+            y[o] = _largest(row[begin:end], vectors, maxima)
+            continue
+        value = row[begin]
+        for w in range(begin + step, end, step):
+            value = maximum(value, row[w])
+        y[o] = value
+
+
+@routine
+def _places_in_a_row(
+    row: Any, y: Any, indices: Any, taken: Any, low: int, step: int, place: int, vectors: Any, maxima: Any
+) -> None:
+    """The same with the places of the winners; column 0 of the row is `place`."""
+    for o in range(y.size):
+        begin, end = taken[0, o] - low, taken[1, o] - low
+        value, winner = row[begin], begin
+        if step == 1 and end - begin >= LONG_WINDOW:
+            value = _largest(row[begin:end], vectors, maxima)
+            if value != value:
+                winner = end - 1
+                while row[winner] == row[winner]:
+                    winner -= 1
+            else:
+                while row[winner] != value:
+                    winner += 1
+        else:
+            for w in range(begin, end, step):
+                wins = (row[w] > value) | (row[w] != row[w])
+                value = row[w] if wins else value
+                winner = w if wins else winner
+        y[o], indices[o] = value, place + low + winner
+
+
+@routine
+def _places(best: Any, winners: Any, y: Any, indices: Any, taken: Any, low: int, step: int, pitch: int) -> None:
+    """The same where columns stand for winners of several rows: the earliest row of equal ones, the last of NaNs."""
+    for o in range(y.size):
+        begin, end = taken[0, o] - low, taken[1, o] - low
+        value, winner, number = best[begin], begin, winners[begin]
+        for w in range(begin + step, end, step):
+            if best[w] != best[w]:
+                wins = (value == value) | (winners[w] >= number)
+            else:
+                wins = (best[w] > value) | ((best[w] == value) & (winners[w] < number))
+            value = best[w] if wins else value
+            winner = w if wins else winner
+            number = winners[w] if wins else number
+        y[o], indices[o] = value, number * pitch + low + winner
+
+
+@routine
+def _largest(run: Any, vectors: Any, maxima: Any) -> Any:
+    """The largest value, a NaN if there is one: every lane of two vectors has a maximum of its own.
+
+    `vectors`: where pairs of vectors begin, enough of them for any run; `maxima`: memory of two.
+    """
+    best, lanes = run[0], 2 * VECTOR_BYTES // run.itemsize
+    pairs = run.size // lanes
+    if pairs > 0:
+        largest(run, None, 1, 2, pointer(run, 0), 1, pointer(vectors, 0), pairs, pointer(maxima, 0), 0, 0, 0, 0, 0)
+        for i in range(lanes):
+            best = maximum(best, maxima[i])
+    for i in range(pairs * lanes, run.size):
+        best = maximum(best, run[i])
     return best
 
 

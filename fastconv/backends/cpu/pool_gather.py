@@ -30,7 +30,10 @@ _BLOCK = 512
 _MAX_ENTRIES = 1 << 16
 """Entries of a table for one plane; a quarter of a megabyte stays in the second-level cache."""
 
-_MAX_TAPS = 64
+_MAX_INPUTS = 128
+"""Of a plane whose gradient is gathered; rows of a larger one are worth vectors."""
+
+_MAX_TAPS = 28
 """A longer window is worth vectors of its own."""
 
 
@@ -78,7 +81,7 @@ def sum_table(geometry: PoolGeometry) -> Table | None:
 def spread_table(geometry: PoolGeometry) -> Table | None:
     """The outputs that read each input, in their order. None where a table would be too large."""
     inputs = math.prod(geometry.spatial)
-    if not _fits(geometry) or inputs > _MAX_ENTRIES:
+    if not _fits(geometry) or inputs > _MAX_INPUTS:
         return None
     places, counted = _taps(geometry)
     tap, output = np.nonzero(counted)
@@ -86,7 +89,7 @@ def spread_table(geometry: PoolGeometry) -> Table | None:
     order = np.lexsort((output, read))
     read, output = read[order], output[order]
     readers = np.bincount(read, minlength=inputs)
-    if readers.max() > _MAX_TAPS or readers.max() * inputs > _MAX_ENTRIES:
+    if readers.max() > _MAX_TAPS:
         return None
     table = np.full((readers.max(), inputs), -1)
     table[np.arange(len(read)) - (np.cumsum(readers) - readers)[read], read] = output

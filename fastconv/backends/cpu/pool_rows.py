@@ -2,8 +2,10 @@
 
 Every rank is lifted to three axes, and every kind of window (strided, dilated, padded, adaptive) to the same tables:
 for each output of an axis its first tap and its end inside the input. Axes that a window covers completely are merged,
-so that global pooling is one long run. Outputs are computed one by one, a long window by vectors. In the gradient of an
-average the columns of a row whose windows are complete and equally spaced, its interior, go tap by tap together.
+so that global pooling is one long run. The rows of a window are merged first, by vectors of columns, for all outputs of
+a row together; from what they leave the outputs are computed one by one, a long window by vectors. In the gradient of
+an average the columns of a row whose windows are complete and equally spaced, its interior, go tap by tap together.
+Cost: an operation for each input of a row of windows, and a nanosecond for each column of an output.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ class RowPlan:
     divisors: tuple[Array, Array, Array]  # of each axis: float64 (outputs,)
     sizes: tuple[int, int, int]
     steps: tuple[int, int, int]
+    spans: Array  # int64 (blocks of columns, 2): the columns that their outputs read, first and end
     interior: tuple[int, int, int]  # first column, end, distance of the windows
     taps: int
 
@@ -79,11 +82,14 @@ def row_plan(geometry: PoolGeometry) -> RowPlan:
     lifted = [(np.array([[0], [1]]), 1)] * missing + windows
     tables: Any = tuple(window for window, _ in lifted)
     steps: Any = tuple(step for _, step in lifted)
+    starts, stops = lifted[-1][0]
+    blocks = range(0, len(starts), COLUMNS)
     return RowPlan(
         windows=tables,
         divisors=(np.ones(1),) * missing + tuple(divisors),  # type: ignore[arg-type]
         sizes=(1,) * missing + tuple(sizes),  # type: ignore[arg-type]
         steps=steps,
+        spans=np.array([(starts[b : b + COLUMNS].min(), stops[b : b + COLUMNS].max()) for b in blocks], np.int64),
         interior=(low, high, stride[-1]),
         taps=math.prod(kernel),
     )
@@ -110,3 +116,19 @@ def locate(task: int, depth: Any, height: Any, width: Any) -> tuple[int, int, in
     h = row % height.shape[1]
     row = row // height.shape[1]
     return row // depth.shape[1], row % depth.shape[1], h, first, min(first + COLUMNS, columns)
+
+
+@routine
+def is_one_row(depth: Any, height: Any, od: int, oh: int, steps: Any) -> bool:
+    """Whether the windows of a row of outputs are one row of inputs."""
+    one: bool = depth[0, od] + steps[0] >= depth[1, od] and height[0, oh] + steps[1] >= height[1, oh]
+    return one
+
+
+@routine
+def widest(spans: Any) -> int:
+    """Columns of the longest span."""
+    most = 0
+    for b in range(len(spans)):
+        most = max(most, spans[b, 1] - spans[b, 0])
+    return most

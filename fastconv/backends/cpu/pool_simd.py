@@ -148,7 +148,8 @@ def averages(  # type: ignore[no-untyped-def]
 ):
     """y[i] = Σ_t source[offsets[t] + i · distance] / (divisors[i] · factor) for i < vectors · lanes (0 vectors: i < 1).
 
-    Sums and divisors are float64. Addresses and `stride` as for `largest`; `divisors` is an address, too.
+    Sums and divisors are float64; for float32 the divisors are given as inverses, because a division takes as long as
+    ten products, and what those round does not show. Addresses and `stride` as for `largest`; `divisors` is one, too.
     """
     step, count = stride.literal_value, vectors.literal_value
     signature = types.void(like, stride, vectors, *[types.intp] * 6, types.float64)
@@ -172,8 +173,9 @@ def averages(  # type: ignore[no-untyped-def]
         for v, total in enumerate(totals):
             at = builder.bitcast(builder.gep(divisors, [emit.index(v * emit.lanes)]), double.as_pointer())
             divisor = builder.fmul(builder.load(at, align=8), _splat(builder, factor, double))
-            mean = builder.fdiv(total, divisor)
-            mean = builder.fptrunc(mean, emit.vector) if narrow else mean
+            mean = (
+                builder.fptrunc(builder.fmul(total, divisor), emit.vector) if narrow else builder.fdiv(total, divisor)
+            )
             emit.store(mean, emit.at(emit.pointer(y), emit.index(v * emit.lanes)))
         return context.get_dummy_value()
 

@@ -44,7 +44,7 @@ class WindowPlan:
     axes: Array  # int64 (6, 3)
     block: tuple[int, int]  # rows and columns
     firsts: Array  # int64: for the outputs of each axis how far behind its first tap the first one inside lies
-    divisors: Array  # float64, for the outputs of each axis
+    divisors: Array  # float64, for the outputs of each axis; for float32 results their inverses, see `averages`
 
     @cached_property
     def taps(self) -> int:
@@ -95,7 +95,8 @@ def window_plan(geometry: PoolGeometry, itemsize: int) -> WindowPlan | None:
             divisors.append(np.full(len(outputs), float(geometry.divisor_override or 1) if axis == 0 else 1.0))
     firsts.append(np.zeros(_SPARE, np.int64))
     divisors.append(np.ones(_SPARE))
-    return WindowPlan(axes, (rows, columns), np.concatenate(firsts), np.concatenate(divisors))
+    product = np.concatenate(divisors)
+    return WindowPlan(axes, (rows, columns), np.concatenate(firsts), 1 / product if itemsize == 4 else product)
 
 
 @routine

@@ -53,7 +53,7 @@ def max_pool_forward(x: Array, geometry: PoolGeometry, with_indices: bool = True
         _over_blocks(pool_gather.largest if found is None else pool_gather.largest_and_indices, flat, table, y)
     else:
         rows = row_plan(geometry)
-        arguments = (x.reshape(-1), y.reshape(-1), found, *rows.windows, rows.sizes, rows.steps)
+        arguments = (x.reshape(-1), y.reshape(-1), found, *rows.windows, rows.sizes, rows.steps, rows.spans)
         _over_rows(max_pool.rows, arguments, rows, x)
     return y, indices
 
@@ -101,7 +101,8 @@ def avg_pool_forward(x: Array, geometry: PoolGeometry) -> Array:
         _over_blocks(pool_gather.averages, flat, table, y, pool_gather.block_divisors(geometry, table.planes))
     else:
         rows = row_plan(geometry)
-        _over_rows(avg_pool.rows, (*flat, *rows.windows, *rows.divisors, rows.sizes, rows.steps), rows, x)
+        arguments = (*flat, *rows.windows, *rows.divisors, rows.sizes, rows.steps, rows.spans)
+        _over_rows(avg_pool.rows, arguments, rows, x)
     return y
 
 
@@ -119,18 +120,44 @@ def avg_pool_backward(gy: Array, geometry: PoolGeometry) -> Array:
         return resample(gy / gy.dtype.type(divisor), _spread(geometry))
     gx = empty(gy.shape[:2] + geometry.spatial, gy.dtype)
     flat_gy, flat_gx = gy.reshape(-1), gx.reshape(-1)
+    turned, divisors = _turned(geometry)
+    plan = None if turned is None else window_plan(turned, gy.itemsize)
+    if plan is not None:
+        if divisors is not None:
+            flat_gy = np.divide(gy, divisors.astype(gy.dtype), out=empty(gy.shape, gy.dtype)).reshape(-1)
+        _over_windows(avg_pool.windows, (flat_gy, flat_gx, plan.axes, plan.block, plan.divisors), plan, gy)
+        return gx
     table = pool_gather.spread_table(geometry)
     if table is not None:
-        divisors = pool_gather.block_divisors(geometry, table.planes)
-        _over_blocks(pool_gather.spread, (flat_gy, flat_gx), table, gx, divisors)
+        shares = pool_gather.block_divisors(geometry, table.planes)
+        _over_blocks(pool_gather.spread, (flat_gy, flat_gx), table, gx, shares)
         return gx
-    plan = row_plan(geometry)
-    arguments = (*plan.windows, *plan.divisors, plan.sizes, plan.steps, plan.interior)
-    planes, cost = gy.shape[0] * gy.shape[1], gy.size * plan.taps * _NS_PER_TAP + gx.nbytes * _NS_PER_BYTE
+    rows = row_plan(geometry)
+    arguments = (*rows.windows, *rows.divisors, rows.sizes, rows.steps, rows.interior)
+    planes, cost = gy.shape[0] * gy.shape[1], gy.size * rows.taps * _NS_PER_TAP + gx.nbytes * _NS_PER_BYTE
     team = team_for(planes, cost)
-    memory = scratch_rows(team.size, geometry.out_spatial[-1], gx.dtype)
+    memory = scratch_rows(team.size, geometry.out_spatial[-1] + rows.sizes[2], gx.dtype)
     avg_pool.gradient(flat_gy, flat_gx, *arguments, memory, team.address, 0, planes)
     return gx
+
+
+@lru_cache(maxsize=64)
+def _turned(geometry: PoolGeometry) -> tuple[PoolGeometry | None, Array | None]:
+    """For windows at every place the gradient as an average of its own: over the outputs that read an input.
+
+    None where windows have a stride. And, unless all windows are divided by the same, what each is divided by before.
+    """
+    if geometry.is_adaptive or set(geometry.stride) != {1}:
+        return None, None
+    reach = [dilation * (taps - 1) for taps, dilation in zip(geometry.kernel, geometry.dilation)]
+    padding = tuple((far - before, far - after) for far, (before, after) in zip(reach, geometry.padding))
+    divisors = pool_gather.block_divisors(geometry, 1).reshape(geometry.out_spatial)
+    uniform = divisors.size and (divisors == divisors.flat[0]).all()
+    turned = PoolGeometry(
+        geometry.out_spatial, geometry.kernel, geometry.stride, padding, geometry.dilation, geometry.spatial,
+        divisor_override=int(divisors.flat[0]) if uniform else 1,
+    )  # fmt: skip
+    return turned, None if uniform else divisors
 
 
 def _side_by_side(geometry: PoolGeometry) -> bool:
