@@ -6,7 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import numba
 
 from fastconv.backends.cpu import host
 
@@ -123,6 +127,37 @@ def test_kernels_compiled_by_different_processes_do_not_meet(tmp_path):
     """Numba tells kernels of one name apart by a number that every process begins anew; the cache keeps them all."""
     found = [_printed(SIDES, sides, tmp_path) for sides in (["3"], ["5"], ["3", "5"], ["5", "3"])]
     assert found == [["9"], ["25"], ["9", "25"], ["25", "9"]]
+
+
+def test_forms_of_a_kernel_kept_at_the_same_time_do_not_meet(tmp_path, monkeypatch):
+    """Threads stand for processes that compile a kernel for different types: each has a cache of its own."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    caches = [host._HostCache(host.flat)._cache_file for _ in range(4)]
+    gate = threading.Barrier(len(caches))
+
+    def keep(cache, form):
+        gate.wait()
+        cache.save(form, form)
+
+    with ThreadPoolExecutor(len(caches)) as pool:
+        for number in range(50):
+            forms = [(dtype, number) for dtype in ("float32", "float64", "int32", "int64")]
+            list(pool.map(keep, caches, forms))
+            assert [caches[0].load(form) for form in forms] == forms
+
+
+def test_forms_of_older_sources_are_dropped(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    cache, other = (host._HostCache(function)._cache_file for function in (host.flat, host.writeable))
+    other.save("form", 3)
+    for number, sources in enumerate(["a" * 64, "b" * 64]):
+        monkeypatch.setattr(host, "_SOURCES", sources)
+        assert cache.load("form") is None
+        cache.save("form", number)
+        cache.save("another form", 5)
+        assert (cache.load("form"), cache.load("another form")) == (number, 5)
+    monkeypatch.undo()
+    assert len(list(Path(cache._cache_path).iterdir())) == 3 and other.load("form") == 3
 
 
 # A convolution, and with "pool" a pooling; after each: what was compiled so far, whether Numba's compiler was set up.

@@ -6,6 +6,7 @@ machine: LLVM lowers wide vectors to what the processor has.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from numba.core import cgutils, types
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 from numba.core.runtime import rtsys
@@ -82,20 +83,57 @@ fetched from memory by who reads them next.) No bit of a result depends on how i
 
 def _source_digest() -> str:
     """Numba's cache watches only the file of the cached function; a kernel also depends on the files beside it."""
-    digest = hashlib.sha256(f"{numba.__version__} {LANES}".encode())
+    digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-_DIGEST = _source_digest()  # at import: of the sources as they are in memory, even if the files change later
+_SOURCES = _source_digest()  # at import: of the sources as they are in memory, even if the files change later
 
 
-class _HostCache(FunctionCache):  # type: ignore[misc]  # Numba carries no type information
-    """Numba's file cache with the vector width and the digest of all kernel sources in its key."""
+class _KernelFiles(IndexDataCacheFile):  # type: ignore[misc]  # Numba carries no type information
+    """The compiled forms of a kernel on disk: a file for each, whose name says all that it depends on.
+
+    Numba's own way is an index of numbered files. Processes that compile one kernel for float32 and for float64 at the
+    same time may take the same number; from then on every process runs the code of one on arrays of the other.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        """Keep a form, and drop what older sources left."""
+        self._save_data(self._name(key), data)
+        for path in Path(self._cache_path).glob(f"{glob.escape(self._base)}.*"):
+            if not path.name.startswith(self._current):
+                path.unlink(missing_ok=True)
+
+    def load(self, key: Any) -> Any:
+        """The form that was kept, or None."""
+        try:
+            return self._load_data(self._name(key))
+        except FileNotFoundError:
+            return None
+
+    @property
+    def _base(self) -> str:
+        return str(self._index_name).removesuffix(".nbi")
+
+    @property
+    def _current(self) -> str:
+        return f"{self._base}.{_SOURCES[:12]}-"
+
+    def _name(self, key: Any) -> str:
+        return f"{self._current}{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.nbc"
+
+
+class _HostCache(FunctionCache):  # type: ignore[misc]
+    """Numba's file cache, safe among processes, with its version and the vector width in the key."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(function)
+        self._cache_file = _KernelFiles(self._cache_path, self._impl.filename_base, None)
 
     def _index_key(self, signature: Any, codegen: Any) -> Any:
-        return (*super()._index_key(signature, codegen), _DIGEST)
+        return (*super()._index_key(signature, codegen), numba.__version__, LANES)
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         """As Numba's, without setting up what only the compiler needs: nearly half of a process' first call."""
