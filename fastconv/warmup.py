@@ -44,6 +44,7 @@ _PATCHES = (4, 16, 8, 4)  # channels, size, filters, and kernel and stride
 _POOLS = (pooling.max_pool2d, pooling.avg_pool2d, pooling.adaptive_max_pool2d, pooling.adaptive_avg_pool2d)
 _POOL_SIZES = (6, 16, 512)  # planes that are pooled through tables, by vectors of windows, and row by row
 
+_DENSE = ((32, 8), (3, 200))  # rows and features: few features, and many
 _SHARED = 1 << 20  # elements that are worth a thread more
 _GROUP_NORMS = (((2, 8, 4, 4), 2), ((1, 2, 256, 256), 1))  # rows that stay in the cache, and long ones
 
@@ -84,7 +85,9 @@ def _calls(dtype: str) -> Iterator[tuple[str, Callable[[], None]]]:
     x = _tensor(dtype, 4, 8)
     for name in pointwise.ACTIVATIONS:
         yield name, partial(_backward, partial(pointwise.apply, name), x)
-    yield "linear", partial(_backward, linear, x, _tensor(dtype, 3, 8), _tensor(dtype, 3))
+    for rows, features in _DENSE:
+        operands = _tensor(dtype, 4, features), _tensor(dtype, rows, features), _tensor(dtype, rows)
+        yield f"linear, {features} to {rows}", partial(_backward, linear, *operands)
     yield "cross entropy", partial(_backward, losses.cross_entropy, x, np.zeros(4, np.int64))
     for shape, groups in _GROUP_NORMS:
         yield f"group norm, {shape}", partial(_backward, partial(_group_norm, groups), *_normed(dtype, shape))

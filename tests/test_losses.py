@@ -246,12 +246,30 @@ def test_class_numbers_of_any_integer_type(device, kind):
 
 def products(a, b):
     """a (M, K) @ b (K, N) by correctly rounded sums."""
-    return np.array([[math.fsum(x * y for x, y in zip(row, column)) for column in b.T.tolist()] for row in a.tolist()])
+    sums = [math.fsum(x * y for x, y in zip(row, column)) for row in a.tolist() for column in b.T.tolist()]
+    return np.array(sums).reshape(len(a), b.shape[1])
 
 
 @every_dtype
 @pytest.mark.parametrize(
-    ("shape", "outputs"), [((4, 5), 3), ((5,), 3), ((2, 3, 5), 1), ((70, 130), 17), ((3, 2101), 13), ((0, 5), 3)]
+    ("shape", "outputs"),
+    [
+        ((4, 5), 3),
+        ((5,), 3),
+        ((2, 3, 5), 1),
+        ((0, 5), 3),
+        ((4, 0), 3),
+        # many features: whole vectors of them and others, in one step and in several
+        ((70, 130), 17),
+        ((3, 2101), 13),
+        ((9, 1024), 7),
+        ((2, 2048), 5),
+        # few: less than a tile of samples, and more than a task has; a last vector and a last tile that are not full
+        ((3, 60), 37),
+        ((1, 128), 64),
+        ((200, 24), 41),
+        ((389, 7), 16),
+    ],
 )
 def test_linear(device, shape, outputs, dtype):
     rng = np.random.default_rng(0)
@@ -261,8 +279,9 @@ def test_linear(device, shape, outputs, dtype):
     gy = rng.integers(-9, 10, y.shape).astype(dtype)
     y.backward(to_device(gy, device))
     x, w, b = (a.astype(float) for a in arrays)
-    rows, cotangents = x.reshape(-1, shape[-1]), gy.astype(float).reshape(-1, outputs)
-    expected = products(rows, w.T).reshape(-1, outputs) + b
+    samples = math.prod(shape[:-1])
+    rows, cotangents = x.reshape(samples, shape[-1]), gy.astype(float).reshape(samples, outputs)
+    expected = products(rows, w.T) + b
     np.testing.assert_array_equal(y.numpy(), expected.reshape(*shape[:-1], outputs))
     gradients = [products(cotangents, w).reshape(shape), products(cotangents.T, rows), cotangents.sum(axis=0)]
     for tensor, gradient in zip(tensors, gradients):
@@ -298,8 +317,11 @@ def test_cross_entropy_has_the_same_bits_for_any_threads_and_batch(device, shape
 
 
 @every_dtype
-def test_linear_has_the_same_bits_for_any_threads_and_batch(device, dtype):
-    x, w, b = (to_device(drawn(seed, s, dtype), device) for seed, s in enumerate(((64, 300), (50, 300), (50,))))
+@pytest.mark.parametrize("features", [60, 300])
+def test_linear_has_the_same_bits_for_any_threads_and_batch(device, features, dtype, monkeypatch):
+    monkeypatch.setattr(threads, "SERIAL_NS", 0)
+    shapes = (64, features), (50, features), (50,)
+    x, w, b = (to_device(drawn(seed, s, dtype), device) for seed, s in enumerate(shapes))
     fc.set_num_threads(1)
     alone = to_device(fc.linear(x[:1], w, b), "cpu")[0].tobytes()
     for count, batch in product((1, 2, 3, 8), (2, 7, 64)):

@@ -242,11 +242,24 @@ def _outputs(
                 start, start_apart, start_step = (c, apart, lanes) if k else (a, lanes, 0)
                 if vectors == VECTORS:
                     gathered_outer(
-                        zero, VECTORS, row, source, off, at, some, start, start_apart, start_step, c, apart, active
+                        zero,
+                        VECTORS,
+                        row,
+                        source,
+                        off,
+                        at,
+                        some,
+                        start,
+                        start_apart,
+                        start_step,
+                        c,
+                        apart,
+                        lanes,
+                        active,
                     )
                 else:
                     gathered_outer(
-                        zero, 1, row, source, off, at, some, start, start_apart, start_step, c, apart, active
+                        zero, 1, row, source, off, at, some, start, start_apart, start_step, c, apart, lanes, active
                     )
         for v in range(vectors):
             plane, valid = pointer(y, to + first + v * lanes * target), min(lanes, p.rows - r0 - v * lanes)

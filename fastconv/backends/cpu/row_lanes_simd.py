@@ -31,20 +31,34 @@ _UNROLL = 2
 
 @intrinsic(prefer_literal=True)
 def gathered_outer(  # type: ignore[no-untyped-def]
-    typing_context, like, vectors, a, source, off, places, count, start, start_apart, start_step, c, c_apart, relu
+    typing_context,
+    like,
+    vectors,
+    a,
+    source,
+    off,
+    places,
+    count,
+    start,
+    start_apart,
+    start_step,
+    c,
+    c_apart,
+    c_step,
+    relu,
 ):
     """C[v][m] = start[v][m] + Σ_k source[places[m] + off[k]] · A[k][v] for v < vectors, m < OUTPUTS, k < count (≥ 1).
 
-    All of A, C and start are vectors. Those of C lie m vectors + v · `c_apart` elements behind `c`, those of start
+    All of A, C and start are vectors. Those of C lie m · `c_step` + v · `c_apart` elements behind `c`, those of start
     m · `start_step` + v · `start_apart` behind `start`. `off` and `places` are addresses of int64 element offsets. With
     `relu` ≠ 0 negative results become 0 (NaN stays NaN) before they are stored.
     """
     nv = vectors.literal_value
-    signature = types.void(like, vectors, *[types.intp] * 11)
+    signature = types.void(like, vectors, *[types.intp] * 12)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0])
-        a, source, off, places, count, start, start_apart, start_step, c, c_apart, relu = args[2:]
+        a, source, off, places, count, start, start_apart, start_step, c, c_apart, c_step, relu = args[2:]
         a, source, start, c = (emit.pointer(address) for address in (a, source, start, c))
         off, places = (builder.inttoptr(address, _I64.as_pointer()) for address in (off, places))
         numbers = [emit.index(m) for m in range(OUTPUTS)]
@@ -64,7 +78,7 @@ def gathered_outer(  # type: ignore[no-untyped-def]
         wanted = builder.icmp_signed("!=", relu, emit.index(0))
         for m, sums in enumerate(emit.loop(count, begin, step, _UNROLL)):
             for v, value in enumerate(sums):
-                place = builder.add(builder.mul(c_apart, emit.index(v)), emit.index(m * emit.lanes))
+                place = builder.add(builder.mul(c_apart, emit.index(v)), builder.mul(c_step, emit.index(m)))
                 emit.store(emit.relu_if(wanted, value), emit.at(c, place))
         return context.get_dummy_value()
 
