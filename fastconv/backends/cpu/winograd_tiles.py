@@ -41,7 +41,7 @@ from fastconv.backends.cpu.winograd_simd import input_transform_gathered, output
 from fastconv.backends.threads import share, team_for
 
 _STEP = TILE_VECTORS * LANES
-_PANEL_BYTES = 16 << 20  # of transformed tiles, at most: twice TILE_COLUMNS where that fits, and half as many filters
+_PANEL_BYTES = 8 << 20  # of transformed tiles, at most: twice TILE_COLUMNS where that fits, and half as many filters
 _NS_PER_FLOP = 0.015
 
 Array = npt.NDArray[Any]
