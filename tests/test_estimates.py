@@ -65,6 +65,14 @@ def test_no_boxes_are_planned_for_each_phase_of_a_large_dilation():
     assert winograd.ways(plan.forward_plan(geometry, 4)).keys() == {"tiles of 4×4", "tiles of 3×3"}
 
 
+@pytest.mark.parametrize(
+    ("channels", "rows", "size", "in_place"), [(64, 64, 128, False), (64, 4, 128, True), (64, 64, 129, True)]
+)
+def test_channels_that_share_sets_of_the_cache_are_copied(channels, rows, size, in_place):
+    geometry = ConvGeometry(channels, rows, 1, (size, size), (1, 1), (1, 1), (1, 1), ((0, 0), (0, 0)))
+    assert plan.forward_plan(geometry, 4).plan[0]["direct"] == in_place
+
+
 @pytest.mark.parametrize("geometry", DEPTHWISE.values(), ids=DEPTHWISE)
 @pytest.mark.parametrize("itemsize", [4, 8])
 def test_the_cheapest_depthwise_way_is_taken(geometry, itemsize):

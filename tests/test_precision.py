@@ -15,8 +15,8 @@ from fastconv.backends.cpu import weight_grad_winograd, winograd_boxes, winograd
 # Winograd on whole and ragged tiles, small images over several samples, groups, volumes, odd numbers of channels.
 WINOGRAD_LINES = (
     "n2 c24 hw56 k24 f3 p1",
-    "n1 c28 hw31x37 k25 f3",
-    "n3 c64 hw14 k40 f3 p1",
+    "n1 c44 hw31x37 k41 f3",
+    "n3 c64 hw14 k66 f3 p1",
     "n8 c56 hw7 k72 f3 p1",
     "n2 c64 hw33x101 k64 f3 p2 g2",
     "n1 c24 dhw5x32x40 k24 f3 p1",
@@ -25,7 +25,7 @@ WINOGRAD_LINES = (
     "n2 c1024 hw8 k25 f3 p1",
     "n1 c48 hw40x44 k48 f3 p2 d2",
     "n2 c24 hw60 k24 f3 p3x1 d3x1",
-    "n1 c32 dhw4x33x64 k32 f2x3x3 p1 d2x1x2",
+    "n1 c48 dhw4x33x64 k48 f2x3x3 p1 d2x1x2",
     "n2 c24 hw50x43 k24 f5 p2",
     "n1 c48 hw27 k96 f5 p2 g2",
     "n5 c64 hw9x7 k60 f5 p2",
@@ -40,9 +40,9 @@ WINOGRAD_LINES = (
     "n1 c24 dhw3x9x64 k24 f3x1x5 p1x0x2",
     "n1 c8 dhw9x20x24 k8 f5 p2",
     "n2 c16 hw64 k16 f5 p2",
-    "n1 c32 hw62x64 k16 f3 p1",
+    "n1 c32 hw62x64 k32 f3 p1",
     "n4 c64 hw9 k70 f3 p1",
-    "n2 c128 hw33 k100 f3 p12 d12",
+    "n2 c160 hw33 k160 f3 p12 d12",
     "n1 c128 hw29x31 k128 f3 p5x6 d5x6 g2",
     "n3 c128 hw30 k128 f3 p4 d4",
 )

@@ -10,10 +10,10 @@ Floor: the FMA rate for many rows, the source and target traffic for few.
 One call packs and computes: two would cost a small convolution more than its arithmetic. What a kernel needs to know
 comes as one array of numbers, because every argument of a call costs time too.
 
-A box of a 1×1 convolution is read in place; its tiles begin where vectors do in memory, if all channels allow it: loads
-across lines of the cache took a quarter longer. Where boxes would waste more than it costs to gather each tap apart,
-exact columns are taken, see columns.py; where a stride or the ends of short rows would cost much, the operands are
-exchanged, see row_lanes.py. estimates.py says where.
+A box of a 1×1 convolution is read in place, unless its channels share sets of the cache; its tiles begin where vectors
+do in memory, if all channels allow it: loads across lines of the cache took a quarter longer. Where boxes would waste
+more than it costs to gather each tap apart, exact columns are taken, see columns.py; where a stride or the ends of
+short rows would cost much, the operands are exchanged, see row_lanes.py. estimates.py says where.
 """
 
 from __future__ import annotations

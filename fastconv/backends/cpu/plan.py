@@ -30,6 +30,12 @@ BOX_BYTES = SECOND_LEVEL_BYTES * 3 // 8
 IN_PLACE_BOX_BYTES = 48 * 1024
 """Of a source that is read in place: nothing is gathered, so many boxes cost little, and threads share them evenly."""
 
+_WAYS = 8
+"""Lines that a set of the second-level cache holds."""
+
+_FEW_BLOCKS = 2
+"""Blocks of rows that do not pay for copying a source that could be read in place."""
+
 WEIGHT_GRAD_BOX_BYTES = 1536 * 1024
 """The same for the weight gradient, source and output gradient together: long runs pay for its horizontal sums."""
 
@@ -161,7 +167,15 @@ class Correlation:
         plan["packed"] = full * simd.ROWS + plan["tail"]
         one_row = depth.size == height.size == 1
         plan["compact"] = all(axis.stride == 1 and axis.outputs == axis.target for axis in axes)
-        plan["direct"] = one_row and all(axis.identity for axis in axes)
+        plan["direct"] = one_row and all(axis.identity for axis in axes) and not self._crowded()
+
+    def _crowded(self) -> bool:
+        """Whether channels in place would drive each other out of the second-level cache before all rows have met them.
+
+        Planes whose bytes are a multiple of a large power of two lie on the same few sets.
+        """
+        apart = math.gcd(self.outputs * self.itemsize, SECOND_LEVEL_BYTES // _WAYS)
+        return self.rows > _FEW_BLOCKS * simd.ROWS and self.channels * apart >= SECOND_LEVEL_BYTES
 
     def _layout(self, rows: int, flat: int, most: int) -> None:
         """Size of a box of outputs and the layout [channel][tap plane][phase h][phase w][row][pitch] of its source.
