@@ -102,7 +102,7 @@ class _KernelFiles(IndexDataCacheFile):  # type: ignore[misc]  # Numba carries n
     def save(self, key: Any, data: Any) -> None:
         """Keep a form, and drop what older sources left."""
         self._save_data(self._name(key), data)
-        for path in Path(self._cache_path).glob(f"{glob.escape(self._base)}.*"):
+        for path in Path(self._cache_path).glob(f"{glob.escape(self._base)}.*.nbc"):  # whole ones, none being written
             if not path.name.startswith(self._current):
                 path.unlink(missing_ok=True)
 
