@@ -46,6 +46,7 @@ _POOL_SIZES = (6, 16, 512)  # planes that are pooled through tables, by vectors 
 
 _DENSE = ((32, 8), (3, 200))  # rows and features: few features, and many
 _SHARED = 1 << 20  # elements that are worth a thread more
+_BATCH_NORMS = (4, 64)  # planes whose gradient takes two passes over all channels, and those that go one by one
 _GROUP_NORMS = (((2, 8, 4, 4), 2), ((1, 2, 256, 256), 1))  # rows that stay in the cache, and long ones
 
 
@@ -93,7 +94,9 @@ def _calls(dtype: str) -> Iterator[tuple[str, Callable[[], None]]]:
         yield f"group norm, {shape}", partial(_backward, partial(_group_norm, groups), *_normed(dtype, shape))
     yield "layer norm", partial(_backward, _layer_norm, *_normed(dtype, (4, 8)))
     yield "concatenate, shared by threads", partial(_concatenate, dtype)
-    yield "batch norm", partial(_backward, partial(_batch_norm, dtype), _tensor(dtype, 2, 8, 4, 4))
+    for size in _BATCH_NORMS:
+        images = _tensor(dtype, 2, 8, size, size)
+        yield f"batch norm, {size}×{size}", partial(_backward, partial(_batch_norm, dtype), images)
 
 
 def _concatenate(dtype: str) -> None:

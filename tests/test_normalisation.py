@@ -14,6 +14,7 @@ import fastconv as fc
 from fastconv import backends
 from fastconv.autograd import to_device
 from fastconv.backends import threads
+from fastconv.backends.cpu import normalisation
 
 DTYPES = ["float32", "float64"]
 SHAPES = [
@@ -24,6 +25,7 @@ SHAPES = [
     (3, 4, 5, 6),
     (2, 3, 100, 101),  # planes of more than one run
     (2, 5, 2, 3, 4),
+    (1, 9, 65, 64),  # long planes, and channels enough to share them among threads
 ]
 
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -164,6 +166,18 @@ def test_same_bits_for_any_threads(device, shape, dtype, monkeypatch):
     for count in (2, 3, 8):
         fc.set_num_threads(count)
         assert everything() == expected
+
+
+@every_dtype
+def test_gradients_channel_by_channel_have_the_same_bits(dtype, monkeypatch):
+    gy, x = (drawn(seed, (3, 9, 130, 70), dtype) for seed in range(2))  # planes of two runs
+    statistics = [drawn(seed, 9) for seed in (2, 3, 4)]
+
+    def gradients(least_channels):
+        monkeypatch.setattr(normalisation, "_MANY_CHANNELS", least_channels)
+        return [array.tobytes() for array in normalisation.batch_norm_backward(gy, x, *statistics, of_batch=True)]
+
+    assert gradients(9) == gradients(10)
 
 
 @every_dtype

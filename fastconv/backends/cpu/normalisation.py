@@ -17,6 +17,14 @@ from fastconv.backends.threads import share, team_for
 Array = npt.NDArray[Any]
 Loop = Callable[..., None]
 
+_CHANNEL_BYTES = 1 << 20
+"""Of one channel of all samples: twice as much, for each thread, is a small share of a last-level cache."""
+
+_MANY_CHANNELS = 8
+"""Enough to share them among threads."""
+
+_LONG_PLANE = 4096
+
 _NS_PER_BYTE = 0.1
 _NS_PER_TASK = 5.0
 
@@ -65,15 +73,26 @@ def batch_norm_backward(
     gx = empty(x.shape, x.dtype)
     flat_gy, flat_x, flat_gx = flat(gy), flat(x), gx.reshape(-1)
     mean, inverse_std, scale = (a.astype(np.float64, copy=False) for a in (mean, inverse_std, scale))
-    arrays = flat_gy, flat_x, mean, scale.astype(x.dtype), None if of_batch else flat_gx
-    totals, products = partial_sums(x, 2, kernels.run_products, kernels.rows_products, *arrays)
     gw, gb = np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
     numbers = np.empty((4, x.shape[1]), x.dtype)
+    if of_batch and _fits_by_channels(x):
+        statistics = mean, inverse_std, scale, numbers, gw, gb
+        work = flat_gy, flat_x, *statistics, flat_gx, len(x), math.prod(x.shape[2:])
+        _share(kernels.channels_backward, work, x.shape[1], x, 4)
+        return gx, gw, gb
+    arrays = flat_gy, flat_x, mean, scale.astype(x.dtype), None if of_batch else flat_gx
+    totals, products = partial_sums(x, 2, kernels.run_products, kernels.rows_products, *arrays)
     count = max(x.size // max(x.shape[1], 1), 1)
     kernels.combine_products(totals, products, mean, inverse_std, scale, count, numbers, gw, gb)
     if of_batch:
         elementwise(x, 3, kernels.run_backward, kernels.rows_backward, flat_gy, flat_x, numbers, flat_gx)
     return gx, gw, gb
+
+
+def _fits_by_channels(x: Array) -> bool:
+    """Whether a channel of all samples and its gradient stay in a cache, in pieces long enough to be read fast."""
+    channels, plane = x.shape[1], math.prod(x.shape[2:])
+    return channels >= _MANY_CHANNELS and plane >= _LONG_PLANE and 0 < x.nbytes <= _CHANNEL_BYTES * channels
 
 
 def part_sizes(size: int, most: int) -> Array:

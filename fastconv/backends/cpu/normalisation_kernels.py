@@ -4,7 +4,8 @@ With space, an array (N, C, *S) is N·C planes, each cut into runs of at most `R
 in the first-level cache while it is read twice, for its mean and for the squares about that mean. Without, an array
 (N, C) is cut into blocks of `ROWS` samples that stay in the second-level cache, and the loops vectorise across the
 channels. Sums are float64; those of the parts (kind, N or blocks, C, runs) are put together in that order.
-Cost: one pass over memory for sums, one for what is elementwise.
+Cost: one pass over memory for sums, one for what is elementwise; one for both where a channel of all samples stays in a
+cache between them.
 """
 
 from __future__ import annotations
@@ -92,6 +93,31 @@ def run_backward(
     for task in range(begin, end):
         channel, first, last = bounds(task, channels, plane)
         gradient(gy[first:last], x[first:last], numbers, channel, gx[first:last])
+
+
+@shared
+def channels_backward(
+    gy: Any, x: Any, mean: Any, inverse_std: Any, scale: Any, numbers: Any, gw: Any, gb: Any, gx: Any, samples: int,
+    plane: int, who: int, begin: int, end: int,
+) -> None:  # fmt: skip
+    """`run_products`, `combine_products` and `run_backward` for channels [begin, end), one after the other.
+
+    What a channel reads the first time it finds in a cache the second time.
+    """
+    channels = mean.size
+    for c in range(begin, end):
+        total, product = 0.0, 0.0
+        for n in range(samples):
+            first = (n * channels + c) * plane
+            for at in range(first, first + plane, RUN):
+                stop = min(at + RUN, first + plane)
+                total += sums.total(gy[at:stop])
+                product += sums.dot_about(gy[at:stop], x[at:stop], mean[c])
+        _finish_products(c, total, product, mean, inverse_std, scale, samples * plane, numbers, gw, gb)
+        for n in range(samples):
+            first = (n * channels + c) * plane
+            stop = first + plane
+            gradient(gy[first:stop], x[first:stop], numbers, c, gx[first:stop])
 
 
 @embedded
@@ -230,9 +256,18 @@ def combine_products(
             for r in range(runs):
                 total += totals[n, c, r]
                 product += products[n, c, r]
-        gw[c], gb[c] = product * inverse_std[c], total
-        slope = scale[c] * (inverse_std[c] * inverse_std[c]) * product / count
-        set_numbers(numbers, c, scale[c], mean[c], slope, scale[c] * total / count)
+        _finish_products(c, total, product, mean, inverse_std, scale, count, numbers, gw, gb)
+
+
+@routine
+def _finish_products(
+    c: int, total: float, product: float, mean: Any, inverse_std: Any, scale: Any, count: int, numbers: Any, gw: Any,
+    gb: Any,
+) -> None:  # fmt: skip
+    """The same for channel c from its Σ gy and Σ gy · (x - mean)."""
+    gw[c], gb[c] = product * inverse_std[c], total
+    slope = scale[c] * (inverse_std[c] * inverse_std[c]) * product / count
+    set_numbers(numbers, c, scale[c], mean[c], slope, scale[c] * total / count)
 
 
 @embedded
