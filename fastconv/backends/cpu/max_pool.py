@@ -1,7 +1,8 @@
 """Max pooling: values, values with the places of the winners, and the gradient of both.
 
 Regular windows go by vectors of outputs (pool_windows.py). The others, adaptive ones and those of short rows with many
-taps, are computed output by output along the rows of pool_rows.py. Cost: about 0.1 ns for each tap of an output with
+taps, go along the rows of pool_rows.py: the rows of a window are merged first, then come its columns, output by output.
+Cost: about 0.1 ns for each tap of an output with
 its index where vectors serve (float32, AVX2), 1 to 2 ns elsewhere, and 12 bytes of memory traffic an output.
 """
 
