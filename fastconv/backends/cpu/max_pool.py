@@ -2,8 +2,8 @@
 
 Regular windows go by vectors of outputs (pool_windows.py). The others, adaptive ones and those of short rows with many
 taps, go along the rows of pool_rows.py: the rows of a window are merged first, then come its columns, output by output.
-Cost: about 0.1 ns for each tap of an output with
-its index where vectors serve (float32, AVX2), 1 to 2 ns elsewhere, and 12 bytes of memory traffic an output.
+Cost: about 0.1 ns for each tap of an output with its index where vectors serve (float32, AVX2), 1 to 2 ns elsewhere,
+and 12 bytes of memory traffic an output.
 """
 
 from __future__ import annotations
@@ -107,11 +107,8 @@ def rows(
 ) -> None:  # fmt: skip
     """Rows [begin, end) of y and, unless that is None, of indices. `spans`: the columns that a block's outputs read."""
     columns, lanes = widest(spans), 2 * VECTOR_BYTES // x.itemsize
-    merged, maxima, vectors = (
-        np.empty(columns, x.dtype),
-        np.empty(lanes, x.dtype),
-        np.empty(1 + columns // lanes, np.int64),
-    )
+    merged, maxima = np.empty(columns, x.dtype), np.empty(lanes, x.dtype)
+    vectors = np.empty(1 + columns // lanes, np.int64)  # where they begin, for `_largest`
     for i in range(vectors.size):
         vectors[i] = i * lanes
     winners = np.empty(0 if indices is None else columns, np.int32)  # the row that each value comes from
