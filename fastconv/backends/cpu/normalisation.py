@@ -24,6 +24,7 @@ _MANY_CHANNELS = 8
 """Enough to share them among threads."""
 
 _LONG_PLANE = 4096
+"""Elements: shorter pieces of memory are found too late to be asked for ahead."""
 
 _NS_PER_BYTE = 0.1
 _NS_PER_TASK = 5.0

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from fastconv.backends.cpu.host import REGISTERS
 
-# Zen 3, 12,855 convolutions: half of the estimates lie between 0.8 and 1.1 of the time taken, and the way with the
-# least estimate took on average 2 % longer than the fastest.
+# Zen 3, 12,855 convolutions: half of the estimates lie between 0.8 and 1.1 of the time taken, and the way of direct
+# sums with the least estimate took on average 2 % longer than the fastest.
 WITH_16_REGISTERS = {
     # A product is a vector multiplied and added: more where the phases of a step lie apart, or where the gathered
     # source of a box does not fit into the second level, or where rows in place lie in many pages, or there across the
@@ -52,7 +52,8 @@ WITH_16_REGISTERS = {
     "tiles call": 8690.0,
     # The same in boxes, by the axes that are transformed; tuned, as the tile and the filter above, to 3,600 random
     # convolutions and 150 of usual networks and of the tests, at the prices of direct sums above: 2.9 % and 2.8 % over
-    # the fastest way. (To tune all prices made the random ones 2.1 %, but networks slower.)
+    # the fastest way; tuned to one half, of the other 2.8 % and 2.0 %, 3.1 % both before. (To tune all prices made the
+    # random ones 2.1 %, but networks slower.)
     "tiled box product": 0.248,
     "tiled box product, planes": 0.0682,
     "tiled box input, axes 1": 1.06,
@@ -64,7 +65,8 @@ WITH_16_REGISTERS = {
     "tiled box": 3680.0,
     "tiled box, planes": 1310.0,
     # Of weight gradients: inner products over boxes and exact columns, outer products, and Winograd's tiles. Tuned to
-    # 2,200 random ones and 102 of usual networks: 0.7 % and 0.3 % over the fastest on average.
+    # 2,200 random ones and 107 of usual networks: 0.7 % and 0.3 % over the fastest on average; tuned to one half, of
+    # the other 1.3 % and 0.6 %, 1.6 % and 0.9 % before.
     "inner box call": 21000.0,
     "inner box element": 0.689,
     "inner box gradient row": 5.01,
