@@ -28,6 +28,15 @@ from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.team import shared
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
+_FEW_TILES, _MANY_PANELS = 6, 8  # a panel of more tiles than that leaves at least so many panels for threads to share
+
+
+def panels(tiles: int, longest: int) -> int:
+    """Panels of at most `longest` tiles that so many tiles of a part are cut into, all about equally long."""
+    return -(-tiles // min(longest, max(_FEW_TILES, tiles // _MANY_PANELS)))
+
+
+_panels = inlined(panels)  # the same within kernels
 
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
@@ -185,23 +194,25 @@ def _parts(
 ) -> None:  # fmt: skip
     """Compute tasks by weights without the first `before_packed` rows."""
     samples = x.size // (p.groups * p.channels * p.depth * p.height * p.width)
+    span = TILE_VECTORS * (_LANES4 if x.itemsize == 4 else _LANES8)
     before = 0  # tasks of the parts before
     while len(rest) and before < end:
         used, count = rest[0], rest[1]
         part, rest = plan_at(rest, 2), rest[2 + PLAN_NUMBERS :]
         positions, rest = rest[: 3 * used].reshape(used, 3), rest[3 * used :]
         steps, rest = rest[: 5 * count].reshape(count, 5), rest[5 * count :]
-        total, width = samples * part[0].outputs_d * part[0].outputs_h * part[0].outputs_w, part[0].panel
-        panels = -(-total // width)
+        total = samples * part[0].outputs_d * part[0].outputs_h * part[0].outputs_w
+        tiles = -(-total // span)
+        panels = _panels(tiles, part[0].panel // span)
         task, stop = max(begin - before, 0), min(end - before, p.groups * panels * chunks)
         while task < stop:
             piece, chunk = divmod(task, chunks)
             done = min(chunks - chunk, stop - task)  # of one panel: gathered once
             g, number = divmod(piece, panels)
+            first, behind = tiles * number // panels * span, min(total, tiles * (number + 1) // panels * span)
             _panel(
-                x, packed, start, before_packed, y, scratch, part, positions, steps, p.count, g, number * width,
-                min(width, total - number * width), p.blocks * chunk // chunks, p.blocks * (chunk + done) // chunks,
-                relu,
+                x, packed, start, before_packed, y, scratch, part, positions, steps, p.count, g, first, behind - first,
+                p.blocks * chunk // chunks, p.blocks * (chunk + done) // chunks, relu,
             )  # fmt: skip
             task += done
         before += p.groups * panels * chunks

@@ -43,6 +43,7 @@ _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 OVERRUN = max(WIDE.values()) * _LANES4
 """Columns that a tile may write behind those asked for."""
 
+_LEAST_TILES = 2  # of a panel, however many channels there are
 _PANEL_ROW_BYTES = 768  # the longer a panel, the longer the runs of tiles and the lines that are put together
 _MIN_TASKS = 32  # fewer pieces than this leave threads idle
 _NS_PER_ELEMENT = 0.5
@@ -275,8 +276,8 @@ class InputGrad:
         ((c,), _) = input_grad_plans(pointwise_geometry(geometry), itemsize)
         self.correlation, self.taps, self.sizes = c, geometry.taps, _sizes(geometry)
         tile = TILE_VECTORS * VECTOR_BYTES
-        tiles = min(_PANEL_ROW_BYTES, PANEL_BYTES // c.count) // tile
-        self.panel = max(c.panel_columns, tiles * tile // itemsize)
+        tiles = max(_LEAST_TILES, min(_PANEL_ROW_BYTES, PANEL_BYTES // c.count) // tile)
+        self.panel = tiles * tile // itemsize
         self.plan = c.plan.copy()
         self.plan["panel"] = self.panel
         self.no_taps, self.positions = np.zeros(1, np.int64), np.zeros((1, 3), np.int64)

@@ -42,8 +42,9 @@ WEIGHT_GRAD_BOX_BYTES = 1536 * 1024
 TILE_VECTORS = simd.WIDE[simd.ROWS]
 """Vectors of a full block's tile: boxes and panels are cut into whole ones."""
 
-PANEL_BYTES, PANEL_TILES = 256 * 1024, 4
-"""A panel of exact columns serves all blocks of rows: as many tiles as fit, so that the weights stream past seldom."""
+PANEL_BYTES, PANEL_TILES = SECOND_LEVEL_BYTES // 4, 16
+"""A panel of exact columns serves all blocks of rows: as many tiles as fit, so that the weights stream past seldom and
+rows of outputs are written in long runs."""
 
 PANEL_STEP = 512
 """Products of an output from one panel; longer sums take several panels one after the other."""

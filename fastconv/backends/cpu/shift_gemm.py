@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import columns, correlate, packed_weights, row_lanes
+from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.estimates import lanes_time, takes_columns, time_without_lanes
 from fastconv.backends.cpu.host import flat
-from fastconv.backends.cpu.plan import Correlation
+from fastconv.backends.cpu.plan import TILE_VECTORS, Correlation
 from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.threads import is_little, team_for
@@ -63,7 +64,10 @@ class ShiftGemm:
         """Boxes of all samples, or panels of columns across them."""
         if self.name != "columns":
             return samples * self.sample_boxes
-        return self.groups * sum(-(-samples * part.outputs // part.panel_columns) for part in self.parts)
+        tile = TILE_VECTORS * lanes_of(self.correlation.itemsize)
+        return self.groups * sum(
+            columns.panels(-(-samples * part.outputs // tile), part.panel_columns // tile) for part in self.parts
+        )
 
     def run(self, source: Array, w: Array, b: Array | None, target: Array, relu: bool) -> None:
         """As `Algorithm.run`."""
