@@ -18,11 +18,12 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import Emitter, lanes_of
-from fastconv.backends.cpu.gather_simd import split_rows
-from fastconv.backends.cpu.host import LINE_BYTES, embedded, inlined, pointer, routine
+from fastconv.backends.cpu.gather_simd import split_rows, split_short_rows
+from fastconv.backends.cpu.host import LANES, LINE_BYTES, embedded, inlined, pointer, routine
 from fastconv.backends.cpu.simd import prefetch, take_every
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
+_MASKS = LANES == 16  # instructions with masks of their own
 _SHORT = 16  # vectors up to which a run is copied here: a call of memcpy costs more
 
 
@@ -198,10 +199,16 @@ def _gather_rows(
     """
     phases, size = len(spans), x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
-    if phases == step and (step == 1 or step == 2 or step == 4) and pitch >= lanes:  # all phases of a row together
-        start = spans[0, 0]
+    if phases == step and (step == 1 or step == 2 or step == 4) and (pitch >= lanes or _MASKS):
+        start = spans[0, 0]  # all phases of a row together
         target, origin, first, last = pointer(scratch, to), pointer(x, source + start), -start, width - start
-        if step == 1:
+        if pitch < lanes and step == 1:
+            split_short_rows(x, 1, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
+        elif pitch < lanes and step == 2:
+            split_short_rows(x, 2, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
+        elif pitch < lanes:
+            split_short_rows(x, 4, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
+        elif step == 1:
             split_rows(x, 1, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
         elif step == 2:
             split_rows(x, 2, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)

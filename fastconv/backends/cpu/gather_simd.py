@@ -88,6 +88,37 @@ def split_rows(  # type: ignore[no-untyped-def]
 
 
 @intrinsic(prefer_literal=True)
+def split_short_rows(  # type: ignore[no-untyped-def]
+    typing_context, like, step, target, target_row, apart, source, source_row, rows, first, last, columns, ahead
+):
+    """As `split_rows` for fewer columns than a vector has: whole rows by masks, for processors that have such."""
+    every = step.literal_value
+    signature = types.void(like, step, *[types.intp] * 10)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = Emitter(builder, signature.args[0])
+        target, target_row, apart, source, source_row, rows, first, last, columns, ahead = args[2:]
+        target, source = emit.pointer(target), emit.pointer(source)
+        starts = [emit.index(n * emit.lanes) for n in range(every)]
+        inside = [emit.lanes_between(builder.sub(first, start), builder.sub(last, start)) for start in starts]
+        kept = emit.lanes_between(emit.index(0), columns)
+
+        def row(r: Any, values: list[list[Any]]) -> list[list[Any]]:
+            to, from_ = emit.at(target, builder.mul(r, target_row)), emit.at(source, builder.mul(r, source_row))
+            for line in range(0, every * emit.lanes, LINE_BYTES // emit.itemsize):
+                emit.prefetch(emit.at(from_, builder.add(ahead, emit.index(line))))
+            vectors = [emit.load_masked(emit.at(from_, s), mask, emit.zero) for s, mask in zip(starts, inside)]
+            for p, vector in enumerate(_phases(emit, vectors)):
+                emit.store_masked(vector, emit.at(to, builder.mul(apart, emit.index(p))), kept)
+            return values
+
+        short_loop(emit, rows, [], row)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
 def move_vectors(typing_context, like, step, moves, count, target, channel, ahead):  # type: ignore[no-untyped-def]
     """target[to + j] = source[step · j] for j < lanes, for each of `count` moves in order (count ≥ 1); step 1, 2 or 4.
 

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.gather import copy_bytes
+from fastconv.backends.cpu.gather import copy_strided
 from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, inlined, pointer, routine
 from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, outer_strided
@@ -115,19 +115,25 @@ def tile_products(
             q += (_WIDE if wide else _NARROW) * LANES
 
 
-@routine
+@inlined
 def store_tiles(
     y: Any, to: int, row_step: int, column_step: int, results: Any, lane: int, across: int, rows: int, columns: int
 ) -> None:
     """rows × columns outputs of neighbouring tiles, `across` wide, from `lane` on to y."""
-    size = y.itemsize
+    if column_step == 1:
+        _store_rows(y, to, row_step, results, lane * across, LANES * across, rows, columns)
+        return
     for i in range(rows):
         at, target = (i * LANES + lane) * across, to + i * row_step
-        if column_step == 1:
-            copy_bytes(pointer(y) + target * size, pointer(results) + at * size, columns * size)
-        else:
-            for j in range(np.uintp(columns)):
-                y[np.uintp(target) + j * np.uintp(column_step)] = results[np.uintp(at) + j]
+        for j in range(np.uintp(columns)):
+            y[np.uintp(target) + j * np.uintp(column_step)] = results[np.uintp(at) + j]
+
+
+@routine
+def _store_rows(y: Any, to: int, row_step: int, results: Any, at: int, pitch: int, rows: int, columns: int) -> None:
+    """Rows of `columns` outputs side by side, `pitch` apart from results[at] on."""
+    for i in range(rows):
+        copy_strided(y, to + i * row_step, results, at + i * pitch, 1, columns)
 
 
 def taps_in_order(correlation: Correlation) -> npt.NDArray[np.int64]:
