@@ -316,6 +316,14 @@ def add_slices(
         for s in range(np.uintp(1), np.uintp(slices)):  # apart from what follows, so that whole vectors are added
             for i in range(np.uintp(used * pitch)):
                 sums[source + i] += sums[source + s * one + i]
-        for c in range(np.uintp(channels)):
+        first = 0
+        if used == kernel_size and (used == 3 or used == 9):  # all taps, in order
+            vectors = channels // (_LANES4 if gw.itemsize == 4 else _LANES8)
+            first = vectors * (_LANES4 if gw.itemsize == 4 else _LANES8)
+            if vectors > 0 and used == 3:
+                interleave(gw, 3, pointer(sums, source), pitch, vectors, pointer(gw, target))
+            elif vectors > 0:
+                interleave(gw, 9, pointer(sums, source), pitch, vectors, pointer(gw, target))
+        for c in range(np.uintp(first), np.uintp(channels)):
             for t in range(np.uintp(used)):
                 gw[target + c * np.uintp(kernel_size) + np.uintp(taps[t])] = sums[source + t * np.uintp(pitch) + c]
