@@ -29,7 +29,7 @@ from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, outer_strided
 from fastconv.backends.cpu.team import shared
 from fastconv.backends.cpu.winograd_matrices import frequencies_of, outputs_of
-from fastconv.backends.cpu.winograd_simd import filter_transform
+from fastconv.backends.cpu.winograd_simd import FILTER_LANES, filter_transform, filter_transform_pair
 
 LANES = lanes_of(4)
 _WIDE, _NARROW = WIDE[ROWS], NARROW[ROWS]
@@ -38,6 +38,8 @@ FILTER_PADDING = 16  # elements behind the filters of a frequency: a vector reac
 TILE_COLUMNS = 96 // (_WIDE * LANES) * _WIDE * LANES
 
 Array = npt.NDArray[Any]
+
+_BY_PAIRS = LANES == 2 * FILTER_LANES == 2 * ROWS
 
 tile_frequencies, tile_outputs = inlined(frequencies_of), inlined(outputs_of)
 
@@ -53,7 +55,6 @@ def filters_of_blocks(
     FILTER_PADDING elements. Blocks begin ≤ block < end of all groups; block `first` is stored first in `filters`.
     """
     p = plan[0]
-    size = w.itemsize
     count = p.channels * depth
     step = count * ROWS + FILTER_PADDING
     plane, frequencies = len(form[0][0]) * len(form[1][0]), tile_frequencies(form)
@@ -64,19 +65,35 @@ def filters_of_blocks(
         valid = min(ROWS, p.rows - r0)
         source = g * p.rows * p.channels * kernel_size + r0 * row_step
         for d in range(depth):  # the order of the filters: a vector reaches into the next, which is written later
-            for c in range(p.channels):
-                at = source + c * channel_step
-                place = (task - first) * frequencies * step + (d * p.channels + c) * ROWS
-                target = pointer(filters) + place * size
-                here = plane * d
-                if valid == ROWS and taps[here + plane - 1] - taps[here] == plane - 1:  # neighbours: read in place
-                    filter_transform(w, form, pointer(w) + (at + taps[here]) * size, row_step, target, step)
+            here = plane * d
+            span = taps[here + plane - 1] - taps[here]
+            turned = span == 1 - plane < 0
+            in_place = valid == ROWS and (turned or span == plane - 1)  # the taps are neighbours
+            lowest = source + min(taps[here], taps[here + plane - 1])
+            to, done = (task - first) * frequencies * step + d * p.channels * ROWS, 0
+            if in_place and _BY_PAIRS:
+                done = p.channels // 2 * 2
+                for c in range(0, done, 2):
+                    at, target = pointer(w, lowest + c * channel_step), pointer(filters, to + c * ROWS)
+                    if turned:
+                        filter_transform_pair(w, form, True, at, row_step, channel_step, target, step)
+                    else:
+                        filter_transform_pair(w, form, False, at, row_step, channel_step, target, step)
+            for c in range(done, p.channels):
+                target = pointer(filters, to + c * ROWS)
+                if in_place:
+                    at = pointer(w, lowest + c * channel_step)
+                    if turned:
+                        filter_transform(w, form, True, at, row_step, target, step)
+                    else:
+                        filter_transform(w, form, False, at, row_step, target, step)
                     continue
+                at = source + c * channel_step
                 for m in range(np.uintp(valid)):
                     for t in range(np.uintp(plane)):
                         tap = np.uintp(at + taps[np.uintp(here) + t])
                         padded[m * np.uintp(plane) + t] = w[tap + m * np.uintp(row_step)]
-                filter_transform(w, form, pointer(padded), plane, target, step)
+                filter_transform(w, form, False, pointer(padded), plane, target, step)
 
 
 @shared(allocates=True)  # type: ignore[untyped-decorator]

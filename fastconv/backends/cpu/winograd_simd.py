@@ -19,11 +19,12 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import Emitter
-from fastconv.backends.cpu.host import inlined
+from fastconv.backends.cpu.host import LINE_BYTES, inlined
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.winograd_matrices import Matrices, Matrix, has_zero, matrices
 
 FILTER_LANES = 8  # of a vector of filters: at least ROWS
+_AHEAD = 2 * LINE_BYTES // 4  # elements from a filter that is stored to those whose lines are asked for
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
@@ -209,32 +210,111 @@ def input_transform_gathered(  # type: ignore[no-untyped-def]
     return signature, codegen
 
 
-@intrinsic
-def filter_transform(typing_context, like, form, source, row_step, target, stride):  # type: ignore[no-untyped-def]
-    """ROWS filters, the taps of filter m from source[m · row_step] on, to target[stride · frequency + m].
+def _taps_of_eight(emit: Emitter, rows: list[Any], count: int) -> list[Any]:
+    """Tap t of eight filters, whose taps begin at `rows`, in the lanes of vector t: transposed in registers."""
+    taps: list[Any] = []
+    undefined: Any = ir.Constant(emit.vector, ir.Undefined)
+    while len(taps) < count:
+        first, left = emit.index(len(taps)), count - len(taps)
+        inside = ir.Constant(ir.VectorType(ir.IntType(1), FILTER_LANES), [t < left for t in range(FILTER_LANES)])
+        places = [emit.at(row, first) for row in rows]
+        some = [emit.load(p) if left >= FILTER_LANES else emit.load_masked(p, inside, emit.zero) for p in places]
+        taps += emit.interleaved(some + [undefined] * (FILTER_LANES - ROWS))
+    return taps[:count]
 
-    Lanes are filters: eight taps of each are transposed in registers. FILTER_LANES elements are written for each
-    frequency.
+
+def _eight_of_two(half: Emitter, rows: list[list[Any]], count: int) -> list[Any]:
+    """The same for eight filters of each of two channels, the second's behind the first's in the lanes.
+
+    The rounds of a transposition of 8×8 in both halves of the vectors at once. Taps from eight on are loaded so that
+    the last lane has the last tap: no load is masked.
     """
-    signature = types.void(like, form, *[types.intp] * 4)
+    builder = half.builder
+    both = ir.Constant(ir.VectorType(_I32, 2 * FILTER_LANES), list(range(2 * FILTER_LANES)))
+
+    def mixed(a: Any, b: Any, mix: list[int]) -> Any:  # lanes from 8 on are those of b, the same in both halves
+        lanes = [m % 8 + 16 * (m // 8) + 8 * upper for upper in (0, 1) for m in mix]
+        return builder.shuffle_vector(a, b, ir.Constant(both.type, lanes))
+
+    def round_of(pairs: list[tuple[Any, Any]], *mixes: list[int]) -> list[Any]:
+        return [mixed(a, b, mix) for a, b in pairs for mix in mixes]
+
+    taps: list[Any] = []
+    while len(taps) < count:
+        first = min(len(taps), max(0, count - FILTER_LANES))
+        inside = ir.Constant(ir.VectorType(ir.IntType(1), FILTER_LANES), [t < count for t in range(FILTER_LANES)])
+        places = [[half.at(row, half.index(first)) for row in channel] for channel in rows]
+        loaded = [
+            [half.load(p) if count >= FILTER_LANES else half.load_masked(p, inside, half.zero) for p in channel]
+            for channel in places
+        ]
+        r = [builder.shuffle_vector(lower, upper, both) for lower, upper in zip(*loaded)]
+        t = round_of(list(zip(r[::2], r[1::2])), [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15])
+        pairs = [(t[i], t[i + 2]) for i in (0, 1, 4, 5)]
+        s = round_of(pairs, [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15])
+        low = [mixed(s[i], s[i + 4], [0, 1, 2, 3, 8, 9, 10, 11]) for i in range(4)]
+        high = [mixed(s[i], s[i + 4], [4, 5, 6, 7, 12, 13, 14, 15]) for i in range(4)]
+        taps += [*low, *high][len(taps) - first :]
+    return taps[:count]
+
+
+def _filter_transform(emit: Emitter, form: Any, taps_of: Any, turned: bool, target: Any, stride: Any) -> None:
+    """G g Gᵀ of the taps that `taps_of` their number gives, last first if `turned`, to target[stride · frequency:].
+
+    The lines that the next channels write are asked for: so many streams at once are unforeseen by the hardware.
+    """
     height, width = _matrices(form)
     taps_h, taps_w = (len(axis[0]) for axis in form)
+    taps = taps_of(taps_h * taps_w)[:: -1 if turned else 1]
+    filters = [taps[i * taps_w : (i + 1) * taps_w] for i in range(taps_h)]
+    for number in range(len(height.filter) * len(width.filter)):
+        line = emit.builder.add(emit.builder.mul(stride, emit.index(number)), emit.index(_AHEAD))
+        emit.prefetch(emit.at(target, line), write=True)
+    _store_frequencies(emit, target, stride, _both_sides(emit, _at_points, height.filter, width.filter, filters))
+
+
+@intrinsic(prefer_literal=True)
+def filter_transform(  # type: ignore[no-untyped-def]
+    typing_context, like, form, turned, source, row_step, target, stride
+):
+    """ROWS filters, the taps of filter m from source[m · row_step] on, to target[stride · frequency + m].
+
+    `turned` ones have their last tap there. Lanes are filters; FILTER_LANES elements are written for each frequency.
+    """
+    signature = types.void(like, form, turned, *[types.intp] * 4)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0], FILTER_LANES)
-        source, row_step, target, stride = args[2:]
+        source, row_step, target, stride = args[3:]
         source, target = emit.pointer(source), emit.pointer(target)
         rows = [emit.at(source, builder.mul(row_step, emit.index(m))) for m in range(ROWS)]
-        undefined: Any = ir.Constant(emit.vector, ir.Undefined)
-        taps: list[Any] = []
-        while len(taps) < taps_h * taps_w:
-            first, left = emit.index(len(taps)), taps_h * taps_w - len(taps)
-            inside = ir.Constant(ir.VectorType(ir.IntType(1), FILTER_LANES), [t < left for t in range(FILTER_LANES)])
-            places = [emit.at(row, first) for row in rows]
-            some = [emit.load(p) if left >= FILTER_LANES else emit.load_masked(p, inside, emit.zero) for p in places]
-            taps += emit.interleaved(some + [undefined] * (FILTER_LANES - ROWS))
-        filters = [taps[i * taps_w : (i + 1) * taps_w] for i in range(taps_h)]
-        _store_frequencies(emit, target, stride, _both_sides(emit, _at_points, height.filter, width.filter, filters))
+        _filter_transform(
+            emit, form, lambda count: _taps_of_eight(emit, rows, count), turned.literal_value, target, stride
+        )
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def filter_transform_pair(  # type: ignore[no-untyped-def]
+    typing_context, like, form, turned, source, row_step, channel_step, target, stride
+):
+    """`filter_transform` of two channels, whose transforms follow each other: half the instructions, whole lines.
+
+    For vectors of 16 lanes and ROWS 8.
+    """
+    signature = types.void(like, form, turned, *[types.intp] * 5)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit, half = (Emitter(builder, signature.args[0], n * FILTER_LANES) for n in (2, 1))
+        source, row_step, channel_step, target, stride = args[3:]
+        source, target = emit.pointer(source), emit.pointer(target)
+        channels = source, emit.at(source, channel_step)
+        rows = [[emit.at(c, builder.mul(row_step, emit.index(m))) for m in range(ROWS)] for c in channels]
+        _filter_transform(
+            emit, form, lambda count: _eight_of_two(half, rows, count), turned.literal_value, target, stride
+        )
         return context.get_dummy_value()
 
     return signature, codegen
