@@ -107,6 +107,7 @@ def columns_bill(c: Correlation) -> Bill:
         "column tile": vectors / TILE_VECTORS * c.blocks * -(-c.count // PANEL_STEP),
         "moves": stretches * len(c.kernel_taps),
         "panel": c.outputs / c.panel_columns,
+        "box piece": c.rows * (1 if c.plan[0]["compact"] else stretches),  # where columns are no neighbours any more
     }
     if step in STEPS:
         bill[f"column vector, step {step}"] = vectors * c.count
