@@ -44,7 +44,7 @@ both = pytest.mark.parametrize(
 @pytest.mark.parametrize("itemsize", [4, 8])
 def test_every_thing_on_a_bill_has_a_price(operation, geometry, itemsize):
     ways = bench.OPERATIONS[operation].ways(geometry, itemsize, 4)
-    priced = prices.WITH_16_REGISTERS.keys() | prices.WITH_32_REGISTERS.keys()
+    priced = prices.WITH_16_REGISTERS.keys() | prices.WITH_32_REGISTERS.keys() | prices.WITH_TWO_UNITS.keys()
     assert {thing for bill, _ in ways.values() for thing in bill} <= priced
     assert all(estimates.cost(bill) > 0 for bill, _ in ways.values())
 

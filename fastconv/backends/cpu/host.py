@@ -59,6 +59,8 @@ VECTOR_BYTES = 4 * LANES
 REGISTERS = 32 if LANES == 16 or (LANES == 4 and "arm" in llvm.get_default_triple()) else 16
 """Vector registers a micro-kernel may plan with (AVX-512 and NEON have 32, SSE and AVX2 16)."""
 
+TWO_UNITS = LANES == 16 and PROCESSOR != "znver4"
+"""Whether a core can multiply and add two vectors of 512 bits in a cycle: Intel's server processors, Zen 5."""
 
 LINE_BYTES = 64
 """Line of the caches."""

@@ -1,12 +1,12 @@
 """What the things on the bills of estimates.py cost, in nanoseconds of one core; only their ratios matter.
 
-Fitted by `python -m bench.estimates`, separately for processors with 16 and with 32 vector registers: their tiles
-differ.
+Fitted by `python -m bench.estimates`, separately for processors with 16 and with 32 vector registers, whose tiles
+differ, and of the latter for those with two units for 512-bit vectors: what is no product weighs twice as much there.
 """
 
 from __future__ import annotations
 
-from fastconv.backends.cpu.host import REGISTERS
+from fastconv.backends.cpu.host import REGISTERS, TWO_UNITS
 
 # Zen 3, 12,855 convolutions: half of the estimates lie between 0.8 and 1.1 of the time taken, and the way of direct
 # sums with the least estimate took on average 2 % longer than the fastest.
@@ -241,5 +241,115 @@ WITH_32_REGISTERS = {
     "strip tap": 0.288,
 }
 
-PRICES: dict[str, float] = WITH_32_REGISTERS if REGISTERS == 32 else WITH_16_REGISTERS
+# Xeon of the fourth and fifth generation. Forward 2,292 convolutions, those of usual networks counted thrice: 1.6 %
+# longer than the fastest on average, networks 1.4 % (3.9 and 2.5 % by the prices of Zen 4); fitted to one half, of the
+# other 2.3 % and 1.8 %.
+WITH_TWO_UNITS = {
+    "box": 258,
+    "box element": 0.826,
+    "box piece": 5.74,
+    "box product": 0.249,
+    "box product, across lines": 0.034,
+    "box product, far": 0.385,
+    "box product, phases apart": 0.0219,
+    "box row": 3.79,
+    "box tile": 72,
+    "box vector, step 1": 1.72,
+    "box vector, step 2": 4.07,
+    "box vector, step 4": 11.7,
+    "column element": 2.07,
+    "column product": 0.239,
+    "column tile": 96,
+    "column vector, step 1": 2.52,
+    "column vector, step 2": 3.98,
+    "column vector, step 4": 11.2,
+    "lane output": 0.295,
+    "lane product": 0.237,
+    "lane product, odd": 0.0732,
+    "lane row": 2.62,
+    "lane tile": 40.8,
+    "lane vector": 3.67,
+    "moves": 13.1,
+    "panel": 2.03e+03,
+    "stretch": 3.27,
+    "stretch of elements": 31.6,
+    "tiled box": 657,
+    "tiled box filter": 4.41,
+    "tiled box input, axes 1": 6.07,
+    "tiled box input, axes 2": 7.97,
+    "tiled box input, planes": 1.02,
+    "tiled box output, axes 1": 4.44,
+    "tiled box output, axes 2": 4.9,
+    "tiled box product": 0.329,
+    "tiled box product, planes": 0.0337,
+    "tiles call": 1.3e+04,
+    "tiles filter": 2.34,
+    "tiles input": 8.79,
+    "tiles output": 10.6,
+    "tiles product": 0.332,
+    # Of weight gradients, 3,200: .6 % and .3 % (1.4 and .7 % by the prices of Zen 4); fitted to one half, of the other
+    # .7 %.
+    "inner box call": 2.11e+04,
+    "inner box element": 0.798,
+    "inner box gradient row": 5.42,
+    "inner box gradient vector": 3.18,
+    "inner box piece": 2.33,
+    "inner box product": 0.233,
+    "inner box streamed": 0.78,
+    "inner box tile": 26.4,
+    "inner box vector, step 1": 3.84,
+    "inner box vector, step 2": 6.54,
+    "inner box vector, step 4": 14.3,
+    "inner box weight": 9.06,
+    "inner column element": 3.84,
+    "inner column gradient row": 2.58,
+    "inner column moves": 33.4,
+    "inner column product": 0.353,
+    "inner column row": 3.64,
+    "inner column unit": 6.76e+03,
+    "inner column vector, step 1": 2.24,
+    "inner column vector, step 2": 4.79,
+    "inner column vector, step 4": 9.12,
+    "inner column weight": 4.11,
+    "outer box": 61.3,
+    "outer gradient row": 0.782,
+    "outer gradient vector": 6.4,
+    "outer product": 0.266,
+    "outer product, narrow": 0.25,
+    "outer tile": 4.73,
+    "outer transposed": 3.69,
+    "outer weight": 1.33,
+    "tiled gradient box": 641,
+    "tiled gradient input, axes 1": 2.06,
+    "tiled gradient input, axes 2": 9.56,
+    "tiled gradient output, axes 1": 2.39,
+    "tiled gradient output, axes 2": 3.5,
+    "tiled gradient piece": 2.73,
+    "tiled gradient product": 0.398,
+    "tiled gradient transposed": 2.63,
+    "tiled gradient weight": 4.49,
+    # Of depthwise convolutions, 1,700: .5 % (1.7 %); fitted to one half, of the other .6 %.
+    "depthwise lane product": 0.42,
+    "depthwise lane source": 3.65,
+    "depthwise lane tap": 0.688,
+    "depthwise lane target": 7.66,
+    "half strip row, side 3, step 1": 4.42,
+    "half strip row, side 3, step 2": 4.15,
+    "half strip row, side 5, step 1": 7.82,
+    "half strip row, side 5, step 2": 7.31,
+    "half strip row, side 7, step 1": 13.5,
+    "half strip row, side 7, step 2": 11.3,
+    "strip": 1.27,
+    "strip row, side 3, step 1": 6.2,
+    "strip row, side 3, step 2": 6.64,
+    "strip row, side 5, step 1": 10.1,
+    "strip row, side 5, step 2": 8.56,
+    "strip row, side 7, step 1": 16.8,
+    "strip row, side 7, step 2": 11.4,
+    "strip tap": 0.587,
+}
+
+_TABLES = {16: WITH_16_REGISTERS, 32: WITH_TWO_UNITS if TWO_UNITS else WITH_32_REGISTERS}
+
+PRICES: dict[str, float] = _TABLES[REGISTERS]
 """Nanoseconds of each thing on a bill; what is not named costs nothing."""
