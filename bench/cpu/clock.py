@@ -29,8 +29,11 @@ def block(call: Call, count: int, warm: bool) -> float:
     return (time.perf_counter() - begin) / count
 
 
-def _settle(quiet: float = 0.003, longest: float = 0.3) -> None:
-    """Wait until no thread of this process spins: OpenMP's do for some 5 ms after a call, ONNX Runtime's up to 50."""
+def _settle(quiet: float = 0.012, longest: float = 0.3) -> None:
+    """Wait until no thread of this process spins: OpenMP's do for some 5 ms after a call, ONNX Runtime's up to 50.
+
+    Linux adds up the time of a running thread at its ticks, up to 4 ms apart: a spell without any is three of them.
+    """
     end = time.perf_counter() + longest
     while time.perf_counter() < end:
         used = time.process_time()
