@@ -189,6 +189,7 @@ n8 c16 hw28 k32 f3 p1
 n2 c64 hw28 k48 f3 p1
 n8 c56 hw7 k72 f3 p1
 n4 c64 hw9 k70 f3 p1
+n8 c100 hw8 k41 f3 p1
 n2 c128 hw29x31 k128 f3 p5x6 d5x6 g2
 n4 c128 hw14 k64 f1
 n9 c256 hw7 k100 f1

@@ -251,8 +251,8 @@ WITH_TWO_UNITS = {
     "box product": 0.249,
     "box product, across lines": 0.034,
     "box product, far": 0.385,
-    # Of 40 1×1 layers of networks on arrays of 64 MiB the choice then takes 1.6 % longer than the faster way (5.0 % at 0,
-    # to which the others, of 8 MiB, would tune it).
+    # Of 40 1×1 layers of networks on arrays of 64 MiB the choice then takes 1.6 % longer than the faster way; 5.0 % at
+    # 0, to which the others, of 8 MiB, would tune it.
     "box product, far pages": 0.03,
     "box product, phases apart": 0.0219,
     "box row": 3.79,
@@ -273,7 +273,7 @@ WITH_TWO_UNITS = {
     "lane tile": 40.8,
     "lane vector": 3.67,
     "moves": 13.1,
-    "panel": 2.03e+03,
+    "panel": 2030.0,
     "stretch": 3.27,
     "stretch of elements": 31.6,
     "tiled box": 657,
@@ -285,14 +285,14 @@ WITH_TWO_UNITS = {
     "tiled box output, axes 2": 4.9,
     "tiled box product": 0.329,
     "tiled box product, planes": 0.0337,
-    "tiles call": 1.3e+04,
+    "tiles call": 13000.0,
     "tiles filter": 2.34,
     "tiles input": 8.79,
     "tiles output": 10.6,
     "tiles product": 0.332,
     # Of weight gradients, 3,200: .6 % and .3 % (1.4 and .7 % by the prices of Zen 4); fitted to one half, of the other
     # .7 %.
-    "inner box call": 2.11e+04,
+    "inner box call": 21100.0,
     "inner box element": 0.798,
     "inner box gradient row": 5.42,
     "inner box gradient vector": 3.18,
@@ -309,7 +309,7 @@ WITH_TWO_UNITS = {
     "inner column moves": 33.4,
     "inner column product": 0.353,
     "inner column row": 3.64,
-    "inner column unit": 6.76e+03,
+    "inner column unit": 6760.0,
     "inner column vector, step 1": 2.24,
     "inner column vector, step 2": 4.79,
     "inner column vector, step 4": 9.12,

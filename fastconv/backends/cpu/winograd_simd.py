@@ -24,6 +24,7 @@ from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.winograd_matrices import Matrices, Matrix, has_zero, matrices
 
 FILTER_LANES = 8  # of a vector of filters: at least ROWS
+FEW = 4  # columns of `few_columns`
 _AHEAD = 2 * LINE_BYTES // 4  # elements from a filter that is stored to those whose lines are asked for
 
 _I64 = ir.IntType(64)
@@ -315,6 +316,46 @@ def filter_transform_pair(  # type: ignore[no-untyped-def]
         _filter_transform(
             emit, form, lambda count: _eight_of_two(half, rows, count), turned.literal_value, target, stride
         )
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def few_columns(  # type: ignore[no-untyped-def]
+    typing_context, like, a, a_apart, b, b_stride, count, c, c_apart, c_stride
+):
+    """C[block][m, n] = Σ_k A[block][k, m] · B[k, n] for two blocks, m < ROWS, n < FEW: rows lie in the lanes.
+
+    A vector of a row of C is written, zeros behind its columns; FILTER_LANES elements of A are read for each k. As in
+    simd.py every element is one chain of FMAs in the order of k: bits are those of `outer_strided`.
+    """
+    signature = types.void(like, *[types.intp] * 8)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit, vector = Emitter(builder, signature.args[0], FILTER_LANES), Emitter(builder, signature.args[0])
+        a, a_apart, b, b_stride, count, c, c_apart, c_stride = args[1:]
+        a, b, c = (emit.pointer(address) for address in (a, b, c))
+        blocks = (a, c), (emit.at(a, a_apart), emit.at(c, c_apart))
+
+        def step(k: Any, values: list[list[Any]]) -> list[list[Any]]:
+            filters = [emit.load(emit.at(block, builder.mul(k, emit.index(ROWS)))) for block, _ in blocks]
+            row = emit.at(b, builder.mul(k, b_stride))
+            factors = [emit.splat(builder.load(emit.at(row, emit.index(n)))) for n in range(FEW)]
+            return [
+                [emit.fma(factor, block, value) for factor, value in zip(factors, sums)]
+                for block, sums in zip(filters, values)
+            ]
+
+        result = emit.loop(count, [[emit.zero] * FEW for _ in blocks], step, 4)
+        for (_, target), sums in zip(blocks, result):
+            by_rows = emit.interleaved(sums)  # FEW columns of each row after the other
+            for m in range(ROWS):
+                held, first = divmod(m * FEW, FILTER_LANES)
+                lanes = [first + n if n < FEW else FILTER_LANES for n in range(vector.lanes)]
+                mask = ir.Constant(ir.VectorType(_I32, vector.lanes), lanes)
+                row = builder.shuffle_vector(by_rows[held], emit.zero, mask)
+                vector.store(row, emit.at(target, builder.mul(c_stride, emit.index(m))))
         return context.get_dummy_value()
 
     return signature, codegen

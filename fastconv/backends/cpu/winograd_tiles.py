@@ -3,7 +3,7 @@
 The tiles of all samples, and of all phases of a dilation, fill the columns of the products, up to 192 at once, gathered
 and stored lane by lane. All channels are transformed before; then each task takes blocks of output rows and transforms
 its own filters, so that these never leave its cache. Tiles of 3×3 outputs cover what those of 4×4 would leave half
-empty.
+empty. Of at most four tiles, one small image, the products have rows in the lanes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fastconv.backends.axes import Axis
 from fastconv.backends.cpu.estimates import Bill
 from fastconv.backends.cpu.gather import zero_bytes
-from fastconv.backends.cpu.host import flat, kernel, pointer
+from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat, kernel, pointer, routine
 from fastconv.backends.cpu.plan import TILE_VECTORS, Correlation, even_part
 from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import ROWS
@@ -37,7 +37,7 @@ from fastconv.backends.cpu.winograd_kernels import (
     tile_products,
 )
 from fastconv.backends.cpu.winograd_matrices import form_of, frequencies_of, outputs_of
-from fastconv.backends.cpu.winograd_simd import input_transform_gathered, output_transform
+from fastconv.backends.cpu.winograd_simd import FEW, few_columns, input_transform_gathered, output_transform
 from fastconv.backends.threads import share, team_for
 
 _STEP = TILE_VECTORS * LANES
@@ -89,6 +89,9 @@ class Tiles:
         total = samples * per_sample
         longest = even_part(-(-total // _STEP), self.panel // _STEP) * _STEP
         several = several_blocks(self.frequencies, max(longest, TILE_COLUMNS))
+        if total <= FEW:  # so few tiles cost nothing to read again: no more filters than stay in the cache
+            filter_bytes = 4 * self.frequencies * ROWS * c.channels
+            several = max(2, min(several, SECOND_LEVEL_BYTES * 3 // 4 // filter_bytes))
         of_block = self.frequencies * (ROWS * (c.channels + longest) + FILTER_PADDING + STAGGER)
         elements = several * of_block + longest + math.prod(outputs_of(self.form)) * LANES
         not_finite = np.zeros(-(-total // LANES) * LANES, np.bool_)
@@ -174,6 +177,23 @@ def transform_tiles(
             )  # fmt: skip
 
 
+@routine
+def _products_of_few(
+    like: Any, frequencies: int, filters: int, tiles: int, count: int, apart: int, columns: int, results: int,
+    blocks: int,
+) -> None:  # fmt: skip
+    """As `tile_products` of `blocks` blocks for at most FEW tiles, of which a vector of tiles would be empty mostly."""
+    size = like.itemsize
+    a_step, c_step = count * ROWS + FILTER_PADDING, ROWS * columns + STAGGER
+    for f in range(frequencies):
+        b = tiles + f * apart * size
+        for block in range(0, blocks, 2):
+            place = (block * frequencies + f) * size
+            a, c = filters + place * a_step, results + place * c_step
+            other = frequencies if block + 1 < blocks else 0  # an odd last one is computed twice
+            few_columns(like, a, other * a_step, b, columns, count, c, other * c_step, columns)
+
+
 @shared(allocates=True)  # type: ignore[untyped-decorator]
 def winograd_tiles(
     form: Any, w: Any, tiles: Any, start: Any, y: Any, plan: Any, taps: Any, places: Any, memory: Any, not_finite:
@@ -199,14 +219,21 @@ def winograd_tiles(
     c = address + several * of_block * size
     apart = count * length + STAGGER
     zeros = np.zeros(ROWS, w.dtype)
+    used = 0
+    while used < length and places[used, 1] > 0:
+        used += 1
     for low in range(begin, end, several):
         last, number = min(low + several, end), group * p.blocks + low
         filters_of_blocks(
             form, w, filters, plan, taps, row_step, channel_step, kernel_size, 1, number, number, number + last - low
         )
-        tile_products(
-            w, frequencies, address, pointer(tiles), count, apart, length, count, pointer(zeros), c, 0, last - low, 1,
-        )  # fmt: skip
+        if used <= FEW:
+            _products_of_few(w, frequencies, address, pointer(tiles), count, apart, length, c, last - low)
+        else:
+            tile_products(
+                w, frequencies, address, pointer(tiles), count, apart, length, count, pointer(zeros), c, 0, last - low,
+                1,
+            )  # fmt: skip
         for m in range(min((last - low) * ROWS, p.rows - low * ROWS)):
             target = (group * p.rows + low * ROWS + m) * p.outputs_h * p.outputs_w
             bias = pointer(start) + (number * ROWS + m) * size
