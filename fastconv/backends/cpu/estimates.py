@@ -90,7 +90,8 @@ def boxes_bill(c: Correlation) -> Bill:
         return bill
     elements = c.boxes * c.channels * int(plan["channel"])
     if width.step in STEPS:
-        bill[f"box vector, step {width.step}"] = elements / lanes
+        some = ", some phases" if len(width.phases) < width.step else ""  # else all of a row are taken apart at once
+        bill[f"box vector, step {width.step}{some}"] = elements / lanes
     else:
         bill["box element"] = elements
     bill["box row"] = c.boxes * c.channels * int(plan["planes"]) * int(plan["box_rows"]) * int(plan["phases_h"])

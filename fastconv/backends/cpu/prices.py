@@ -22,7 +22,9 @@ WITH_16_REGISTERS = {
     "box": 715.0,
     "box row": 20.0,  # of the source
     "box vector, step 2": 0.8,  # gathered: phases of a step are taken apart by shuffles
+    "box vector, step 2, some phases": 0.8,
     "box vector, step 4": 5.4,
+    "box vector, step 4, some phases": 5.4,
     "box element": 1.05,  # where the step has no shuffle
     "box tile": 9.9,  # stored as it is
     "box piece": 4.35,  # a row of a piece of a tile that reaches over rows' ends
@@ -147,7 +149,9 @@ WITH_32_REGISTERS = {
     "box tile": 21.8,
     "box vector, step 1": 1.37,
     "box vector, step 2": 1.05,
+    "box vector, step 2, some phases": 1.05,
     "box vector, step 4": 6.41,
+    "box vector, step 4, some phases": 6.41,
     "column element": 1.48,
     "column product": 0.324,
     "column tile": 38.3,
@@ -241,53 +245,54 @@ WITH_32_REGISTERS = {
     "strip tap": 0.288,
 }
 
-# Xeon of the fourth and fifth generation. Forward 2,292 convolutions, those of usual networks counted thrice: 1.6 %
-# longer than the fastest on average, networks 1.4 % (3.9 and 2.5 % by the prices of Zen 4); fitted to one half, of the
-# other 2.3 % and 1.8 %.
+# Xeon of the fourth and fifth generation. Forward 2,292 convolutions, those of usual networks counted thrice: 1.5 %
+# longer than the fastest on average, networks 1.1 % (3.9 and 2.5 % by the prices of Zen 4); fitted to one half, of the
+# other 2.0 % and 1.7 %.
 WITH_TWO_UNITS = {
-    "box": 258,
+    "box": 252,
     "box element": 0.826,
     "box piece": 5.74,
     "box product": 0.249,
-    "box product, across lines": 0.034,
-    "box product, far": 0.385,
-    # Of 40 1×1 layers of networks on arrays of 64 MiB the choice then takes 1.6 % longer than the faster way; 5.0 % at
+    "box product, across lines": 0.0159,
+    "box product, far": 0.387,
+    # Of 40 1×1 layers of networks on arrays of 64 MiB the choice then takes 2 % longer than the faster way, 5 % at
     # 0, to which the others, of 8 MiB, would tune it.
-    "box product, far pages": 0.03,
+    "box product, far pages": 0.02,
     "box product, phases apart": 0.0219,
-    "box row": 3.79,
-    "box tile": 72,
-    "box vector, step 1": 1.72,
-    "box vector, step 2": 4.07,
-    "box vector, step 4": 11.7,
+    "box row": 3.74,
+    "box tile": 72.2,
+    "box vector, step 1": 1.87,
+    "box vector, step 2": 4.09,
+    "box vector, step 2, some phases": 14,
+    "box vector, step 4": 6.81,
+    "box vector, step 4, some phases": 16.9,
     "column element": 2.07,
     "column product": 0.239,
     "column tile": 96,
-    "column vector, step 1": 2.52,
+    "column vector, step 1": 2.54,
     "column vector, step 2": 3.98,
-    "column vector, step 4": 11.2,
+    "column vector, step 4": 12.4,
     "lane output": 0.295,
     "lane product": 0.237,
     "lane product, odd": 0.0732,
-    "lane row": 2.62,
+    "lane row": 2.64,
     "lane tile": 40.8,
-    "lane vector": 3.67,
+    "lane vector": 3.65,
     "moves": 13.1,
-    "panel": 2030.0,
+    "panel": 2120.0,
     "stretch": 3.27,
-    "stretch of elements": 31.6,
-    "tiled box": 657,
-    "tiled box filter": 4.41,
-    "tiled box input, axes 1": 6.07,
-    "tiled box input, axes 2": 7.97,
-    "tiled box input, planes": 1.02,
-    "tiled box output, axes 1": 4.44,
-    "tiled box output, axes 2": 4.9,
-    "tiled box product": 0.329,
-    "tiled box product, planes": 0.0337,
-    "tiles call": 13000.0,
-    "tiles filter": 2.34,
-    "tiles input": 8.79,
+    "stretch of elements": 31.5,
+    "tiled box filter": 2.12,
+    "tiled box input, axes 1": 8.9,
+    "tiled box input, axes 2": 8.14,
+    "tiled box input, planes": 0.707,
+    "tiled box output, axes 1": 4.33,
+    "tiled box output, axes 2": 5.51,
+    "tiled box product": 0.326,
+    "tiled box product, planes": 0.0398,
+    "tiles call": 14000.0,
+    "tiles filter": 2.14,
+    "tiles input": 8.83,
     "tiles output": 10.6,
     "tiles product": 0.332,
     # Of weight gradients, 3,200: .6 % and .3 % (1.4 and .7 % by the prices of Zen 4); fitted to one half, of the other
