@@ -11,6 +11,7 @@ length belongs to the type, so that the code is made for the form.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -289,9 +290,7 @@ def filter_transform(  # type: ignore[no-untyped-def]
         source, row_step, target, stride = args[3:]
         source, target = emit.pointer(source), emit.pointer(target)
         rows = [emit.at(source, builder.mul(row_step, emit.index(m))) for m in range(ROWS)]
-        _filter_transform(
-            emit, form, lambda count: _taps_of_eight(emit, rows, count), turned.literal_value, target, stride
-        )
+        _filter_transform(emit, form, partial(_taps_of_eight, emit, rows), turned.literal_value, target, stride)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -313,9 +312,7 @@ def filter_transform_pair(  # type: ignore[no-untyped-def]
         source, target = emit.pointer(source), emit.pointer(target)
         channels = source, emit.at(source, channel_step)
         rows = [[emit.at(c, builder.mul(row_step, emit.index(m))) for m in range(ROWS)] for c in channels]
-        _filter_transform(
-            emit, form, lambda count: _eight_of_two(half, rows, count), turned.literal_value, target, stride
-        )
+        _filter_transform(emit, form, partial(_eight_of_two, half, rows), turned.literal_value, target, stride)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -339,13 +336,10 @@ def few_columns(  # type: ignore[no-untyped-def]
         blocks = (a, c), (emit.at(a, a_apart), emit.at(c, c_apart))
 
         def step(k: Any, values: list[list[Any]]) -> list[list[Any]]:
-            filters = [emit.load(emit.at(block, builder.mul(k, emit.index(ROWS)))) for block, _ in blocks]
-            row = emit.at(b, builder.mul(k, b_stride))
+            row, filters = emit.at(b, builder.mul(k, b_stride)), builder.mul(k, emit.index(ROWS))
             factors = [emit.splat(builder.load(emit.at(row, emit.index(n)))) for n in range(FEW)]
-            return [
-                [emit.fma(factor, block, value) for factor, value in zip(factors, sums)]
-                for block, sums in zip(filters, values)
-            ]
+            loaded = [emit.load(emit.at(block, filters)) for block, _ in blocks]
+            return [[emit.fma(f, a, s) for f, s in zip(factors, sums)] for a, sums in zip(loaded, values)]
 
         result = emit.loop(count, [[emit.zero] * FEW for _ in blocks], step, 4)
         for (_, target), sums in zip(blocks, result):
