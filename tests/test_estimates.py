@@ -99,6 +99,14 @@ def test_all_ways_compute_the_same(operation, geometry):
     assert min(measured["times"].values()) > 0
 
 
+@pytest.mark.parametrize("channels, side", [(64, 56), (256, 56), (128, 28)])
+@pytest.mark.parametrize("operation", ["forward", "input_grad", "weight_grad"])
+def test_tiles_are_taken_by_the_prices_of_every_processor(channels, side, operation):
+    """Layers of usual networks; the tests of what tiles round take them whatever the prices."""
+    geometry = ConvGeometry(channels, channels, 1, (side, side), (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)))
+    assert convolution.explain_conv(geometry, np.dtype("float32"), operation).startswith("winograd")
+
+
 def test_prices_are_found_again():
     random = np.random.default_rng(0)
     prices = {"boxes": {"a": 2.0, "b": 0.5}, "lanes": {"c": 30.0, "d": 0.0}}
