@@ -234,25 +234,22 @@ def weight_grad_tiles(
                 c += width
 
 
-@shared(allocates=True)  # type: ignore[untyped-decorator]
+@shared
 def _filter_gradients(form: Any, sums: Any, gw: Any, rows: int, channels: int, who: int, begin: int, end: int) -> None:
     """gw from the sums of all slices, added in order; tasks are (group, block of rows)."""
     slices, groups, blocks, one = sums.shape
     frequencies = tile_frequencies(form)
     line, apart = sums.reshape(sums.size), np.uintp(groups * blocks * one)
-    total = np.empty(frequencies * ROWS * _WIDE * LANES, gw.dtype)
     for task in range(begin, end):
         g, block = divmod(task, blocks)
         c = 0
         while c < channels:
             width = _width_of_tile(c, channels)
-            at = np.uintp(task * one + c * frequencies * ROWS)
-            for i in range(np.uintp(frequencies * ROWS * width)):
-                value = line[at + i]
-                for s in range(np.uintp(1), np.uintp(slices)):
-                    value += line[at + i + s * apart]
-                total[i] = value
-            _filters_of_tile(form, gw, pointer(total), g, block, rows, c, width, channels)
+            at, count = np.uintp(task * one + c * frequencies * ROWS), np.uintp(frequencies * ROWS * width)
+            for s in range(np.uintp(1), np.uintp(slices)):  # outermost, so that whole vectors are added
+                for i in range(count):
+                    line[at + i] += line[at + s * apart + i]
+            _filters_of_tile(form, gw, pointer(line, at), g, block, rows, c, width, channels)
             c += width
 
 
