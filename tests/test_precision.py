@@ -52,6 +52,10 @@ WINOGRAD_LINES = (
     "n2 c160 hw33 k160 f3 p12 d12",
     "n1 c128 hw29x31 k128 f3 p5x6 d5x6 g2",
     "n3 c128 hw30 k128 f3 p4 d4",
+    "n3 c48 hw17x7 k40 f3 p2x1 d2x1",
+    "n2 c48 hw25x10 k40 f3 p3 d3",
+    "n2 c40 hw24x8 k40 f3 p4 d4",
+    "n1 c48 hw40x44 k48 f3 p17 d17",
 )
 
 # Of weight gradients: one unit of tiles, several and several slices of them; channels and rows that fill no last vector

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fastconv.backends.axes import Axis
 from fastconv.backends.cpu.estimates import Bill
-from fastconv.backends.cpu.gather import zero_bytes
+from fastconv.backends.cpu.gather import copy_strided, zero_bytes
 from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat, kernel, pointer, routine
 from fastconv.backends.cpu.plan import TILE_VECTORS, Correlation, even_part
 from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
@@ -30,7 +30,6 @@ from fastconv.backends.cpu.winograd_kernels import (
     block_biases,
     filters_of_blocks,
     several_blocks,
-    store_tiles,
     taps_in_order,
     tile_frequencies,
     tile_outputs,
@@ -97,9 +96,13 @@ class Tiles:
         not_finite = np.zeros(-(-total // LANES) * LANES, np.bool_)
         for first in range(0, total, longest):
             length = -(-min(longest, total - first) // LANES) * LANES
-            index, masks = np.empty(length, np.int64), np.empty((length // LANES, self.frequencies), np.int64)
-            places = np.empty((length, 3), np.int64)
-            tile_tables(self.form, plan, self.rows, self.columns, *self.apart, samples, first, index, masks, places)
+            vectors, across = length // LANES, len(self.form[1][1])
+            index, masks = np.zeros(length, np.int64), np.zeros((vectors, self.frequencies), np.int64)
+            outputs = np.zeros((length, 3), np.int64)
+            tile_tables(self.form, plan, self.rows, self.columns, *self.apart, samples, first, index, masks, outputs)
+            segments, ends = np.empty((length * across, 3), np.int64), np.empty(vectors, np.int64)
+            places = np.empty((vectors, LANES * across), np.int64)
+            segment_tables(self.form, outputs, self.apart[1], segments, ends, places)
             transformed = call_scratch(self.frequencies * (c.channels * length + STAGGER), x.dtype)
             flops = 2 * self.frequencies * c.channels * c.rows * length
             for group in range(c.groups):
@@ -107,9 +110,9 @@ class Tiles:
                 share(transform_tiles, inputs, c.channels, 20.0 * c.channels * length)
                 team = team_for(c.blocks, flops * _NS_PER_FLOP)
                 winograd_tiles(
-                    self.form, w, transformed, start, y, plan, self.taps, places,
-                    scratch_rows(team.size, elements, x.dtype), not_finite[first : first + length], relu, *self.apart,
-                    group, *steps, self.kernel_size, several, team.address, 0, c.blocks,
+                    self.form, w, transformed, start, y, plan, self.taps, length, min(length, total - first), segments,
+                    ends, places, scratch_rows(team.size, elements, x.dtype), not_finite[first : first + length], relu,
+                    *self.apart, group, *steps, self.kernel_size, several, team.address, 0, c.blocks,
                 )  # fmt: skip
         of_samples: npt.NDArray[np.bool_] = np.logical_or.reduce(not_finite[:total].reshape(samples, -1), axis=1)
         return of_samples
@@ -126,35 +129,64 @@ def _first_outputs(axis: Axis, outputs: int) -> npt.NDArray[np.int64]:
 @kernel
 def tile_tables(
     form: Any, plan: Any, rows: Any, columns: Any, apart_h: int, apart_w: int, samples: int, first: int, index: Any,
-    masks: Any, places: Any,
+    masks: Any, outputs: Any,
 ) -> None:  # fmt: skip
     """Of the tiles from number `first` on: where lane t reads in its channel, inside masks, and what it writes.
 
     Tiles are numbered by sample, by `rows` and by `columns`, the outputs that they begin with. index [lanes], masks
-    [vectors][frequencies], places [lanes][where in its row of weights, rows, columns]; lanes behind the last tile read
-    and write nothing.
+    [vectors][frequencies], outputs [lanes][where in its row of weights, rows, columns]; all are zeros before, and lanes
+    behind the last tile read and write nothing.
     """
     p = plan[0]
     across, (tile_rows, tile_columns) = len(form[1][0]) + len(form[1][1]) - 1, tile_outputs(form)
     per_sample = len(rows) * len(columns)
-    masks[:] = 0
-    places[:] = 0
-    for lane in range(index.size):
-        tile = first + lane
-        index[lane] = 0
-        if tile >= samples * per_sample:
-            continue
-        n, rest = divmod(tile, per_sample)
+    for lane in range(min(index.size, samples * per_sample - first)):
+        n, rest = divmod(first + lane, per_sample)
         ty, tx = divmod(rest, len(columns))
         y, x = rows[ty] + p.low_h, columns[tx] + p.low_w
         index[lane] = n * p.groups * p.channels * p.height * p.width + y * p.width + x
-        places[lane, 0] = (n * p.groups * p.rows * p.outputs_h + rows[ty]) * p.outputs_w + columns[tx]
-        places[lane, 1] = min(tile_rows, -((rows[ty] - p.outputs_h) // apart_h))
-        places[lane, 2] = min(tile_columns, -((columns[tx] - p.outputs_w) // apart_w))
+        outputs[lane, 0] = (n * p.groups * p.rows * p.outputs_h + rows[ty]) * p.outputs_w + columns[tx]
+        outputs[lane, 1] = min(tile_rows, -((rows[ty] - p.outputs_h) // apart_h))
+        outputs[lane, 2] = min(tile_columns, -((columns[tx] - p.outputs_w) // apart_w))
         for i in range(tile_frequencies(form) // across):
             for j in range(across):
                 if 0 <= y + i * apart_h < p.height and 0 <= x + j * apart_w < p.width:
                     masks[lane // LANES, across * i + j] |= 1 << (lane % LANES)
+
+
+@kernel
+def segment_tables(form: Any, outputs: Any, apart_w: int, segments: Any, ends: Any, places: Any) -> None:
+    """What a vector of tiles writes, by segments of neighbours in a row: segments [segment][where, outputs, rows].
+
+    `outputs` are those of `tile_tables`. ends [vectors]: behind their last segments. places [vectors][…]: where the
+    outputs of its segments, one behind the other, are in a row of `output_transform`; side by side, if taps are not
+    apart.
+    """
+    across = tile_outputs(form)[1]
+    count = 0
+    for v in range(len(ends)):
+        begin, used, lane = count, 0, v * LANES
+        while lane < (v + 1) * LANES and outputs[lane, 1] > 0:
+            last = lane + 1  # behind the tiles that begin side by side: with taps apart their outputs lie in turns
+            while apart_w > 1 and last % LANES > 0 and outputs[last, 1] == outputs[lane, 1] and (
+                outputs[last, 0] == outputs[lane, 0] + last - lane
+            ):  # fmt: skip
+                last += 1
+            for j in range(across):
+                for tile in range(lane, last):
+                    if j >= outputs[tile, 2]:
+                        continue
+                    at, rows, place = outputs[tile, 0] + j * apart_w, outputs[tile, 1], tile % LANES * across + j
+                    follows = count > begin and at == segments[count - 1, 0] + segments[count - 1, 1]
+                    follows = follows and (apart_w > 1 or place == places[v, used - 1] + 1)
+                    if not follows or rows != segments[count - 1, 2]:
+                        segments[count, 0], segments[count, 1], segments[count, 2] = at, 0, rows
+                        count += 1
+                    segments[count - 1, 1] += 1
+                    places[v, used] = place
+                    used += 1
+            lane = last
+        ends[v] = count
 
 
 @shared
@@ -194,21 +226,34 @@ def _products_of_few(
             few_columns(like, a, other * a_step, b, columns, count, c, other * c_step, columns)
 
 
+@routine
+def _store_segment(
+    y: Any, to: int, row_step: int, apart: bool, results: Any, pitch: int, places: Any, at: int, count: int, rows: int
+) -> None:
+    """rows × `count` outputs to y, from where places[at:] says: side by side, if taps are not `apart`."""
+    for i in range(rows):
+        target, source = to + i * row_step, i * pitch
+        if apart:
+            for k in range(np.uintp(count)):
+                y[np.uintp(target) + k] = results[np.uintp(source) + np.uintp(places[np.uintp(at) + k])]
+        else:
+            copy_strided(y, target, results, source + places[at], 1, count)
+
+
 @shared(allocates=True)  # type: ignore[untyped-decorator]
 def winograd_tiles(
-    form: Any, w: Any, tiles: Any, start: Any, y: Any, plan: Any, taps: Any, places: Any, memory: Any, not_finite:
-    Any, relu: int, apart_h: int, apart_w: int, group: int, row_step: int, channel_step: int, kernel_size: int, several:
-    int, who: int, begin: int, end: int,
+    form: Any, w: Any, tiles: Any, start: Any, y: Any, plan: Any, taps: Any, length: int, used: int, segments: Any,
+    ends: Any, places: Any, memory: Any, not_finite: Any, relu: int, apart_h: int, apart_w: int, group: int, row_step:
+    int, channel_step: int, kernel_size: int, several: int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Blocks of rows begin ≤ block < end of the group, for the tiles of `places`, see `tile_tables`.
+    """Blocks of rows begin ≤ block < end of the group, for `length` lanes, of which `used` are tiles.
 
-    `not_finite` becomes True for those with a result that is not.
+    `segment_tables` says what they write; `not_finite` becomes True for those with a result that is not.
     Scratch: transformed filters of `several` blocks, products, checks, outputs.
     """
     p = plan[0]
     size = w.itemsize
-    count, length = p.channels, len(places)
-    frequencies, across = tile_frequencies(form), tile_outputs(form)[1]
+    count, frequencies, across = p.channels, tile_frequencies(form), tile_outputs(form)[1]
     of_block = frequencies * (count * ROWS + FILTER_PADDING)
     step = ROWS * length + STAGGER
     filters = memory[who]
@@ -219,9 +264,6 @@ def winograd_tiles(
     c = address + several * of_block * size
     apart = count * length + STAGGER
     zeros = np.zeros(ROWS, w.dtype)
-    used = 0
-    while used < length and places[used, 1] > 0:
-        used += 1
     for low in range(begin, end, several):
         last, number = min(low + several, end), group * p.blocks + low
         filters_of_blocks(
@@ -242,9 +284,14 @@ def winograd_tiles(
                 output_transform(
                     w, form, of_row + q * size, step, bias, relu, pointer(results), across * LANES, pointer(checks, q)
                 )
-                for lane in range(LANES):
-                    at, rows, columns = places[q + lane, 0], places[q + lane, 1], places[q + lane, 2]
-                    store_tiles(y, target + at, apart_h * p.outputs_w, apart_w, results, lane, across, rows, columns)
+                begin, at = ends[q // LANES - 1] if q > 0 else 0, 0
+                for segment in range(begin, ends[q // LANES]):
+                    to, outputs, rows = segments[segment, 0], segments[segment, 1], segments[segment, 2]
+                    _store_segment(
+                        y, target + to, apart_h * p.outputs_w, apart_w > 1, results, across * LANES, places[q // LANES],
+                        at, outputs, rows,
+                    )  # fmt: skip
+                    at += outputs
     for tile in range(length):
         if checks[tile] != 0:
             not_finite[tile] = True
