@@ -7,6 +7,9 @@ channels of one: a panel of several tiles stays in the second-level cache, and t
 Registers hold the tile's outputs, the first level a block's weights. Cost: k FMAs for an output, one read and write of
 the source for each tap. Floor: the FMA rate; few rows of weights would not pay for the gathering.
 
+Where there are fewer panels than keep the threads busy, these share a panel's blocks of rows; then they gather all
+panels together before, and none of them anew for each thread that takes some of its rows.
+
 A correlation may come in parts, outputs that read the same taps: with large dilation most taps of most outputs read
 padding. All parts share the packed weights, whose order [tap][channel] lets a part take runs of them.
 """
@@ -17,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.backends.cpu.atomics import add, load, rest
 from fastconv.backends.cpu.column_gather import gather_columns, row_after
 from fastconv.backends.cpu.correlate import TILE_ELEMENTS, plan_of, tile_width, tiles_strided
 from fastconv.backends.cpu.emitter import lanes_of
@@ -24,6 +28,7 @@ from fastconv.backends.cpu.gather import copy_strided
 from fastconv.backends.cpu.host import inlined, pointer, routine
 from fastconv.backends.cpu.packed_weights import pack_blocks, packing, room_for_lines, tasks_behind_packing
 from fastconv.backends.cpu.plan import PANEL_STEP, PLAN_NUMBERS, TILE_VECTORS, plan_at
+from fastconv.backends.cpu.scratch import ALIGNED
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.team import shared
 
@@ -129,13 +134,13 @@ def _block_of_panel(
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
 def _panel(
-    x: Any, packed: Any, start: Any, before: int, y: Any, scratch: Any, part: Any, positions: Any, steps: Any,
-    packed_count: int, group: int, first: int, count: int, b0: int, b1: int, relu: int,
+    x: Any, packed: Any, start: Any, before: int, y: Any, scratch: Any, gathered: int, part: Any, positions: Any, steps:
+    Any, packed_count: int, group: int, first: int, count: int, b0: int, b1: int, relu: int,
 ) -> None:  # fmt: skip
     """Blocks of rows b0 ≤ block < b1 of `count` columns of a part, from number `first` on.
 
-    `packed` and `start` begin with row `before` of all groups.
-    Scratch: the panel, then the results of all blocks, tile by tile.
+    `packed` and `start` begin with row `before` of all groups. `gathered`: the address of the panel, step by step; 0 if
+    it is to be gathered. Scratch: a step of the panel, then the results of all blocks, tile by tile.
     """
     p = part[0]
     size, zero = x.itemsize, x.dtype.type(0)
@@ -147,7 +152,12 @@ def _panel(
     for s in range(len(steps)):
         tap, t0, t1, c0, c1 = steps[s, 0], steps[s, 1], steps[s, 2], steps[s, 3], steps[s, 4]
         k, add, last = (t1 - t0) * (c1 - c0), s > 0, s == len(steps) - 1
-        gather_columns(x, group, scratch, 0, span, k * span, part, positions, first, count, t0, t1, c0, c1, c1 - c0, 1)
+        panel = gathered
+        if gathered == 0:
+            panel = pointer(scratch)
+            gather_columns(
+                x, group, scratch, 0, span, k * span, part, positions, first, count, t0, t1, c0, c1, c1 - c0, 1
+            )  # fmt: skip
         for block in range(b0, b1):
             row = block * ROWS
             mr = min(ROWS, p.packed - row)
@@ -156,24 +166,53 @@ def _panel(
             begin = pointer(zeros) if add else pointer(start, stored)
             at = p.panel * min(p.count, PANEL_STEP) + (block - b0) * kept
             _block_of_panel(
-                y, zero, p, a, begin, pointer(scratch), k, scratch, at, segments, count, mr,
-                min(mr, p.rows - row), row, relu if last else 0, add, last,
+                y, zero, p, a, begin, panel, k, scratch, at, segments, count, mr, min(mr, p.rows - row), row,
+                relu if last else 0, add, last,
             )  # fmt: skip
+        if gathered != 0:
+            gathered += -(-count // span) * span * k * size
+
+
+@routine(allocates=True)  # type: ignore[untyped-decorator]
+def _gather_slice(
+    x: Any, gathered: Any, to: int, part: Any, positions: Any, steps: Any, group: int, first: int, count: int, slice_:
+    int, slices: int,
+) -> None:  # fmt: skip
+    """Slice number `slice_` of the channels in each step of a panel to gathered[to:], as `_panel` reads it."""
+    span = TILE_VECTORS * (_LANES4 if x.itemsize == 4 else _LANES8)
+    for s in range(len(steps)):
+        t0, t1, c0, c1 = steps[s, 1], steps[s, 2], steps[s, 3], steps[s, 4]
+        low, high = c0 + (c1 - c0) * slice_ // slices, c0 + (c1 - c0) * (slice_ + 1) // slices
+        k = (t1 - t0) * (c1 - c0)
+        if low < high:
+            gather_columns(
+                x, group, gathered, to + (low - c0) * span, span, k * span, part, positions, first, count, t0, t1, low,
+                high, c1 - c0, 1,
+            )  # fmt: skip
+        to += -(-count // span) * span * k
 
 
 @shared(allocates=True)  # type: ignore[untyped-decorator]
 def correlate_columns(
     x: Any, w: Any, b: Any, y: Any, numbers: Any, packed: Any, memory: Any, chunks: int, relu: int, together: int,
-    who: int, begin: int, end: int,
+    gathered: Any, slices: int, gathers: int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """As `correlate_boxes`, for tasks begin ≤ task < end of (part, group, panel of columns over all samples, chunk).
 
     `numbers` holds what `plan_of` says, then for each part: the number of its taps and steps, its plan, three positions
     for each tap, and the steps of `Correlation.column_steps`.
+
+    The first `gathers` tasks, if there are, are (part, group, panel, one of the slices of the channels): they gather
+    all panels to `gathered`, which ends with the count of what is done, 0 before.
     """
-    plan, taps, rest = plan_of(numbers)
+    plan, taps, rest_ = plan_of(numbers)
     p = plan[0]
-    own = memory[who]
+    own, counter = memory[who], pointer(gathered, gathered.size - ALIGNED)
+    if begin < gathers:
+        stop = min(end, gathers)
+        _parts(x, own, own, 0, y, p, rest_, own, slices, relu, gathered, True, begin, stop)
+        add(counter, stop - begin)
+    begin, end = max(begin - gathers, 0), max(end - gathers, 0)
     while begin < end:
         stop, first, last, before, rows, at = packing(p, ROWS, chunks, together, begin, end)
         weights = own if together > 0 else packed
@@ -183,36 +222,46 @@ def correlate_columns(
             own[own.size - room_for_lines(numbers[2]) :], before, first, last,
         )  # fmt: skip
         low, high = tasks_behind_packing(packed, together, begin, stop)
-        _parts(x, weights, start, before, y, p, rest, own[at:], chunks, relu, low, high)
+        while gathers > 0 and low < high and load(counter) < gathers:
+            rest()
+        _parts(x, weights, start, before, y, p, rest_, own[at:], chunks, relu, gathered, False, low, high)
         begin = stop
 
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
 def _parts(
-    x: Any, packed: Any, start: Any, before_packed: int, y: Any, p: Any, rest: Any, scratch: Any, chunks: int, relu:
-    int, begin: int, end: int,
+    x: Any, packed: Any, start: Any, before_packed: int, y: Any, p: Any, rest_: Any, scratch: Any, chunks: int, relu:
+    int, gathered: Any, to_gather: bool, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Compute tasks by weights without the first `before_packed` rows."""
+    """Compute tasks by weights without the first `before_packed` rows; or gather their slices, in place of chunks."""
     samples = x.size // (p.groups * p.channels * p.depth * p.height * p.width)
     span = TILE_VECTORS * (_LANES4 if x.itemsize == 4 else _LANES8)
-    before = 0  # tasks of the parts before
-    while len(rest) and before < end:
-        used, count = rest[0], rest[1]
-        part, rest = plan_at(rest, 2), rest[2 + PLAN_NUMBERS :]
-        positions, rest = rest[: 3 * used].reshape(used, 3), rest[3 * used :]
-        steps, rest = rest[: 5 * count].reshape(count, 5), rest[5 * count :]
+    before, at = 0, 0  # tasks of the parts before, and where their panels end
+    while len(rest_) and before < end:
+        used, count = rest_[0], rest_[1]
+        part, rest_ = plan_at(rest_, 2), rest_[2 + PLAN_NUMBERS :]
+        positions, rest_ = rest_[: 3 * used].reshape(used, 3), rest_[3 * used :]
+        steps, rest_ = rest_[: 5 * count].reshape(count, 5), rest_[5 * count :]
         total = samples * part[0].outputs_d * part[0].outputs_h * part[0].outputs_w
         tiles = -(-total // span)
         panels = _panels(tiles, part[0].panel // span)
+        elements = part[0].count * -(-tiles // panels) * span  # of a panel, at most
         task, stop = max(begin - before, 0), min(end - before, p.groups * panels * chunks)
         while task < stop:
             piece, chunk = divmod(task, chunks)
             done = min(chunks - chunk, stop - task)  # of one panel: gathered once
             g, number = divmod(piece, panels)
             first, behind = tiles * number // panels * span, min(total, tiles * (number + 1) // panels * span)
-            _panel(
-                x, packed, start, before_packed, y, scratch, part, positions, steps, p.count, g, first, behind - first,
-                p.blocks * chunk // chunks, p.blocks * (chunk + done) // chunks, relu,
-            )  # fmt: skip
+            place = at + piece * elements
+            if to_gather:
+                done = 1
+                _gather_slice(x, gathered, place, part, positions, steps, g, first, behind - first, chunk, chunks)
+            else:
+                _panel(
+                    x, packed, start, before_packed, y, scratch, pointer(gathered, place) if gathered.size else 0, part,
+                    positions, steps, p.count, g, first, behind - first, p.blocks * chunk // chunks,
+                    p.blocks * (chunk + done) // chunks, relu,
+                )  # fmt: skip
             task += done
         before += p.groups * panels * chunks
+        at += p.groups * panels * elements

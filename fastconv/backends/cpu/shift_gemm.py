@@ -18,7 +18,7 @@ from fastconv.backends.cpu.host import flat
 from fastconv.backends.cpu.plan import TILE_VECTORS, Correlation
 from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import ROWS
-from fastconv.backends.threads import is_little, team_for
+from fastconv.backends.threads import get_num_threads, is_little, team_for
 
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
@@ -28,6 +28,8 @@ _NS_PER_ELEMENT = 0.3
 _PACKED_BYTES = 1 << 20  # a share of the last cache, enough for the rows that make the gathering of columns pay
 _MIN_TASKS = 32  # fewer pieces than this leave threads idle
 _TASK_NS = 10_000  # at least: pieces of output rows share a source, which each thread gathers anew
+_GATHERED_BYTES = 4 << 20  # of panels that threads gather together, at most
+_SLICE_CHANNELS = 16  # of a task that gathers, at least
 _NO_BIAS = {np.dtype(d): np.empty(0, d) for d in ("float32", "float64")}
 
 
@@ -64,10 +66,16 @@ class ShiftGemm:
         """Boxes of all samples, or panels of columns across them."""
         if self.name != "columns":
             return samples * self.sample_boxes
-        tile = TILE_VECTORS * lanes_of(self.correlation.itemsize)
-        return self.groups * sum(
-            columns.panels(-(-samples * part.outputs // tile), part.panel_columns // tile) for part in self.parts
-        )
+        return self.groups * sum(panels for panels, _ in self._panels(samples))
+
+    def _panels(self, samples: int) -> list[tuple[int, int]]:
+        """Of each part and one group: panels of columns, and the elements of one."""
+        tile, found = TILE_VECTORS * lanes_of(self.correlation.itemsize), []
+        for part in self.parts:
+            tiles = -(-samples * part.outputs // tile)
+            panels = columns.panels(tiles, part.panel_columns // tile)
+            found.append((panels, part.count * -(-tiles // panels) * tile))
+        return found
 
     def run(self, source: Array, w: Array, b: Array | None, target: Array, relu: bool) -> None:
         """As `Algorithm.run`."""
@@ -77,17 +85,25 @@ class ShiftGemm:
         pieces, cost = self._pieces(samples), samples * self.cost
         if is_little(self.packing_cost + cost):
             memory = scratch_rows(1, self.all_elements, dtype)
-            self.kernel(*arrays, empty, memory, 1, relu, pieces, 0, 0, pieces)
+            gathered = (empty, 0, 0) if self.name == "columns" else ()
+            self.kernel(*arrays, empty, memory, 1, relu, pieces, *gathered, 0, 0, pieces)
         else:
-            self._in_parallel(arrays, pieces, cost, relu)
+            self._in_parallel(arrays, samples, pieces, cost, relu)
 
-    def _in_parallel(self, arrays: tuple[Array, ...], pieces: int, cost: float, relu: bool) -> None:
-        dtype = arrays[0].dtype
+    def _in_parallel(self, arrays: tuple[Array, ...], samples: int, pieces: int, cost: float, relu: bool) -> None:
+        dtype, threads = arrays[0].dtype, get_num_threads()
         chunks = max(1, min(self.blocks, _MIN_TASKS // pieces, int(cost / _TASK_NS) // pieces))
+        room = slices = 0
+        if self.name == "columns" and chunks > 1 < threads and pieces < 4 * threads:
+            room = self.groups * sum(panels * elements for panels, elements in self._panels(samples)) + ALIGNED
+            if room * dtype.itemsize <= _GATHERED_BYTES:
+                slices = max(1, min(4 * threads, self.correlation.channels // _SLICE_CHANNELS))
+        room *= slices > 0
         if pieces > self.groups:
             parts, own = max(1, min(self.packings, _MIN_TASKS, int(self.packing_cost / _TASK_NS))), 0
             tasks, together = parts + pieces * chunks, -parts
-            packed = call_scratch(self.packed_elements + ALIGNED, dtype)
+            shared = call_scratch(room + self.packed_elements + ALIGNED, dtype)
+            gathered, packed = shared[:room], shared[room:]
             packed[-ALIGNED:] = 0  # counts the parts that are packed
         else:  # each block of rows is needed once, so it is packed just before, and read from a cache
             of_block = self.block_rows * (self.correlation.count + 1)
@@ -96,10 +112,13 @@ class ShiftGemm:
             tasks = pieces * chunks
             together = max(1, _PACKED_BYTES * tasks // packed_bytes)
             own = min(self.packings, together * -(-self.blocks // chunks)) * of_block + ALIGNED
-            packed = _NO_BIAS[dtype]
-        team = team_for(tasks, self.packing_cost + cost, max(0, -together))
+            gathered, packed = call_scratch(room, dtype), _NO_BIAS[dtype]
+        gathered[room - ALIGNED :] = 0
+        gathers = pieces * slices
+        team = team_for(gathers + tasks, self.packing_cost + cost, gathers + max(0, -together))
         memory = scratch_rows(team.size, own + self.elements, dtype)
-        self.kernel(*arrays, packed, memory, chunks, relu, together, team.address, 0, tasks)
+        more = (gathered, slices, gathers) if self.name == "columns" else ()
+        self.kernel(*arrays, packed, memory, chunks, relu, together, *more, team.address, 0, gathers + tasks)
 
 
 def direct_time(c: Correlation) -> float:
