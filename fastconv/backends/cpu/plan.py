@@ -289,7 +289,10 @@ def _box_vectors(outputs: int, rows: int, pitch: int, columns: int, lanes: int) 
 
 
 def _box_rows(height: Axis, limit: int, pitch: int, columns: int, lanes: int) -> int:
-    """Output rows of a box, at most `limit`: those that cost least in vectors computed and rows gathered again."""
+    """Output rows of a box, at most `limit`: those that cost least in vectors computed and rows gathered again.
+
+    All boxes are about as large: threads that have one each are done at the same time.
+    """
 
     def cost(rows: int) -> float:
         full, rest = divmod(height.outputs, rows)
@@ -298,7 +301,7 @@ def _box_rows(height: Axis, limit: int, pitch: int, columns: int, lanes: int) ->
         return vectors + GATHER_COST * gathered
 
     limit = min(limit, height.outputs)
-    return min(range(limit, max(0, limit // 4 - 1), -1), key=cost)
+    return min((even_part(height.outputs, rows) for rows in range(limit, max(0, limit // 4 - 1), -1)), key=cost)
 
 
 @lru_cache(maxsize=4096)
