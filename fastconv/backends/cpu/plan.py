@@ -58,6 +58,9 @@ _ROWWISE_GAIN = 1.02
 FAR_ROWS = 64 if REGISTERS == 16 else 128
 """Rows of a source in place from which they are better copied into a panel: more than the ways of a few sets."""
 
+_SHARED_BOXES, _LEAST_PRODUCTS, _SPARE = 4, 1_000_000, 1.03
+"""Boxes that an image is cut into for threads to share, if each has so many products; and what they may cost more."""
+
 MIN_ROW = 240
 """Rows of outputs are cut only above this length, and into no shorter pieces."""
 
@@ -206,7 +209,8 @@ class Correlation:
             shared = min(left, right, width.halo)
         pitch = box_w + width.halo - shared
         rows_fit = available // pitch - height.halo
-        box_h = _box_rows(height, max(1, height.halo, rows_fit, -(-flat // pitch)), pitch, box_w, lanes)
+        most_rows = max(1, height.halo, rows_fit, -(-flat // pitch))
+        box_h = _box_rows(height, most_rows, pitch, box_w, lanes, int(plan["packed"] * plan["count"]))
         plan["box_h"], plan["box_w"] = box_h, box_w
         plan["boxes_h"], plan["boxes_w"] = -(-height.outputs // box_h), -(-width.outputs // box_w)
         plan["box_rows"], plan["pitch"], plan["shared"] = box_h + height.halo, pitch, shared
@@ -283,25 +287,33 @@ def even_part(total: int, limit: int) -> int:
 
 def _box_vectors(outputs: int, rows: int, pitch: int, columns: int, lanes: int) -> int:
     """Vectors computed for `outputs` rows of outputs in boxes of `rows`, the waste between the rows included."""
+    return sum(-(-length // lanes) for length in _box_lengths(outputs, rows, pitch, columns))
+
+
+def _box_lengths(outputs: int, rows: int, pitch: int, columns: int) -> list[int]:
+    """Columns computed in each of the boxes."""
     full, rest = divmod(outputs, rows)
-    lengths = [(rows - 1) * pitch + columns] * full + ([(rest - 1) * pitch + columns] if rest else [])
-    return sum(-(-length // lanes) for length in lengths)
+    return [(rows - 1) * pitch + columns] * full + ([(rest - 1) * pitch + columns] if rest else [])
 
 
-def _box_rows(height: Axis, limit: int, pitch: int, columns: int, lanes: int) -> int:
+def _box_rows(height: Axis, limit: int, pitch: int, columns: int, lanes: int, products: int) -> int:
     """Output rows of a box, at most `limit`: those that cost least in vectors computed and rows gathered again.
 
-    All boxes are about as large: threads that have one each are done at the same time.
+    All boxes are about as large: threads that have one each are done at the same time. With many products for each of
+    its columns an image has a few boxes for threads to share, if that costs next to nothing.
     """
 
     def cost(rows: int) -> float:
         full, rest = divmod(height.outputs, rows)
-        vectors = _box_vectors(height.outputs, rows, pitch, columns, lanes)
+        lengths = _box_lengths(height.outputs, rows, pitch, columns)
         gathered = (full * (rows + height.halo) + (rest + height.halo if rest else 0)) * pitch / lanes
-        return vectors + GATHER_COST * gathered
+        return sum(_row_cost(-(-length // lanes)) for length in lengths) + GATHER_COST * gathered
 
     limit = min(limit, height.outputs)
-    return min((even_part(height.outputs, rows) for rows in range(limit, max(0, limit // 4 - 1), -1)), key=cost)
+    parts = list(dict.fromkeys(even_part(height.outputs, rows) for rows in range(limit, max(0, limit // 4 - 1), -1)))
+    best = min(parts, key=cost)
+    small = max(-(-height.outputs // _SHARED_BOXES), _LEAST_PRODUCTS // (products * columns))
+    return next((rows for rows in reversed(parts) if small <= rows < best and cost(rows) <= _SPARE * cost(best)), best)
 
 
 @lru_cache(maxsize=4096)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fastconv.backends.axes import Axis
 from fastconv.backends.cpu.estimates import SAMPLES, Bill, cost
-from fastconv.backends.cpu.host import flat
+from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat
 from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import ROWS
@@ -41,6 +41,7 @@ from fastconv.backends.threads import get_num_threads, share, team_for
 
 _PLANES = 4  # of outputs that share the transformed planes of a volume
 _MANY_CHANNELS = 256  # beyond them a transformed box of TILE_COLUMNS takes more than its share of the third level
+_TRANSFORMED_BYTES = SECOND_LEVEL_BYTES * 3 // 4  # of a box of more columns than TILE_COLUMNS
 _NS_PER_ELEMENT = 1.5  # of transformed filters
 _MANY_BOXES = 4  # for each thread: the wait for those who take the last boxes is short then
 
@@ -85,6 +86,8 @@ class Boxes:
         taps = len(height.offsets), len(width.offsets)
         self.form = form_of(taps)
         self.frequencies = frequencies_of(self.form)
+        fitting = _TRANSFORMED_BYTES // (4 * self.frequencies * channels * len(several.offsets))
+        least = max(least, min(fitting, 2 * TILE_COLUMNS))
         kernel = planes, patch(taps[0]), patch(taps[1])
         by_phase = [
             Correlation([several, h, w], channels, correlation.rows, correlation.groups, kernel, 4, flat=least)
