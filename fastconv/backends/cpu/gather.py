@@ -169,7 +169,7 @@ def gather_channels(
                     _zero(scratch, place + iw * p.plane, above * p.pitch)
                     _zero(scratch, place + iw * p.plane + below * p.pitch, (p.box_rows - below) * p.pitch + p.shared)
                 if below > above:
-                    _gather_rows(
+                    gather_rows(
                         x, source, p.step_h * p.width, p.width, scratch, place + above * p.pitch, below - above,
                         p.pitch, p.step_w, p.plane, spans, p.depth * p.height * p.width,
                     )  # fmt: skip
@@ -188,7 +188,7 @@ def _inside(low: int, phases: Any, step: int, size: int, count: int) -> Any:
 
 
 @routine
-def _gather_rows(
+def gather_rows(
     x: Any, source: int, source_row: int, width: int, scratch: Any, to: int, rows: int, pitch: int, step: int, apart:
     int, spans: Any, ahead: int,
 ) -> None:  # fmt: skip

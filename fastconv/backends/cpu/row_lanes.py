@@ -25,13 +25,13 @@ from fastconv.backends.cpu.depthwise_lanes_simd import from_lanes
 from fastconv.backends.cpu.depthwise_simd import prefetch_lines
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.estimates import lanes_time, time_without_lanes
-from fastconv.backends.cpu.gather import copy_strided, place_of_box, zero_bytes
+from fastconv.backends.cpu.gather import gather_rows, place_of_box, zero_bytes
 from fastconv.backends.cpu.host import LINE_BYTES, inlined, pointer, routine
 from fastconv.backends.cpu.packed_weights import packing, tasks_behind_packing
 from fastconv.backends.cpu.plan import BOX_BYTES, FAR_ROWS, Correlation, even_part
 from fastconv.backends.cpu.row_lanes_simd import OUTPUTS, VECTORS, ask_for_rows, gathered_outer
 from fastconv.backends.cpu.scratch import ALIGNED
-from fastconv.backends.cpu.simd import clear, transpose
+from fastconv.backends.cpu.simd import transpose
 from fastconv.backends.cpu.team import shared
 
 Ints = npt.NDArray[np.int64]
@@ -179,36 +179,31 @@ def _pack(
                         packed[at + k * width + lane] = w[row + (k if joined else taps[k])]
 
 
-@routine
+@routine(allocates=True)  # type: ignore[untyped-decorator]
 def _copy_box(x: Any, base: int, scratch: Any, p: Any, planes: Any, d: int, h0: int, w0: int) -> None:
     """The source of a box from plane d of outputs on, row h0 and column w0 of x[base:], behind the finished outputs.
 
-    Layout [channel][plane of a tap][row][pitch]; what lies outside the source is 0. The zeros of a row
-    are whole vectors: what they overwrite is written later.
+    Layout [channel][plane of a tap][row][pitch]; what lies outside the source is 0.
     """
     size = x.itemsize
-    lanes = _LANES4 if size == 4 else _LANES8
     above = min(p.box_rows, max(0, -h0))
     below = min(p.box_rows, max(above, p.height - h0))
-    left = min(p.pitch, max(0, -w0))
-    right = min(p.pitch, max(left, p.width - w0))
+    span = np.empty((1, 3), np.int64)
+    span[0, 0], span[0, 1] = w0, min(p.pitch, max(0, -w0))
+    span[0, 2] = min(p.pitch, max(span[0, 1], p.width - w0))
     to = _FINISHED_ELEMENTS
     for c in range(p.channels):
         for i in range(p.planes):
             z = d * p.step_d + planes[i]
             first, last = (above, below) if 0 <= z < p.depth else (0, 0)
             zero_bytes(pointer(scratch, to), first * p.pitch * size)
-            source = base + ((c * p.depth + z) * p.height + h0 + first) * p.width + w0 + left
-            row = to + first * p.pitch
-            for _ in range(first, last):
-                for j in range(0, left, lanes):
-                    clear(x, pointer(scratch, row + j))
-                copy_strided(scratch, row + left, x, source, 1, right - left)
-                for j in range(right, p.pitch, lanes):
-                    clear(x, pointer(scratch, row + j))
-                row += p.pitch
-                source += p.width
-            zero_bytes(pointer(scratch, row), (p.box_rows - last) * p.pitch * size)
+            if first < last:
+                source = base + ((c * p.depth + z) * p.height + h0 + first) * p.width
+                gather_rows(
+                    x, source, p.width, p.width, scratch, to + first * p.pitch, last - first, p.pitch, 1, 0, span,
+                    p.depth * p.height * p.width,
+                )  # fmt: skip
+            zero_bytes(pointer(scratch, to + last * p.pitch), (p.box_rows - last) * p.pitch * size)
             to += p.plane
 
 
