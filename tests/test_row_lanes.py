@@ -38,6 +38,9 @@ n2 c16 k32 dhw9x10x11 f3 s2 p1
 n1 c3 k32 dhw8x9x10 f2 s2
 n1 c2 k33 dhw9x7x8 f3x2x3 s1x2x3 p2x0x1 d2x1x1
 n3 c6 k16 hw14 f5
+n2 c9 k80 hw13 f3 s2 p1
+n1 c40 k112 hw11x9 f3 s2 p1
+n2 c8 k96 hw9 f3 s2 p1 g2
 n2 c9 k20 hw13x11 f3 p1
 n2 c16 k9 hw6 f3 p1 g1
 n2 c8 k32 hw7x9 f2x4 p1x3 g2

@@ -16,7 +16,7 @@ from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES
 from fastconv.backends.cpu.plan import MANY_ROWS, PANEL_STEP, TILE_VECTORS, Correlation
 from fastconv.backends.cpu.prices import PRICES
-from fastconv.backends.cpu.row_lanes_simd import OUTPUTS, VECTORS
+from fastconv.backends.cpu.row_lanes_simd import OUTPUTS
 
 if TYPE_CHECKING:
     from fastconv.backends.cpu.row_lanes import RowLanes
@@ -125,8 +125,8 @@ def lanes_bill(lanes: RowLanes) -> Bill:
     tiles = lanes.boxes * -(-int(plan["box_h"] * plan["box_w"]) // OUTPUTS)
     products = tiles * OUTPUTS * c.count
     bill: Bill = {
-        "lane product": products * lanes.vectors,
-        "lane product, odd": products * (lanes.vectors % VECTORS),
+        "lane product" + ", three" * (lanes.block_vectors == 3): products * lanes.vectors,
+        "lane product, odd": products * (lanes.vectors % lanes.block_vectors == 1),
         "lane tile": tiles * lanes.vectors * lanes.steps,
         "lane output": c.rows * c.outputs / lanes_of(c.itemsize),
         "lane box": lanes.boxes,

@@ -274,6 +274,7 @@ WITH_TWO_UNITS = {
     "column vector, step 4": 12.4,
     "lane output": 0.295,
     "lane product": 0.237,
+    "lane product, three": 0.215,  # in blocks of three vectors of rows
     "lane product, odd": 0.0732,
     "lane row": 2.64,
     "lane tile": 40.8,

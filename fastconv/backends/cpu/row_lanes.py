@@ -29,7 +29,7 @@ from fastconv.backends.cpu.gather import gather_rows, place_of_box, zero_bytes
 from fastconv.backends.cpu.host import LINE_BYTES, inlined, pointer, routine
 from fastconv.backends.cpu.packed_weights import packing, tasks_behind_packing
 from fastconv.backends.cpu.plan import BOX_BYTES, FAR_ROWS, Correlation, even_part
-from fastconv.backends.cpu.row_lanes_simd import OUTPUTS, VECTORS, ask_for_rows, gathered_outer
+from fastconv.backends.cpu.row_lanes_simd import MOST_VECTORS, OUTPUTS, VECTORS, ask_for_rows, gathered_outer
 from fastconv.backends.cpu.scratch import ALIGNED
 from fastconv.backends.cpu.simd import transpose
 from fastconv.backends.cpu.team import shared
@@ -41,11 +41,11 @@ _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 _FINISHED = 16 * OUTPUTS
 """Outputs of a block that are computed before they are transposed: whole tiles and whole vectors."""
 
-_FINISHED_ELEMENTS = -(-_FINISHED * VECTORS * _LANES4 // ALIGNED) * ALIGNED
+_FINISHED_ELEMENTS = -(-_FINISHED * MOST_VECTORS * _LANES4 // ALIGNED) * ALIGNED
 """Scratch for them, in front of the box."""
 
-_STEP = 192
-"""Products of an output one after the other: the weights for them stay in the first-level cache."""
+_STEP = 384
+"""Vectors of weights for a tile's products one after the other: they stay in the first-level cache."""
 
 _SHORTEST_ROW = 2 * _FINISHED
 """Rows of outputs are cut only above this length, and into no shorter pieces."""
@@ -62,7 +62,8 @@ class RowLanes:
         self.correlation, self.plan = c, c.plan.copy()
         plan = self.plan[0]
         self.vectors = -(-c.rows // lanes)
-        self.blocks, self.block_rows = -(-self.vectors // VECTORS), VECTORS * lanes
+        self.block_vectors = _vectors_of_blocks(self.vectors)
+        self.blocks, self.block_rows = -(-self.vectors // self.block_vectors), self.block_vectors * lanes
         plan["blocks"], plan["packed"] = self.blocks, self.vectors * lanes
         box_h, box_w = _box(c)
         plan["box_h"], plan["box_w"] = box_h, box_w
@@ -77,17 +78,18 @@ class RowLanes:
             plan["pitch"], plan["plane"] = width.size, height.size * width.size
             plan["channel"] = depth.size * plan["plane"]
             planes = np.array(depth.offsets)
-        self.steps = -(-c.count // _STEP)
+        self.step = even_part(c.count, _STEP // self.block_vectors)
+        self.steps = -(-c.count // self.step)
         self.elements = _FINISHED_ELEMENTS + c.channels * self.copied
         self.packed_elements = c.groups * int(plan["packed"]) * (c.count + 1)
         self.tables = self._tables(planes)
 
     def _tables(self, planes: Ints) -> Ints:
-        """The step of the sum; planes, offsets of taps, places of the outputs of a box, pieces of its source.
+        """Step of the sum, vectors of a block; planes, offsets of taps, places of a box' outputs, pieces of its source.
 
         Offsets and places are elements from the beginning of a box, pieces bytes from where the source of one begins.
         """
-        c, plan, step = self.correlation, self.plan[0], even_part(self.correlation.count, _STEP)
+        c, plan = self.correlation, self.plan[0]
         depth, height, width = c.axes
         rows, columns = (np.array(axis.offsets) - axis.low for axis in (height, width))
         offsets = _sums(np.arange(c.channels) * plan["channel"], planes * plan["plane"], rows * plan["pitch"], columns)
@@ -99,7 +101,9 @@ class RowLanes:
             np.array(depth.offsets) * area,
             np.arange(0, length, _PIECE_LINES * LINE_BYTES // c.itemsize),
         )
-        return np.concatenate([[step], depth.offsets, offsets, places, pieces]).astype(np.int64)
+        return np.concatenate([[self.step, self.block_vectors], depth.offsets, offsets, places, pieces]).astype(
+            np.int64
+        )
 
 
 def row_lanes(c: Correlation) -> RowLanes | None:
@@ -109,6 +113,11 @@ def row_lanes(c: Correlation) -> RowLanes | None:
         return None
     plan = RowLanes(c)
     return plan if lanes_time(plan) < time_without_lanes(c) else None
+
+
+def _vectors_of_blocks(vectors: int) -> int:
+    """Of each block but the last, of so many vectors of rows: a block of one among few would cost most."""
+    return VECTORS if vectors in (1, 2, 4) else MOST_VECTORS
 
 
 def _box(c: Correlation) -> tuple[int, int]:
@@ -143,8 +152,8 @@ def _sums(*parts: Any) -> Any:
 
 @routine
 def _pack(
-    w: Any, b: Any, packed: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size: int, before: int,
-    begin: int, end: int,
+    w: Any, b: Any, packed: Any, plan: Any, taps: Any, block_rows: int, row_step: int, channel_step: int, kernel_size:
+    int, before: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Weights and biases into [group][block][1 + k][row of block], biases first; lanes behind the last row repeat it.
 
@@ -159,8 +168,8 @@ def _pack(
     runs, length = (1, p.count) if joined else (p.channels, p.taps)
     for task in range(begin, end):
         g, block = divmod(task, p.blocks)
-        r0 = block * VECTORS * lanes
-        width = min(VECTORS * lanes, p.packed - r0)
+        r0 = block * block_rows
+        width = min(block_rows, p.packed - r0)
         to = (g * p.packed + r0 - before) * (1 + p.count)
         for v in range(0, width, lanes):
             first, valid = r0 + v, min(lanes, p.rows - r0 - v)
@@ -226,8 +235,10 @@ def _outputs(
             row, off, some = a + (1 + k) * width * size, offsets + k * 8, min(step, p.count - k)
             active = relu if k + some == p.count else 0
             for i in range(0, n, OUTPUTS):
-                if k == 0 and i % (2 * OUTPUTS) == 0:
-                    ask_for_rows(zero, pointer(y, to + first + i), target * size)
+                if k == 0 and i % (2 * OUTPUTS) == 0 and MOST_VECTORS == 3 and vectors == 3:
+                    ask_for_rows(zero, 3, pointer(y, to + first + i), target * size)
+                elif k == 0 and i % (2 * OUTPUTS) == 0:
+                    ask_for_rows(zero, VECTORS, pointer(y, to + first + i), target * size)
                 if piece < len(pieces):
                     prefetch_lines(ahead + pieces[piece], _PIECE_LINES)
                 piece += 1
@@ -235,27 +246,18 @@ def _outputs(
                 if first + i + OUTPUTS > number:
                     at = tail
                 start, start_apart, start_step = (c, apart, lanes) if k else (a, lanes, 0)
-                if vectors == VECTORS:
+                if MOST_VECTORS == 3 and vectors == 3:  # left out where none is so wide
                     gathered_outer(
-                        zero,
-                        VECTORS,
-                        row,
-                        source,
-                        off,
-                        at,
-                        some,
-                        start,
-                        start_apart,
-                        start_step,
-                        c,
-                        apart,
-                        lanes,
-                        active,
-                    )
+                        zero, 3, row, source, off, at, some, start, start_apart, start_step, c, apart, lanes, active
+                    )  # fmt: skip
+                elif vectors == 2:
+                    gathered_outer(
+                        zero, 2, row, source, off, at, some, start, start_apart, start_step, c, apart, lanes, active
+                    )  # fmt: skip
                 else:
                     gathered_outer(
                         zero, 1, row, source, off, at, some, start, start_apart, start_step, c, apart, lanes, active
-                    )
+                    )  # fmt: skip
         for v in range(vectors):
             plane, valid = pointer(y, to + first + v * lanes * target), min(lanes, p.rows - r0 - v * lanes)
             from_lanes(like, plane, target, valid, finished + v * apart * size, n)
@@ -270,11 +272,11 @@ def correlate_row_lanes(
     """As `correlate_boxes`; `numbers` holds what `plan_of` says, then the tables of `RowLanes`."""
     plan, taps, rest = plan_of(numbers)
     p, own = plan[0], memory[who]
-    rows = VECTORS * (_LANES4 if x.itemsize == 4 else _LANES8)
+    rows = rest[1] * (_LANES4 if x.itemsize == 4 else _LANES8)
     while begin < end:
         stop, first, last, before, _, at = packing(p, rows, chunks, together, begin, end)
         weights = own if together > 0 else packed
-        _pack(w, b, weights, plan, taps, numbers[0], numbers[1], numbers[2], before, first, last)
+        _pack(w, b, weights, plan, taps, rows, numbers[0], numbers[1], numbers[2], before, first, last)
         low, high = tasks_behind_packing(packed, together, begin, stop)
         _boxes(x, weights, before, y, p, rest, own[at:], chunks, relu, low, high)
         begin = stop
@@ -286,7 +288,7 @@ def _boxes(
     int,
 ) -> None:  # fmt: skip
     """Compute tasks by weights without the first `before` rows."""
-    step, planes, rest = rest[0], rest[1:], rest[1 + p.planes :]
+    step, block_vectors, planes, rest = rest[0], rest[1], rest[2:], rest[2 + p.planes :]
     offsets, places, pieces = pointer(rest), rest[p.count :], rest[p.count + p.box_h * p.box_w :]
     tail = np.empty(OUTPUTS, np.int64)
     size = x.itemsize
@@ -313,8 +315,8 @@ def _boxes(
         for i in range(OUTPUTS):  # what the last tile computes too much is the last output
             tail[i] = places[min(length - length % OUTPUTS + i, length - 1)]
         for block in range(p.blocks * chunk // chunks, p.blocks * (chunk + 1) // chunks):
-            r0 = block * VECTORS * lanes
-            vectors = min(VECTORS, p.packed // lanes - block * VECTORS)
+            r0 = block * block_vectors * lanes
+            vectors = min(block_vectors, p.packed // lanes - block * block_vectors)
             a = pointer(packed, (n % p.groups * p.packed + r0 - before) * (1 + p.count))
             for run in range(runs):
                 piece = _outputs(

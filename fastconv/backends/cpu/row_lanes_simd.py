@@ -16,7 +16,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import Emitter
-from fastconv.backends.cpu.host import REGISTERS
+from fastconv.backends.cpu.host import REGISTERS, TWO_UNITS
 
 _I64 = ir.IntType(64)
 
@@ -25,6 +25,9 @@ OUTPUTS = 8 if REGISTERS == 32 else 6
 
 VECTORS = 2
 """Vectors of rows of a whole block; a last one has 1, which takes two thirds of the time."""
+
+MOST_VECTORS = 3 if TWO_UNITS else VECTORS
+"""Of a whole block where that is faster: two units are kept busy by fewer loads for each product, one is anyway."""
 
 _UNROLL = 2
 
@@ -85,15 +88,15 @@ def gathered_outer(  # type: ignore[no-untyped-def]
     return signature, codegen
 
 
-@intrinsic
-def ask_for_rows(typing_context, like, target, apart):  # type: ignore[no-untyped-def]
-    """Ask for a line of each row of a block, `apart` bytes apart from an address on; none of them need exist."""
-    signature = types.void(like, *[types.intp] * 2)
+@intrinsic(prefer_literal=True)
+def ask_for_rows(typing_context, like, vectors, target, apart):  # type: ignore[no-untyped-def]
+    """Ask for a line of each row of some vectors, `apart` bytes apart from an address on; none of them need exist."""
+    signature = types.void(like, vectors, *[types.intp] * 2)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0])
-        for row in range(VECTORS * emit.lanes):
-            emit.prefetch(emit.pointer(builder.add(args[1], builder.mul(args[2], emit.index(row)))))
+        for row in range(vectors.literal_value * emit.lanes):
+            emit.prefetch(emit.pointer(builder.add(args[2], builder.mul(args[3], emit.index(row)))))
         return context.get_dummy_value()
 
     return signature, codegen
