@@ -26,6 +26,9 @@ Bill = dict[str, float]
 PAGE_BYTES, FAR_PAGES = 4096, 64
 """Bytes of a page of memory, and pages whose addresses the first-level TLB of a core can translate, about."""
 
+LONG_ROW_BYTES, LONG_ROWS = 2 * PAGE_BYTES, 32
+"""Of a source in place: rows longer than that, and how many, from which on some processors lose by them."""
+
 STEPS = (1, 2, 4)
 """Steps along a row that are gathered by shuffles."""
 
@@ -83,6 +86,8 @@ def boxes_bill(c: Correlation) -> Bill:
     else:
         bill["box piece"] = (tiles + depth.outputs * height.outputs * int(plan["boxes_w"])) * c.rows
     if plan["direct"]:
+        if c.count >= LONG_ROWS and c.outputs * c.itemsize > LONG_ROW_BYTES:
+            bill["box product, long rows"] = products
         if c.count * min(PAGE_BYTES, c.outputs * c.itemsize) > FAR_PAGES * PAGE_BYTES:
             bill["box product, far pages"] = products
             if c.outputs % lanes:  # else tiles begin where vectors do
