@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from expected import DTYPES
-from problems import LARGE, PROBLEMS
+from problems import LARGE, PROBLEMS, parse
 
 import fastconv as fc
 from fastconv.autograd import to_device
 from fastconv.backends import threads
-from fastconv.backends.cpu import host, winograd_boxes
+from fastconv.backends.cpu import host, shift_gemm, winograd_boxes
+from fastconv.backends.cpu.plan import forward_plan
+from fastconv.geometry import ConvGeometry
 
 THREADS = (1, 2, 3, 8)
 BATCHES = (2, 7, 64)
@@ -92,6 +94,41 @@ def test_convolution_for_any_number_of_threads(problem, dtype, precision, device
         found.append(convolution(problem, *operands))
     for other in found[1:]:
         assert other == found[0]
+
+
+# Few panels of columns: of small images, of parts that read no padding, of groups, of sums in several steps.
+FEW_PANELS = [
+    "n1 c40 k72 hw7 f3 p1",
+    "n2 c24 k96 hw9x11 f3 s2 p1 g2",
+    "n1 c48 k40 hw33 f3 d12 p12",
+    "n1 c560 k40 hw7 f1",
+    "n3 c20 k33 l50 f5 p2",
+]
+
+
+@dtypes
+@pytest.mark.parametrize("line", FEW_PANELS)
+def test_panels_that_threads_gather_together(line, dtype, monkeypatch, no_work_is_too_small):
+    problem = parse(line)
+    arrays, window = problem.normal(dtype), (problem.kernel, problem.stride, problem.dilation, problem.padding)
+    geometry = ConvGeometry(problem.in_channels, problem.out_channels, problem.groups, problem.spatial, *window)
+    c = forward_plan.__wrapped__(geometry, arrays.x.itemsize)
+    monkeypatch.setattr(shift_gemm.row_lanes, "row_lanes", lambda c: None)
+    monkeypatch.setattr(shift_gemm, "takes_columns", lambda c: True)
+    monkeypatch.setattr(shift_gemm, "_TASK_NS", 1)
+    monkeypatch.setattr(shift_gemm, "_FEW_PANELS", 100)
+    product = shift_gemm.ShiftGemm(c, (c.channels * c.kernel_size, c.kernel_size))
+    product.images = 1 << 30  # so that they may take as much memory as they like
+    found = set()
+    for number in (*THREADS, THREADS[0]):
+        fc.set_num_threads(number)
+        slices = product._gathering(problem.batch, product._pieces(problem.batch))[1]
+        assert (slices > 0) == (number > 1)  # one thread alone gathers what it needs
+        y = np.full(problem.y_shape, np.nan, dtype)
+        product.run(arrays.x, arrays.w, arrays.b, y, False)
+        found.add(bits(y))
+    assert len(found) == 1
+    assert np.isfinite(y).all()
 
 
 @dtypes

@@ -28,8 +28,9 @@ _NS_PER_ELEMENT = 0.3
 _PACKED_BYTES = 1 << 20  # a share of the last cache, enough for the rows that make the gathering of columns pay
 _MIN_TASKS = 32  # fewer pieces than this leave threads idle
 _TASK_NS = 10_000  # at least: pieces of output rows share a source, which each thread gathers anew
-_GATHERED_BYTES = 4 << 20  # of panels that threads gather together, at most
+_GATHERED_BYTES = 16 << 20  # of panels that threads gather together, at most
 _SLICE_CHANNELS = 16  # of a task that gathers, at least
+_FEW_PANELS = 4  # for each thread
 _NO_BIAS = {np.dtype(d): np.empty(0, d) for d in ("float32", "float64")}
 
 
@@ -57,10 +58,10 @@ class ShiftGemm:
         self.all_elements = self.packed_elements + self.elements
         self.groups, self.packings = c.groups, c.groups * self.blocks
         self.sample_boxes = c.groups * boxes
-        weights = c.groups * c.rows * c.channels * c.kernel_size
-        images = c.groups * (c.channels * _volume(c, "size") + c.rows * _volume(c, "target"))
-        self.packing_cost = weights * _NS_PER_ELEMENT
-        self.cost = sum(part.flops for part in self.parts) * _NS_PER_FLOP + images * _NS_PER_ELEMENT
+        self.weights = c.groups * c.rows * c.channels * c.kernel_size
+        self.images = c.groups * (c.channels * _volume(c, "size") + c.rows * _volume(c, "target"))
+        self.packing_cost = self.weights * _NS_PER_ELEMENT
+        self.cost = sum(part.flops for part in self.parts) * _NS_PER_FLOP + self.images * _NS_PER_ELEMENT
 
     def _pieces(self, samples: int) -> int:
         """Boxes of all samples, or panels of columns across them."""
@@ -91,14 +92,9 @@ class ShiftGemm:
             self._in_parallel(arrays, samples, pieces, cost, relu)
 
     def _in_parallel(self, arrays: tuple[Array, ...], samples: int, pieces: int, cost: float, relu: bool) -> None:
-        dtype, threads = arrays[0].dtype, get_num_threads()
+        dtype = arrays[0].dtype
         chunks = max(1, min(self.blocks, _MIN_TASKS // pieces, int(cost / _TASK_NS) // pieces))
-        room = slices = 0
-        if self.name == "columns" and chunks > 1 < threads and pieces < 4 * threads:
-            room = self.groups * sum(panels * elements for panels, elements in self._panels(samples)) + ALIGNED
-            if room * dtype.itemsize <= _GATHERED_BYTES:
-                slices = max(1, min(4 * threads, self.correlation.channels // _SLICE_CHANNELS))
-        room *= slices > 0
+        room, slices = self._gathering(samples, pieces) if self.name == "columns" and chunks > 1 else (0, 0)
         if pieces > self.groups:
             parts, own = max(1, min(self.packings, _MIN_TASKS, int(self.packing_cost / _TASK_NS))), 0
             tasks, together = parts + pieces * chunks, -parts
@@ -119,6 +115,18 @@ class ShiftGemm:
         memory = scratch_rows(team.size, own + self.elements, dtype)
         more = (gathered, slices, gathers) if self.name == "columns" else ()
         self.kernel(*arrays, packed, memory, chunks, relu, together, *more, team.address, 0, gathers + tasks)
+
+    def _gathering(self, samples: int, pieces: int) -> tuple[int, int]:
+        """Elements for panels that threads gather together, and the slices of the channels for it; 0 if each does it.
+
+        They share few panels, and these take no more memory than what is given and computed.
+        """
+        threads = get_num_threads()
+        room = self.groups * sum(panels * elements for panels, elements in self._panels(samples)) + ALIGNED
+        most = min(samples * self.images + self.weights, _GATHERED_BYTES // self.correlation.itemsize)
+        if threads == 1 or pieces >= _FEW_PANELS * threads or room > most:
+            return 0, 0
+        return room, max(1, min(_FEW_PANELS * threads, self.correlation.channels // _SLICE_CHANNELS))
 
 
 def direct_time(c: Correlation) -> float:
