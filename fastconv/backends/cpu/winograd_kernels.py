@@ -26,13 +26,13 @@ from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided
 from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, inlined, pointer, routine
 from fastconv.backends.cpu.plan import Correlation
-from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, outer_strided
+from fastconv.backends.cpu.simd import ROWS, WIDE, outer_strided
 from fastconv.backends.cpu.team import shared
 from fastconv.backends.cpu.winograd_matrices import frequencies_of, outputs_of
 from fastconv.backends.cpu.winograd_simd import FILTER_LANES, filter_transform, filter_transform_pair
 
 LANES = lanes_of(4)
-_WIDE, _NARROW = WIDE[ROWS], NARROW[ROWS]
+_WIDE = WIDE[ROWS]
 STAGGER = LANES  # elements between frequencies, lest all of them fall into one set of the first-level cache
 FILTER_PADDING = 16  # elements behind the filters of a frequency: a vector reaches into them, and they stagger the sets
 TILE_COLUMNS = 96 // (_WIDE * LANES) * _WIDE * LANES
@@ -112,24 +112,27 @@ def tile_products(
 ) -> None:  # fmt: skip
     """results[number][f][row][column] = Σ_k filters[block][f][k][row] · tiles[f][plane · channels + k][column].
 
-    Numbers first ≤ number < last stand for (block of rows, plane of `here`); the tiles of a frequency lie `apart`
-    elements behind those of the last. The numbers run innermost: what a vector of columns needs is read once for all.
+    Numbers first ≤ number < last stand for (block of rows, plane of `here`); the tiles of a frequency, whole vectors of
+    columns, lie `apart` elements behind those of the last. The numbers run innermost: what a vector of columns needs is
+    read once for all.
     """
     size = like.itemsize
     for f in range(frequencies):
         q = 0
         while q < columns:
-            wide = columns - q >= _WIDE * LANES
+            vectors = min(_WIDE, (columns - q) // LANES)
             for number in range(first, last):
                 block, plane = divmod(number, here)
                 a = filters + (block * frequencies + f) * (count * ROWS + FILTER_PADDING) * size
                 b = tiles + (f * apart + plane * channels * columns + q) * size
                 c = results + (((number - first) * frequencies + f) * (ROWS * columns + STAGGER) + q) * size
-                if wide:
+                if vectors == _WIDE:
                     outer_strided(like, ROWS, _WIDE, a, b, columns, count, zeros, c, columns, 0, 0)
+                elif _WIDE == 3 and vectors == 2:  # at once: two narrow tiles would load the filters twice
+                    outer_strided(like, ROWS, 2, a, b, columns, count, zeros, c, columns, 0, 0)
                 else:
-                    outer_strided(like, ROWS, _NARROW, a, b, columns, count, zeros, c, columns, 0, 0)
-            q += (_WIDE if wide else _NARROW) * LANES
+                    outer_strided(like, ROWS, 1, a, b, columns, count, zeros, c, columns, 0, 0)
+            q += vectors * LANES
 
 
 @inlined
