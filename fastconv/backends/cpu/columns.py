@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.backends.cpu.atomics import add, load, rest
 from fastconv.backends.cpu.column_gather import gather_columns, row_after
 from fastconv.backends.cpu.correlate import TILE_ELEMENTS, plan_of, tile_width, tiles_strided
 from fastconv.backends.cpu.emitter import lanes_of
@@ -28,7 +27,6 @@ from fastconv.backends.cpu.gather import copy_strided
 from fastconv.backends.cpu.host import inlined, pointer, routine
 from fastconv.backends.cpu.packed_weights import pack_blocks, packing, room_for_lines, tasks_behind_packing
 from fastconv.backends.cpu.plan import PANEL_STEP, PLAN_NUMBERS, TILE_VECTORS, plan_at
-from fastconv.backends.cpu.scratch import ALIGNED
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.team import shared
 
@@ -195,24 +193,21 @@ def _gather_slice(
 @shared(allocates=True)  # type: ignore[untyped-decorator]
 def correlate_columns(
     x: Any, w: Any, b: Any, y: Any, numbers: Any, packed: Any, memory: Any, chunks: int, relu: int, together: int,
-    gathered: Any, slices: int, gathers: int, who: int, begin: int, end: int,
+    gathered: Any, to_gather: bool, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """As `correlate_boxes`, for tasks begin ≤ task < end of (part, group, panel of columns over all samples, chunk).
 
     `numbers` holds what `plan_of` says, then for each part: the number of its taps and steps, its plan, three positions
     for each tap, and the steps of `Correlation.column_steps`.
 
-    The first `gathers` tasks, if there are, are (part, group, panel, one of the slices of the channels): they gather
-    all panels to `gathered`, which ends with the count of what is done, 0 before.
+    The panels are in `gathered`, if that is not empty. A call before this one has filled it, with `to_gather`: it
+    computes nothing, and for chunks of blocks it gets slices of channels.
     """
-    plan, taps, rest_ = plan_of(numbers)
-    p = plan[0]
-    own, counter = memory[who], pointer(gathered, gathered.size - ALIGNED)
-    if begin < gathers:
-        stop = min(end, gathers)
-        _parts(x, own, own, 0, y, p, rest_, own, slices, relu, gathered, True, begin, stop)
-        add(counter, stop - begin)
-    begin, end = max(begin - gathers, 0), max(end - gathers, 0)
+    plan, taps, rest = plan_of(numbers)
+    p, own = plan[0], memory[who]
+    if to_gather:
+        _parts(x, own, own, 0, y, p, rest, own, chunks, relu, gathered, True, begin, end)
+        begin = end
     while begin < end:
         stop, first, last, before, rows, at = packing(p, ROWS, chunks, together, begin, end)
         weights = own if together > 0 else packed
@@ -222,26 +217,24 @@ def correlate_columns(
             own[own.size - room_for_lines(numbers[2]) :], before, first, last,
         )  # fmt: skip
         low, high = tasks_behind_packing(packed, together, begin, stop)
-        while gathers > 0 and low < high and load(counter) < gathers:
-            rest()
-        _parts(x, weights, start, before, y, p, rest_, own[at:], chunks, relu, gathered, False, low, high)
+        _parts(x, weights, start, before, y, p, rest, own[at:], chunks, relu, gathered, False, low, high)
         begin = stop
 
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
 def _parts(
-    x: Any, packed: Any, start: Any, before_packed: int, y: Any, p: Any, rest_: Any, scratch: Any, chunks: int, relu:
+    x: Any, packed: Any, start: Any, before_packed: int, y: Any, p: Any, rest: Any, scratch: Any, chunks: int, relu:
     int, gathered: Any, to_gather: bool, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Compute tasks by weights without the first `before_packed` rows; or gather their slices, in place of chunks."""
     samples = x.size // (p.groups * p.channels * p.depth * p.height * p.width)
     span = TILE_VECTORS * (_LANES4 if x.itemsize == 4 else _LANES8)
     before, at = 0, 0  # tasks of the parts before, and where their panels end
-    while len(rest_) and before < end:
-        used, count = rest_[0], rest_[1]
-        part, rest_ = plan_at(rest_, 2), rest_[2 + PLAN_NUMBERS :]
-        positions, rest_ = rest_[: 3 * used].reshape(used, 3), rest_[3 * used :]
-        steps, rest_ = rest_[: 5 * count].reshape(count, 5), rest_[5 * count :]
+    while len(rest) and before < end:
+        used, count = rest[0], rest[1]
+        part, rest = plan_at(rest, 2), rest[2 + PLAN_NUMBERS :]
+        positions, rest = rest[: 3 * used].reshape(used, 3), rest[3 * used :]
+        steps, rest = rest[: 5 * count].reshape(count, 5), rest[5 * count :]
         total = samples * part[0].outputs_d * part[0].outputs_h * part[0].outputs_w
         tiles = -(-total // span)
         panels = _panels(tiles, part[0].panel // span)

@@ -86,7 +86,7 @@ class ShiftGemm:
         pieces, cost = self._pieces(samples), samples * self.cost
         if is_little(self.packing_cost + cost):
             memory = scratch_rows(1, self.all_elements, dtype)
-            gathered = (empty, 0, 0) if self.name == "columns" else ()
+            gathered = (empty, False) if self.name == "columns" else ()
             self.kernel(*arrays, empty, memory, 1, relu, pieces, *gathered, 0, 0, pieces)
         else:
             self._in_parallel(arrays, samples, pieces, cost, relu)
@@ -109,12 +109,14 @@ class ShiftGemm:
             together = max(1, _PACKED_BYTES * tasks // packed_bytes)
             own = min(self.packings, together * -(-self.blocks // chunks)) * of_block + ALIGNED
             gathered, packed = call_scratch(room, dtype), _NO_BIAS[dtype]
-        gathered[room - ALIGNED :] = 0
-        gathers = pieces * slices
-        team = team_for(gathers + tasks, self.packing_cost + cost, gathers + max(0, -together))
+        if slices:  # a call of its own: who gathers needs memory, and nobody may wait for who gets none
+            team = team_for(pieces * slices, room * _NS_PER_ELEMENT)
+            memory = scratch_rows(team.size, ALIGNED, dtype)
+            self.kernel(*arrays, packed, memory, slices, relu, 1, gathered, True, team.address, 0, pieces * slices)
+        team = team_for(tasks, self.packing_cost + cost, max(0, -together))
         memory = scratch_rows(team.size, own + self.elements, dtype)
-        more = (gathered, slices, gathers) if self.name == "columns" else ()
-        self.kernel(*arrays, packed, memory, chunks, relu, together, *more, team.address, 0, gathers + tasks)
+        more = (gathered, False) if self.name == "columns" else ()
+        self.kernel(*arrays, packed, memory, chunks, relu, together, *more, team.address, 0, tasks)
 
     def _gathering(self, samples: int, pieces: int) -> tuple[int, int]:
         """Elements for panels that threads gather together, and the slices of the channels for it; 0 if each does it.
@@ -122,7 +124,7 @@ class ShiftGemm:
         They share few panels, and these take no more memory than what is given and computed.
         """
         threads = get_num_threads()
-        room = self.groups * sum(panels * elements for panels, elements in self._panels(samples)) + ALIGNED
+        room = self.groups * sum(panels * elements for panels, elements in self._panels(samples))
         most = min(samples * self.images + self.weights, _GATHERED_BYTES // self.correlation.itemsize)
         if threads == 1 or pieces >= _FEW_PANELS * threads or room > most:
             return 0, 0
