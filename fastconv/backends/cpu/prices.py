@@ -247,8 +247,8 @@ WITH_32_REGISTERS = {
 
 # Xeon of the fourth and fifth generation. Forward 2,292 convolutions, those of usual networks counted thrice: 1.5 %
 # longer than the fastest on average, networks 1.1 % (3.9 and 2.5 % by the prices of Zen 4); fitted to one half, of the
-# other 2.0 % and 1.7 %. Boxes of tiles of one axis again since they fill the second level: of 225 convolutions the
-# choice between them and direct sums loses 2.1 % (4.5 % before).
+# other 2.0 % and 1.7 %. Boxes of tiles of one axis again since they fill the second level: of 180 convolutions,
+# to which they are fitted, the choice between them and direct sums loses 2.4 % (4.6 % before).
 WITH_TWO_UNITS = {
     "box": 252,
     "box element": 0.826,
