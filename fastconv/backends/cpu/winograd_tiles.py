@@ -1,8 +1,9 @@
 """Winograd's tiles from anywhere, for small images and taps far apart; the idea is in winograd_kernels.py.
 
 The tiles of all samples, and of all phases of a dilation, fill the columns of the products, up to 192 at once, gathered
-and stored lane by lane. All channels are transformed before; then each task takes blocks of output rows and transforms
-its own filters, so that these never leave its cache. Tiles of 3×3 outputs cover what those of 4×4 would leave half
+lane by lane; what a vector of them writes is stored in runs of neighbours, worked out once for all rows of weights. All
+channels are transformed before; then each task takes blocks of output rows and transforms its own filters, so that
+these never leave its cache. Tiles of 3×3 outputs cover what those of 4×4 would leave half
 empty. Of at most four tiles, one small image, the products have rows in the lanes.
 """
 
