@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastconv.backends.cpu import convolution, estimates, patches, plan, prices, shift_gemm, winograd
+from fastconv.backends.cpu import convolution, estimates, patches, plan, prices, shift_gemm, winograd, winograd_boxes
 from fastconv.geometry import ConvGeometry
 
 pytest.importorskip("scipy", reason="bench.estimates fits by scipy: pip install 'fastconv[test]'")
@@ -105,6 +105,17 @@ def test_tiles_are_taken_by_the_prices_of_every_processor(channels, side, operat
     """Layers of usual networks; the tests of what tiles round take them whatever the prices."""
     geometry = ConvGeometry(channels, channels, 1, (side, side), (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)))
     assert convolution.explain_conv(geometry, np.dtype("float32"), operation).startswith("winograd")
+
+
+@pytest.mark.parametrize("side", [28, 31, 56, 75, 112, 224])
+@pytest.mark.parametrize("channels", [3, 32, 64, 256])
+def test_boxes_of_an_image_are_about_equally_large(channels, side):
+    """Of two very different ones a thread waits for the other."""
+    geometry = ConvGeometry(channels, 64, 1, (side, side), (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)))
+    direct = plan.forward_plan(geometry, 4)
+    for correlation in (direct, winograd_boxes.Boxes(direct).tiles):
+        rows, boxes = (int(correlation.plan[0][name]) for name in ("box_h", "boxes_h"))
+        assert 0 <= rows * boxes - correlation.axes[1].outputs < boxes
 
 
 def test_prices_are_found_again():

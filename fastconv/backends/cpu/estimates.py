@@ -129,8 +129,9 @@ def lanes_bill(lanes: RowLanes) -> Bill:
     c, plan = lanes.correlation, lanes.plan[0]
     tiles = lanes.boxes * -(-int(plan["box_h"] * plan["box_w"]) // OUTPUTS)
     products = tiles * OUTPUTS * c.count
+    three = ", three" if lanes.block_vectors == 3 else ""
     bill: Bill = {
-        "lane product" + ", three" * (lanes.block_vectors == 3): products * lanes.vectors,
+        f"lane product{three}": products * lanes.vectors,
         "lane product, odd": products * (lanes.vectors % lanes.block_vectors == 1),
         "lane tile": tiles * lanes.vectors * lanes.steps,
         "lane output": c.rows * c.outputs / lanes_of(c.itemsize),
