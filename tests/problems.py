@@ -76,6 +76,11 @@ n2 c7 hw4x42 k9 f2 s2
 n1 c5 hw7x60 k4 f3x4 s3x4
 n1 c2 l37 k3 f5 s5
 n1 c26 hw25 k26 f3 d9 p9
+n2 c96 hw31x38 k96 f5 s2 p2
+n1 c32 hw64x61 k40 f4 s2 p1
+n2 c3 hw120 k32 f7 s2 p3
+n2 c128 hw28 k128 f3 s2 p1
+n1 c24 l1200 k48 f7 s2 p3
 n2 c24 hw14 k30 f3 d6 p6
 n1 c24 hw7x9 k24 f3 d4x6 p4x6
 n2 c24 hw15 k25 f2 d18 p9

@@ -199,21 +199,30 @@ def gather_rows(
     """
     phases, size = len(spans), x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
-    if phases == step and (step == 1 or step == 2 or step == 4) and (pitch >= lanes or _MASKS):
+    by_shuffles = step == 1 or step == 2 or step == 4 or step == 8 or step == 16
+    if phases == step and by_shuffles and (pitch >= lanes or _MASKS):
         start = spans[0, 0]  # all phases of a row together
         target, origin, first, last = pointer(scratch, to), pointer(x, source + start), -start, width - start
         if pitch < lanes and step == 1:
             split_short_rows(x, 1, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
         elif pitch < lanes and step == 2:
             split_short_rows(x, 2, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
-        elif pitch < lanes:
+        elif pitch < lanes and step == 4:
             split_short_rows(x, 4, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
+        elif pitch < lanes and step == 8:
+            split_short_rows(x, 8, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
+        elif pitch < lanes:
+            split_short_rows(x, 16, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
         elif step == 1:
             split_rows(x, 1, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
         elif step == 2:
             split_rows(x, 2, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
-        else:
+        elif step == 4:
             split_rows(x, 4, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
+        elif step == 8:
+            split_rows(x, 8, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
+        else:
+            split_rows(x, 16, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
         return
     for r in range(rows):
         for at in range(0, width * size, LINE_BYTES):

@@ -17,8 +17,8 @@ from fastconv.backends.cpu.plan import Correlation, weight_grad_plan
 from fastconv.backends.cpu.simd import INNER_TILE, INNER_TILE_ONE_ROW, ROWS
 from fastconv.backends.cpu.weight_grad import COLUMN_VECTORS
 from fastconv.backends.cpu.weight_grad_outer_kernels import WIDE_VECTORS
+from fastconv.backends.cpu.winograd_forms import axes_of
 from fastconv.backends.cpu.winograd_kernels import LANES
-from fastconv.backends.cpu.winograd_matrices import axes_of
 from fastconv.geometry import ConvGeometry
 
 OUTER, COLUMNS, BOXES = "outer-product", "inner-product columns", "inner-product boxes"

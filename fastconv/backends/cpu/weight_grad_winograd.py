@@ -30,9 +30,11 @@ from fastconv.backends.cpu.team import shared
 from fastconv.backends.cpu.weight_grad import slice_count
 from fastconv.backends.cpu.winograd import suits
 from fastconv.backends.cpu.winograd_boxes import tiled
+from fastconv.backends.cpu.winograd_filters_simd import filter_gradient
+from fastconv.backends.cpu.winograd_forms import form_of, frequencies_of, outputs_of
 from fastconv.backends.cpu.winograd_kernels import FILTER_PADDING, LANES, STAGGER, tile_frequencies
-from fastconv.backends.cpu.winograd_matrices import form_of, frequencies_of, outputs_of, patch
-from fastconv.backends.cpu.winograd_simd import filter_gradient, gradient_transform, input_transform
+from fastconv.backends.cpu.winograd_matrices import patch
+from fastconv.backends.cpu.winograd_simd import gradient_transform, input_transform
 from fastconv.backends.threads import get_num_threads, share, team_for
 from fastconv.geometry import ConvGeometry
 
@@ -91,7 +93,8 @@ def _boxes_of_gradient(p: Any, steps: tuple[int, int], sizes: tuple[int, int]) -
 def tiles_of(geometry: ConvGeometry) -> Tiles | None:
     """The tiles of a geometry whose weight gradient in float32 they can compute; else None."""
     correlation = forward_plan(geometry, 4)
-    if correlation.empty or not suits(correlation) or correlation.channels < LANES or correlation.rows < ROWS:
+    few = correlation.channels < LANES or correlation.rows < ROWS
+    if correlation.empty or few or not suits(correlation) or any(axis.step > 1 for axis in correlation.axes[1:]):
         return None
     depth, height, width = correlation.axes
     if len(depth.offsets) > 1 or len(tiled(height)) * len(tiled(width)) > 1:
@@ -126,7 +129,7 @@ def _transformed_channels(
             for r in range(rows):
                 for column in range(columns):
                     position = pointer(memory, lines + (r * p.pitch + column) * LANES)
-                    input_transform(x, form, position, off, to, stride)
+                    input_transform(x, form, 0, position, off, to, stride)
                     to += width * size
         at += frequencies * stride
         c += width

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+from fastconv.backends.axes import Axis
 from fastconv.backends.cpu.estimates import SAMPLES, WINOGRAD_GAIN, cost
 from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.shift_gemm import direct_time
 from fastconv.backends.cpu.winograd_boxes import Boxes
+from fastconv.backends.cpu.winograd_forms import phase_taps
 from fastconv.backends.cpu.winograd_matrices import MAX_CHANNELS
 from fastconv.backends.cpu.winograd_tiles import Tiles
 
@@ -15,8 +17,11 @@ _MIN_CHANNELS, _MIN_ROWS = 8, 6
 
 _PHASE_OUTPUTS = 64  # of a phase of the dilation: with fewer, tiles from anywhere or direct sums are faster than boxes
 
-_TILE_OUTPUTS = {(3, 3): (4, 3), (5, 5): (4,)}
-"""By the taps: along an axis of tiles from anywhere."""
+_TILE_OUTPUTS: dict[tuple[int, ...], tuple[int, ...]] = {(2, 2): (4, 3, 2), (3, 3): (4, 3), (4, 4): (4,), (5, 5): (4,)}
+"""By the taps of a phase of the step: along an axis of tiles from anywhere."""
+
+_BOX_STEPS = {1, 2, 4}
+"""Steps of boxes: the rows of a patch are taken apart by shuffles."""
 
 _SMALLER, _SMALLER_GAIN = "tiles of 3×3", 1.05
 """Gain of smaller tiles for which larger ones are left: more samples than are assumed favour these."""
@@ -27,10 +32,11 @@ def ways(correlation: Correlation) -> dict[str, Boxes | Tiles]:
     depth, height, width = correlation.axes
     found: dict[str, Boxes | Tiles] = {}
     phases = math.prod(max(1, min(axis.spacing, axis.outputs)) for axis in (height, width))
-    if phases == 1 or height.outputs * width.outputs >= _PHASE_OUTPUTS * phases:
+    large = phases == 1 or height.outputs * width.outputs >= _PHASE_OUTPUTS * phases
+    if large and {height.step, width.step} <= _BOX_STEPS:
         found["boxes"] = Boxes(correlation)
     if len(depth.offsets) == depth.outputs == 1:
-        for outputs in _TILE_OUTPUTS.get((len(height.offsets), len(width.offsets)), ()):
+        for outputs in _TILE_OUTPUTS.get(_taps_of(height, width), ()):
             found[f"tiles of {outputs}×{outputs}"] = Tiles(correlation, outputs)
     return found
 
@@ -46,15 +52,19 @@ def fastest(correlation: Correlation) -> tuple[str, Boxes | Tiles] | None:
 
 
 def suits(correlation: Correlation) -> bool:
-    """Taps of one of the forms on the last two axes at step 1, and channels enough to pay for the transforms.
+    """Taps of one of the forms on the last two axes, neighbours or at step 1, and enough channels for the transforms.
 
     Dilated taps of one axis do not pay: to take their phases apart, and to store them, costs more than is saved.
     """
     depth, height, width = correlation.axes
-    at_step_one = all(axis.step == axis.stride == 1 for axis in (height, width))
     tapped = [axis for axis in (height, width) if len(axis.offsets) > 1]
     apart = all(axis.spacing for axis in tapped) if len(tapped) == 2 else [axis.spacing for axis in tapped] == [1]
-    form = tuple(len(axis.offsets) for axis in tapped)
-    channels = correlation.channels * len(depth.offsets)
-    enough = _MIN_CHANNELS <= channels <= MAX_CHANNELS.get(form, 0) and correlation.rows >= _MIN_ROWS
-    return at_step_one and apart and enough
+    near = all(axis.stride == 1 and (axis.step == 1 or axis.spacing == 1) for axis in (height, width))
+    summed = correlation.channels * len(depth.offsets) * height.step * width.step
+    enough = _MIN_CHANNELS <= summed <= MAX_CHANNELS.get(_taps_of(*tapped), 0) and correlation.rows >= _MIN_ROWS
+    return apart and near and enough
+
+
+def _taps_of(*axes: Axis) -> tuple[int, ...]:
+    """Taps of the first phase of the steps."""
+    return tuple(phase_taps(len(axis.offsets), axis.step) for axis in axes)

@@ -1,8 +1,9 @@
 """Winograd's tiles of large images: boxes of them, gathered and transformed by vectors (winograd_kernels.py).
 
-A task gathers a box of tile rows in the phases of step 4 (gather.py), so that an element of neighbouring tiles lies
-contiguous; it transforms the box and runs over all blocks of output rows. Filters are transformed once, before. The
-transformed box (frequencies · channels · tiles) and the products of one block live in the second and third level.
+A task gathers a box of tile rows in the phases of step 4 (gather.py), or 8 or 16 where the convolution has a step, so
+that an element of neighbouring tiles lies contiguous; it transforms the box and runs over all blocks of output rows.
+Filters are transformed once, before. The transformed box (frequencies · phases · channels · tiles) and the products of
+one block live in the second and third level.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ from fastconv.backends.cpu.winograd_kernels import (
     store_tiles,
     tile_frequencies,
     tile_outputs,
+    tile_patch,
+    tile_phase,
+    tile_phases,
     tile_products,
+    values_at,
 )
 from fastconv.backends.cpu.winograd_simd import all_zero, input_transform, output_transform
 
@@ -80,22 +85,37 @@ def _transform_box(
     form: Any, x: Any, base: int, plan: Any, tables: Any, off: Any, memory: Any, at: int, transformed: int, d: int, h0:
     int, w0: int, columns: int, c0: int, c1: int,
 ) -> None:  # fmt: skip
-    """Channels c0 ≤ c < c1 of a box from x[base:], gathered to memory[at:], to [frequency][plane][channel][column].
+    """Channels c0 ≤ c < c1 of a box from x[base:], by way of memory[at:].
+
+    To [frequency][phase][plane][channel][column].
 
     The last vector of a channel reaches into the next one. That is gathered too, or zeros if there is none: what is
     computed there and thrown away, but checked, must not depend on who does it.
     """
     p = plan[0]
     size, box, behind = x.itemsize, pointer(memory, at), min(c1 + 1, p.channels)
-    frequencies, apart = tile_frequencies(form), p.channels * p.planes * columns + STAGGER
+    phases, (down, across), (high, wide) = tile_phases(form), tile_patch(form), values_at(form)
+    of_phase = p.channels * p.planes * columns
+    apart = phases * of_phase + STAGGER
     gather_channels(x, base, memory, at, plan, tables, d, h0, w0, c0, behind)
     zero_bytes(box + behind * p.channel * size, columns * size)
     for c in range(c0, c1):
         for plane in range(p.planes):
-            taps = pointer(off) + 8 * frequencies * (c * p.planes + plane)
+            taps = pointer(off) + 8 * down * across * (c * p.planes + plane)
             to = transformed + (plane * p.channels + c) * columns * size
-            for q in range(0, columns, LANES):
-                input_transform(x, form, box + q * size, taps, to + q * size, apart)
+            for phase in range(phases):
+                kind = tile_phase(form, phase)[2]
+                for q in range(0, columns * size, LANES * size):
+                    if kind == 0:
+                        input_transform(x, form, 0, box + q, taps, to + q, apart)
+                    elif kind == 1:
+                        input_transform(x, form, 1, box + q, taps, to + q, apart)
+                    elif kind == 2:
+                        input_transform(x, form, 2, box + q, taps, to + q, apart)
+                    else:
+                        input_transform(x, form, 3, box + q, taps, to + q, apart)
+                to += of_phase * size
+                taps += 8 * (high - kind // 2) * (wide - kind % 2)
 
 
 PHASE = np.dtype([(name, np.int64) for name in ("boxes", "tables", "offsets", "height", "width", "several", "work")])
@@ -147,7 +167,7 @@ def _boxes(
     p = plan[0]
     size, volume = x.itemsize, p.depth * p.height * p.width
     plane = p.target_h * p.target_w
-    planes, count = p.channels * p.planes, p.channels * depth
+    planes, count, phases = p.channels * p.planes, p.channels * depth, tile_phases(form)
     most = -(-((p.box_h - 1) * p.pitch + p.box_w) // LANES) * LANES
     frequencies, (high, across) = tile_frequencies(form), tile_outputs(form)
     products = several * frequencies * (ROWS * most + STAGGER)
@@ -165,14 +185,14 @@ def _boxes(
             _transform_box(
                 form, x, image * p.channels * volume, plan, tables, off, scratch, box_at, b, d, h0, w0, columns, c0, c1,
             )  # fmt: skip
-        step, apart = ROWS * columns + STAGGER, planes * columns + STAGGER
+        step, apart = ROWS * columns + STAGGER, phases * planes * columns + STAGGER
         here = min(together, outputs_d - d * together)
         zero_bytes(pointer(check), LANES * size)
         below, right = height - h0 * high, width - w0 * across
-        a = pointer(filters) + g * p.blocks * frequencies * (count * ROWS + FILTER_PADDING) * size
+        a = pointer(filters) + g * p.blocks * frequencies * (phases * count * ROWS + FILTER_PADDING) * size
         for first in range(number0, min(number1, p.blocks * here), several):
             last = min(first + several, number1, p.blocks * here)
-            tile_products(x, frequencies, a, b, count, apart, columns, p.channels, pointer(zeros), c, first, last, here)
+            tile_products(x, form, a, b, count, apart, columns, p.channels, pointer(zeros), c, first, last, here)
             for m in range((last - first) * ROWS):
                 block, plane_d = divmod(first + m // ROWS, here)
                 row = block * ROWS + m % ROWS

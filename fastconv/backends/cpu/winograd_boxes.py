@@ -18,6 +18,16 @@ from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.winograd_box_kernels import BOXES, CHANNELS, NUMBERS, PHASE, winograd_boxes
+from fastconv.backends.cpu.winograd_forms import (
+    Form,
+    axes_of,
+    form_of,
+    frequencies_of,
+    outputs_of,
+    patch_of,
+    phase_of,
+    phases_of,
+)
 from fastconv.backends.cpu.winograd_kernels import (
     FILTER_PADDING,
     LANES,
@@ -28,15 +38,7 @@ from fastconv.backends.cpu.winograd_kernels import (
     taps_in_order,
     transform_filters,
 )
-from fastconv.backends.cpu.winograd_matrices import (
-    OUTPUTS,
-    Form,
-    axes_of,
-    form_of,
-    frequencies_of,
-    outputs_of,
-    patch,
-)
+from fastconv.backends.cpu.winograd_matrices import OUTPUTS
 from fastconv.backends.threads import get_num_threads, share, team_for
 
 _PLANES = 4  # of outputs that share the transformed planes of a volume
@@ -63,7 +65,7 @@ class _Phase:
         """Blocks of rows times planes of outputs that a box computes."""
         # Of a full box in whole vectors, the waste between its rows included.
         columns = -(-int((p["box_h"] - 1) * p["pitch"] + p["box_w"]) // LANES) * LANES
-        self.transformed = frequencies * (tiles.channels * int(p["planes"]) * columns + STAGGER)
+        self.transformed = frequencies * (phases_of(form) * tiles.channels * int(p["planes"]) * columns + STAGGER)
         self.several = several_blocks(frequencies, columns)
         products = self.several * frequencies * (ROWS * columns + STAGGER)
         results = LANES * (1 + math.prod(outputs_of(form)))
@@ -80,15 +82,17 @@ class Boxes:
     def __init__(self, correlation: Correlation) -> None:
         depth, height, width = correlation.axes
         planes, channels = len(depth.offsets), correlation.channels
-        self.together = _together(depth)
-        several = _by_planes(depth, self.together)
-        least = TILE_COLUMNS if channels * planes <= _MANY_CHANNELS else TILE_COLUMNS // 2
         taps = len(height.offsets), len(width.offsets)
-        self.form = form_of(taps)
-        self.frequencies = frequencies_of(self.form)
-        fitting = _TRANSFORMED_BYTES // (4 * self.frequencies * channels * len(several.offsets))
+        self.form = form_of(taps, steps=(height.step, width.step))
+        phases = phases_of(self.form)
+        self.together = _together(depth) if phases == 1 else 1
+        several = _by_planes(depth, self.together)
+        summed = phases * channels
+        least = TILE_COLUMNS if summed * planes <= _MANY_CHANNELS else TILE_COLUMNS // 2
+        self.frequencies, self.positions = frequencies_of(self.form), math.prod(patch_of(self.form))
+        fitting = _TRANSFORMED_BYTES // (4 * self.frequencies * summed * len(several.offsets))
         least = max(least, min(fitting, 2 * TILE_COLUMNS))
-        kernel = planes, patch(taps[0]), patch(taps[1])
+        kernel = planes, *patch_of(self.form)
         by_phase = [
             Correlation([several, h, w], channels, correlation.rows, correlation.groups, kernel, 4, flat=least)
             for h, w in itertools.product(tiled(height), tiled(width))
@@ -100,11 +104,11 @@ class Boxes:
         """How many boxes a sample has in each phase and those before."""
         self.plans = np.concatenate([tiles.plan for tiles in by_phase])
         self.tables = np.concatenate([tiles.tables for tiles in by_phase])
-        self.offsets = np.concatenate([tiles.box_offsets for tiles in by_phase])
+        self.offsets = np.concatenate([_by_step(tiles.box_offsets, self.form) for tiles in by_phase])
         self.numbers = self._numbers()
         self.transformed = max(phase.transformed for phase in self.phases)
         self.elements = max(phase.work + phase.transformed for phase in self.phases)
-        of_block = self.frequencies * (channels * planes * ROWS + FILTER_PADDING)
+        of_block = self.frequencies * (summed * planes * ROWS + FILTER_PADDING)
         self.filters = -(-self.tiles.groups * self.tiles.blocks * of_block // ALIGNED) * ALIGNED
         """Elements of the transformed filters."""
         self.taps, self.kernel_size = taps_in_order(correlation), correlation.kernel_size
@@ -121,15 +125,16 @@ class Boxes:
 
     def bill(self, samples: int) -> Bill:
         """What is done for each of so many samples, see estimates.py."""
-        channels, blocks, frequencies = self.tiles.channels * self.depth, self.tiles.blocks, self.frequencies
-        vectors = frequencies * self.outputs_d * sum(phase.tiles.box_vectors() for phase in self.phases)
+        channels, blocks = self.tiles.channels * self.depth, self.tiles.blocks
+        tiles = self.outputs_d * sum(phase.tiles.box_vectors() for phase in self.phases)
+        vectors = self.positions * tiles
         axes = axes_of(self.form)
         boxes = self.ends[-1] / self.tiles.groups
         bill: Bill = {
             "tiled box product": vectors * blocks * ROWS * channels,
             f"tiled box input, axes {axes}": vectors * channels * self.gathered,
-            f"tiled box output, axes {axes}": vectors * self.tiles.rows,
-            "tiled box filter": frequencies * channels * blocks / samples,
+            f"tiled box output, axes {axes}": self.frequencies * tiles * self.tiles.rows,
+            "tiled box filter": self.positions * channels * blocks / samples,
             "tiled box": boxes,
         }
         if self.depth > 1:
@@ -192,13 +197,22 @@ def tiled(axis: Axis) -> list[Axis]:
     if len(axis.offsets) == 1:
         return [replace(axis, taps=(0,))]
     apart = axis.spacing
-    positions = range(patch(len(axis.offsets)))
+    positions = range(len(axis.offsets) + (OUTPUTS - 1) * axis.step)
     axes = []
     for phase in range(min(apart, axis.outputs)):
-        tiles = -(-len(range(phase, axis.outputs, apart)) // OUTPUTS)
+        tiles, step = -(-len(range(phase, axis.outputs, apart)) // OUTPUTS), OUTPUTS * apart * axis.step
         offsets = tuple(axis.low + phase + i * apart for i in positions)
-        axes.append(Axis(axis.size, tiles, OUTPUTS * apart, offsets, tuple(positions), phase, apart, axis.target))
+        axes.append(Axis(axis.size, tiles, step, offsets, tuple(positions), phase, apart, axis.target))
     return axes
+
+
+def _by_step(offsets: npt.NDArray[np.int64], form: Form) -> npt.NDArray[np.int64]:
+    """The positions of each patch by the phases of the steps, in whose order they are transformed."""
+    steps = [len(step) for _, _, step in form]
+    patches = offsets.reshape(-1, *patch_of(form))
+    found = (phase_of(form, number) for number in range(phases_of(form)))
+    phases = [patches[:, h :: steps[0], w :: steps[1]].reshape(len(patches), -1) for h, w, _ in found]
+    return np.concatenate(phases, axis=1).reshape(-1)
 
 
 def _together(depth: Axis) -> int:

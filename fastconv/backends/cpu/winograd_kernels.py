@@ -1,4 +1,4 @@
-"""What both ways of Winograd's minimal filtering share: a fraction of the multiplications of a convolution of step 1.
+"""What both ways of Winograd's minimal filtering share: a fraction of the multiplications of a convolution.
 
 Idea: tiles of 4×4 outputs (4 where only one axis has taps) are the columns of small matrix products, one for each
 frequency, on the micro-kernel `simd.outer_strided`. Channels and depth taps together are the sum of the products, so
@@ -8,11 +8,12 @@ that 3×3 planes of a 3-D kernel do as well. The `form` of a tile and its transf
 - Small images, and taps far apart, in a few vectors of tiles from anywhere, lane by lane: winograd_tiles.py.
 
 The floor is the FMA rate at the products of the frequencies, for each output of 3×3 taps 36/144 of the direct ones, of
-5×5 64/400, of 3, 5 and 7 taps 6/12, 8/20 and 10/28; for tiles of 3×3 outputs and taps 25/81.
+5×5 64/400, of 3, 5 and 7 taps 6/12, 8/20 and 10/28; for tiles of 3×3 outputs and taps 25/81. At a step its phases are
+channels of their own (winograd_forms.py): 81/144 for 3×3 taps at step 2, and less for more taps.
 
 Rounding: relative L2 error about 2e-6 (3×3), 6e-6 (5×5) and 1, 1.5, 4e-6 (3, 5, 7 taps of one axis) for 256 channels
-of unit variance; direct sums have 0.5e-6. An overflow, an infinity or a NaN would spread over its tile: samples with a
-result that is not finite are computed again directly.
+of unit variance, at step 2 1.1e-6 (3×3), 3e-6 (5×5) and 5e-6 (7×7); direct sums have 0.5e-6. An overflow, an infinity
+or a NaN would spread over its tile: samples with a result that is not finite are computed again directly.
 """
 
 from __future__ import annotations
@@ -28,8 +29,17 @@ from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, inlined, pointer, rou
 from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.simd import ROWS, WIDE, outer_strided
 from fastconv.backends.cpu.team import shared
-from fastconv.backends.cpu.winograd_matrices import frequencies_of, outputs_of
-from fastconv.backends.cpu.winograd_simd import FILTER_LANES, filter_transform, filter_transform_pair
+from fastconv.backends.cpu.winograd_filters_simd import filter_transform, filter_transform_pair
+from fastconv.backends.cpu.winograd_forms import (
+    frequencies_of,
+    outputs_of,
+    patch_of,
+    phase_of,
+    phases_of,
+    phases_with,
+    values_of,
+)
+from fastconv.backends.cpu.winograd_simd import FILTER_LANES
 
 LANES = lanes_of(4)
 _WIDE = WIDE[ROWS]
@@ -42,6 +52,8 @@ Array = npt.NDArray[Any]
 _BY_PAIRS = LANES == 2 * FILTER_LANES == 2 * ROWS
 
 tile_frequencies, tile_outputs = inlined(frequencies_of), inlined(outputs_of)
+tile_patch, values_at, tile_phases = inlined(patch_of), inlined(values_of), inlined(phases_of)
+tile_phase, frequency_phases = inlined(phase_of), inlined(phases_with)
 
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
@@ -49,14 +61,14 @@ def filters_of_blocks(
     form: Any, w: Any, filters: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size: int, depth:
     int, first: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """w to [group][block of rows][frequency][depth tap][channel][row of block], zeros at the end.
+    """w to [group][block of rows][frequency][phase][depth tap][channel][row of block], zeros at the end.
 
     `taps` are those of the form for each of `depth`, in the order of their offsets. A frequency is followed by
     FILTER_PADDING elements. Blocks begin ≤ block < end of all groups; block `first` is stored first in `filters`.
     """
     p = plan[0]
-    count = p.channels * depth
-    step = count * ROWS + FILTER_PADDING
+    apart = p.channels * depth * ROWS
+    step = tile_phases(form) * apart + FILTER_PADDING
     plane, frequencies = len(form[0][0]) * len(form[1][0]), tile_frequencies(form)
     padded = np.zeros(plane * ROWS, w.dtype)
     for task in range(begin, end):
@@ -76,24 +88,24 @@ def filters_of_blocks(
                 for c in range(0, done, 2):
                     at, target = pointer(w, lowest + c * channel_step), pointer(filters, to + c * ROWS)
                     if turned:
-                        filter_transform_pair(w, form, True, at, row_step, channel_step, target, step)
+                        filter_transform_pair(w, form, True, at, row_step, channel_step, target, step, apart)
                     else:
-                        filter_transform_pair(w, form, False, at, row_step, channel_step, target, step)
+                        filter_transform_pair(w, form, False, at, row_step, channel_step, target, step, apart)
             for c in range(done, p.channels):
                 target = pointer(filters, to + c * ROWS)
                 if in_place:
                     at = pointer(w, lowest + c * channel_step)
                     if turned:
-                        filter_transform(w, form, True, at, row_step, target, step)
+                        filter_transform(w, form, True, at, row_step, target, step, apart)
                     else:
-                        filter_transform(w, form, False, at, row_step, target, step)
+                        filter_transform(w, form, False, at, row_step, target, step, apart)
                     continue
                 at = source + c * channel_step
                 for m in range(np.uintp(valid)):
                     for t in range(np.uintp(plane)):
                         tap = np.uintp(at + taps[np.uintp(here) + t])
                         padded[m * np.uintp(plane) + t] = w[tap + m * np.uintp(row_step)]
-                filter_transform(w, form, False, pointer(padded), plane, target, step)
+                filter_transform(w, form, False, pointer(padded), plane, target, step, apart)
 
 
 @shared(allocates=True)  # type: ignore[untyped-decorator]
@@ -107,31 +119,36 @@ def transform_filters(
 
 @routine
 def tile_products(
-    like: Any, frequencies: int, filters: int, tiles: int, count: int, apart: int, columns: int, channels: int, zeros:
-    int, results: int, first: int, last: int, here: int,
+    like: Any, form: Any, filters: int, tiles: int, count: int, apart: int, columns: int, channels: int, zeros: int,
+    results: int, first: int, last: int, here: int,
 ) -> None:  # fmt: skip
     """results[number][f][row][column] = Σ_k filters[block][f][k][row] · tiles[f][plane · channels + k][column].
+
+    k counts what there is of each phase, of the phases that have the frequency.
 
     Numbers first ≤ number < last stand for (block of rows, plane of `here`); the tiles of a frequency, whole vectors of
     columns, lie `apart` elements behind those of the last. The numbers run innermost: what a vector of columns needs is
     read once for all.
     """
-    size = like.itemsize
+    size, frequencies, of_block = like.itemsize, tile_frequencies(form), tile_phases(form) * count * ROWS
+    of_block += FILTER_PADDING
     for f in range(frequencies):
+        low, high = frequency_phases(form, f)
         q = 0
         while q < columns:
             vectors = min(_WIDE, (columns - q) // LANES)
             for number in range(first, last):
                 block, plane = divmod(number, here)
-                a = filters + (block * frequencies + f) * (count * ROWS + FILTER_PADDING) * size
-                b = tiles + (f * apart + plane * channels * columns + q) * size
+                a = filters + ((block * frequencies + f) * of_block + low * count * ROWS) * size
+                b = tiles + (f * apart + (low * count + plane * channels) * columns + q) * size
+                k = (high - low) * count
                 c = results + (((number - first) * frequencies + f) * (ROWS * columns + STAGGER) + q) * size
                 if vectors == _WIDE:
-                    outer_strided(like, ROWS, _WIDE, a, b, columns, count, zeros, c, columns, 0, 0)
+                    outer_strided(like, ROWS, _WIDE, a, b, columns, k, zeros, c, columns, 0, 0)
                 elif _WIDE == 3 and vectors == 2:  # at once: two narrow tiles would load the filters twice
-                    outer_strided(like, ROWS, 2, a, b, columns, count, zeros, c, columns, 0, 0)
+                    outer_strided(like, ROWS, 2, a, b, columns, k, zeros, c, columns, 0, 0)
                 else:
-                    outer_strided(like, ROWS, 1, a, b, columns, count, zeros, c, columns, 0, 0)
+                    outer_strided(like, ROWS, 1, a, b, columns, k, zeros, c, columns, 0, 0)
             q += vectors * LANES
 
 

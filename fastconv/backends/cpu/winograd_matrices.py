@@ -17,17 +17,32 @@ from typing import NamedTuple
 OUTPUTS = 4
 """Of a tile along an axis, where images are large."""
 
-Form = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
-"""What code is made for: the taps and the outputs of a tile in height and in width, as lengths of tuples of zeros."""
-
 Matrix = tuple[tuple[float, ...], ...]
 
-_PAIRS = {5: ("1/3", "5/4"), 6: ("2/3", "3/2"), 8: ("1/2", "1", "2"), 10: ("2/5", "3/4", "4/3", "5/2")}
+_PAIRS = {
+    3: ("2/3",),
+    4: ("1",),
+    5: ("1/3", "5/4"),
+    6: ("2/3", "3/2"),
+    7: ("1/4", "4/5", "2"),
+    8: ("1/2", "1", "2"),
+    10: ("2/5", "3/4", "4/3", "5/2"),
+}
 """By the number of multiplications."""
 
-MAX_CHANNELS: dict[tuple[int, ...], int] = {(3, 3): 4096, (5, 5): 512, (3,): 4096, (5,): 4096, (7,): 1024}
-"""The taps of the axes that have several, and the channels up to which the error of their tiles, which grows with the
-root of the channels, stays below the 1e-5 of the default precision."""
+MAX_CHANNELS: dict[tuple[int, ...], int] = {
+    (2, 2): 4096,
+    (3, 3): 4096,
+    (4, 4): 1024,
+    (5, 5): 512,
+    (2,): 4096,
+    (3,): 4096,
+    (4,): 4096,
+    (5,): 4096,
+    (7,): 1024,
+}
+"""The taps of the axes that have several, at a step those of a phase; and the channels, of all phases together, up to
+which the error of their tiles, which grows with the root of the channels, stays below 1e-5, the default precision."""
 
 
 class Matrices(NamedTuple):
@@ -84,23 +99,3 @@ def has_zero(frequencies: int) -> bool:
 def patch(taps: int, outputs: int = OUTPUTS) -> int:
     """Positions of the input that a tile reads along an axis: as many as it has frequencies."""
     return taps + outputs - 1 if taps > 1 else 1
-
-
-def form_of(taps: tuple[int, int], outputs: int = OUTPUTS) -> Form:
-    """Of tiles for so many taps in height and width; an axis with one tap has one output."""
-    return tuple(((0,) * count, (0,) * (outputs if count > 1 else 1)) for count in taps)
-
-
-def outputs_of(form: Form) -> tuple[int, int]:
-    """Outputs of a tile in height and width."""
-    return len(form[0][1]), len(form[1][1])
-
-
-def frequencies_of(form: Form) -> int:
-    """Products that a tile takes for each channel and row."""
-    return (len(form[0][0]) + len(form[0][1]) - 1) * (len(form[1][0]) + len(form[1][1]) - 1)
-
-
-def axes_of(form: Form) -> int:
-    """Axes that are transformed: those with several taps."""
-    return sum(len(taps) > 1 for taps, _ in form)

@@ -23,6 +23,7 @@ from fastconv.backends.cpu.plan import TILE_VECTORS, Correlation, even_part
 from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.team import shared
+from fastconv.backends.cpu.winograd_forms import form_of, frequencies_of, outputs_of, patch_of, phases_of
 from fastconv.backends.cpu.winograd_kernels import (
     FILTER_PADDING,
     LANES,
@@ -30,13 +31,16 @@ from fastconv.backends.cpu.winograd_kernels import (
     TILE_COLUMNS,
     block_biases,
     filters_of_blocks,
+    frequency_phases,
     several_blocks,
     taps_in_order,
     tile_frequencies,
     tile_outputs,
+    tile_patch,
+    tile_phase,
+    tile_phases,
     tile_products,
 )
-from fastconv.backends.cpu.winograd_matrices import form_of, frequencies_of, outputs_of
 from fastconv.backends.cpu.winograd_simd import FEW, few_columns, input_transform_gathered, output_transform
 from fastconv.backends.threads import share, team_for
 
@@ -50,17 +54,20 @@ Array = npt.NDArray[Any]
 class Tiles:
     """A correlation by tiles of `outputs` × `outputs`.
 
-    With taps e apart, outputs e apart depend on positions e apart alone: so lie those of a tile.
+    With taps e apart, outputs e apart depend on positions e apart alone: so lie those of a tile. At step s its
+    outputs are neighbours, and each phase has positions s apart.
     """
 
     def __init__(self, correlation: Correlation, outputs: int) -> None:
         _, height, width = correlation.axes
         self.correlation = correlation
-        self.form = form_of((len(height.offsets), len(width.offsets)), outputs)
-        self.frequencies = frequencies_of(self.form)
+        self.form = form_of((len(height.offsets), len(width.offsets)), outputs, (height.step, width.step))
+        self.frequencies, self.positions = frequencies_of(self.form), math.prod(patch_of(self.form))
+        self.channels = phases_of(self.form) * correlation.channels
+        """Channels of all phases."""
         self.rows, self.columns = (_first_outputs(axis, outputs) for axis in (height, width))
         self.apart = height.spacing, width.spacing
-        most = 4 * self.frequencies * correlation.channels * 2 * TILE_COLUMNS <= _PANEL_BYTES
+        most = 4 * self.frequencies * self.channels * 2 * TILE_COLUMNS <= _PANEL_BYTES
         self.panel = TILE_COLUMNS * (2 if most else 1)
         """Columns at once, at most."""
         self.taps, self.kernel_size = taps_in_order(correlation), correlation.kernel_size
@@ -68,14 +75,14 @@ class Tiles:
     def bill(self, samples: int) -> Bill:
         """What is done for each of so many samples, see estimates.py."""
         channels, blocks, tiles = self.correlation.channels, self.correlation.blocks, len(self.rows) * len(self.columns)
-        vectors = self.frequencies * tiles / LANES
+        vectors, sums = tiles / LANES, self.frequencies * tiles / LANES * blocks
         panels = max(1 / samples, tiles / self.panel)
         return {
-            "tiles product": vectors * blocks * channels * ROWS,
-            "tiles tile": vectors * blocks / TILE_VECTORS,
-            "tiles input": vectors * channels,
-            "tiles output": vectors * blocks * ROWS,
-            "tiles filter": self.frequencies * panels * channels * blocks,
+            "tiles product": vectors * self.positions * blocks * channels * ROWS,
+            "tiles tile": sums / TILE_VECTORS,
+            "tiles input": vectors * self.positions * channels,
+            "tiles output": sums * ROWS,
+            "tiles filter": self.positions * panels * channels * blocks,
             "tiles call": 1 / samples,
         }
 
@@ -90,25 +97,25 @@ class Tiles:
         longest = even_part(-(-total // _STEP), self.panel // _STEP) * _STEP
         several = several_blocks(self.frequencies, max(longest, TILE_COLUMNS))
         if total <= FEW:  # so few tiles cost nothing to read again: no more filters than stay in the cache
-            filter_bytes = 4 * self.frequencies * ROWS * c.channels
+            filter_bytes = 4 * self.frequencies * ROWS * self.channels
             several = max(2, min(several, SECOND_LEVEL_BYTES * 3 // 4 // filter_bytes))
-        of_block = self.frequencies * (ROWS * (c.channels + longest) + FILTER_PADDING + STAGGER)
+        of_block = self.frequencies * (ROWS * (self.channels + longest) + FILTER_PADDING + STAGGER)
         elements = several * of_block + longest + math.prod(outputs_of(self.form)) * LANES
         not_finite = np.zeros(-(-total // LANES) * LANES, np.bool_)
         for first in range(0, total, longest):
             length = -(-min(longest, total - first) // LANES) * LANES
             vectors, across = length // LANES, len(self.form[1][1])
-            index, masks = np.zeros(length, np.int64), np.zeros((vectors, self.frequencies), np.int64)
+            index, masks = np.zeros(length, np.int64), np.zeros((vectors, self.positions), np.int64)
             outputs = np.zeros((length, 3), np.int64)
             tile_tables(self.form, plan, self.rows, self.columns, *self.apart, samples, first, index, masks, outputs)
             segments, ends = np.empty((length * across, 3), np.int64), np.empty(vectors, np.int64)
             places = np.empty((vectors, LANES * across), np.int64)
             segment_tables(self.form, outputs, self.apart[1], segments, ends, places)
-            transformed = call_scratch(self.frequencies * (c.channels * length + STAGGER), x.dtype)
-            flops = 2 * self.frequencies * c.channels * c.rows * length
+            transformed = call_scratch(self.frequencies * (self.channels * length + STAGGER), x.dtype)
+            flops = 2 * self.positions * c.channels * c.rows * length
             for group in range(c.groups):
                 inputs = self.form, x, transformed, plan, *self.apart, index, masks, group
-                share(transform_tiles, inputs, c.channels, 20.0 * c.channels * length)
+                share(transform_tiles, inputs, c.channels, 20.0 * self.channels * length)
                 team = team_for(c.blocks, flops * _NS_PER_FLOP)
                 winograd_tiles(
                     self.form, w, transformed, start, y, plan, self.taps, length, min(length, total - first), segments,
@@ -135,21 +142,21 @@ def tile_tables(
     """Of the tiles from number `first` on: where lane t reads in its channel, inside masks, and what it writes.
 
     Tiles are numbered by sample, by `rows` and by `columns`, the outputs that they begin with. index [lanes], masks
-    [vectors][frequencies], outputs [lanes][where in its row of weights, rows, columns]; all are zeros before, and lanes
-    behind the last tile read and write nothing.
+    [vectors][positions of a patch], outputs [lanes][where in its row of weights, rows, columns]; all are zeros before,
+    and lanes behind the last tile read and write nothing.
     """
     p = plan[0]
-    across, (tile_rows, tile_columns) = len(form[1][0]) + len(form[1][1]) - 1, tile_outputs(form)
+    (down, across), (tile_rows, tile_columns) = tile_patch(form), tile_outputs(form)
     per_sample = len(rows) * len(columns)
     for lane in range(min(index.size, samples * per_sample - first)):
         n, rest = divmod(first + lane, per_sample)
         ty, tx = divmod(rest, len(columns))
-        y, x = rows[ty] + p.low_h, columns[tx] + p.low_w
+        y, x = rows[ty] * p.step_h + p.low_h, columns[tx] * p.step_w + p.low_w
         index[lane] = n * p.groups * p.channels * p.height * p.width + y * p.width + x
         outputs[lane, 0] = (n * p.groups * p.rows * p.outputs_h + rows[ty]) * p.outputs_w + columns[tx]
         outputs[lane, 1] = min(tile_rows, -((rows[ty] - p.outputs_h) // apart_h))
         outputs[lane, 2] = min(tile_columns, -((columns[tx] - p.outputs_w) // apart_w))
-        for i in range(tile_frequencies(form) // across):
+        for i in range(down):
             for j in range(across):
                 if 0 <= y + i * apart_h < p.height and 0 <= x + j * apart_w < p.width:
                     masks[lane // LANES, across * i + j] |= 1 << (lane % LANES)
@@ -195,36 +202,53 @@ def transform_tiles(
     form: Any, x: Any, tiles: Any, plan: Any, apart_h: int, apart_w: int, index: Any, masks: Any, group: int, who: int,
     begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Channels begin ≤ c < end of the group to tiles[frequency][channel][column]."""
+    """Channels begin ≤ c < end of the group to tiles[frequency][phase][channel][column]."""
     p = plan[0]
-    size = x.itemsize
-    columns = index.size
+    size, columns, phases, (down, across) = x.itemsize, index.size, tile_phases(form), tile_patch(form)
+    row, column, stride = apart_h * p.step_h * p.width, apart_w * p.step_w, phases * p.channels * columns + STAGGER
+    down_step, across_step = across * p.step_h, p.step_w
     for c in range(begin, end):
         source = pointer(x) + (group * p.channels + c) * p.height * p.width * size
         for q in range(0, columns, LANES):
-            to = pointer(tiles) + (c * columns + q) * size
-            inside = pointer(masks) + q // LANES * tile_frequencies(form) * 8
-            input_transform_gathered(
-                x, form, source, pointer(index) + 8 * q, inside, apart_h * p.width, apart_w, to,
-                p.channels * columns + STAGGER,
-            )  # fmt: skip
+            lanes = pointer(index) + 8 * q
+            for phase in range(phases):
+                h, w, kind = tile_phase(form, phase)
+                at = source + (h * p.width + w) * size
+                to = pointer(tiles) + ((phase * p.channels + c) * columns + q) * size
+                inside = pointer(masks) + (q // LANES * down * across + h * across + w) * 8
+                if kind == 0:
+                    input_transform_gathered(
+                        x, form, 0, at, lanes, inside, down_step, across_step, row, column, to, stride
+                    )
+                elif kind == 1:
+                    input_transform_gathered(
+                        x, form, 1, at, lanes, inside, down_step, across_step, row, column, to, stride
+                    )
+                elif kind == 2:
+                    input_transform_gathered(
+                        x, form, 2, at, lanes, inside, down_step, across_step, row, column, to, stride
+                    )
+                else:
+                    input_transform_gathered(
+                        x, form, 3, at, lanes, inside, down_step, across_step, row, column, to, stride
+                    )
 
 
 @routine
 def _products_of_few(
-    like: Any, frequencies: int, filters: int, tiles: int, count: int, apart: int, columns: int, results: int,
-    blocks: int,
-) -> None:  # fmt: skip
+    like: Any, form: Any, filters: int, tiles: int, count: int, apart: int, columns: int, results: int, blocks: int
+) -> None:
     """As `tile_products` of `blocks` blocks for at most FEW tiles, of which a vector of tiles would be empty mostly."""
-    size = like.itemsize
-    a_step, c_step = count * ROWS + FILTER_PADDING, ROWS * columns + STAGGER
+    size, frequencies = like.itemsize, tile_frequencies(form)
+    a_step, c_step = tile_phases(form) * count * ROWS + FILTER_PADDING, ROWS * columns + STAGGER
     for f in range(frequencies):
-        b = tiles + f * apart * size
+        low, high = frequency_phases(form, f)
+        b = tiles + (f * apart + low * count * columns) * size
         for block in range(0, blocks, 2):
             place = (block * frequencies + f) * size
-            a, c = filters + place * a_step, results + place * c_step
+            a, c = filters + place * a_step + low * count * ROWS * size, results + place * c_step
             other = frequencies if block + 1 < blocks else 0  # an odd last one is computed twice
-            few_columns(like, a, other * a_step, b, columns, count, c, other * c_step, columns)
+            few_columns(like, a, other * a_step, b, columns, (high - low) * count, c, other * c_step, columns)
 
 
 @routine
@@ -255,7 +279,7 @@ def winograd_tiles(
     p = plan[0]
     size = w.itemsize
     count, frequencies, across = p.channels, tile_frequencies(form), tile_outputs(form)[1]
-    of_block = frequencies * (count * ROWS + FILTER_PADDING)
+    of_block = frequencies * (tile_phases(form) * count * ROWS + FILTER_PADDING)
     step = ROWS * length + STAGGER
     filters = memory[who]
     checks = filters[several * (of_block + frequencies * step) :][:length]
@@ -263,7 +287,7 @@ def winograd_tiles(
     zero_bytes(pointer(checks), length * size)
     address = pointer(filters)
     c = address + several * of_block * size
-    apart = count * length + STAGGER
+    apart = tile_phases(form) * count * length + STAGGER
     zeros = np.zeros(ROWS, w.dtype)
     for low in range(begin, end, several):
         last, number = min(low + several, end), group * p.blocks + low
@@ -271,10 +295,10 @@ def winograd_tiles(
             form, w, filters, plan, taps, row_step, channel_step, kernel_size, 1, number, number, number + last - low
         )
         if used <= FEW:
-            _products_of_few(w, frequencies, address, pointer(tiles), count, apart, length, c, last - low)
+            _products_of_few(w, form, address, pointer(tiles), count, apart, length, c, last - low)
         else:
             tile_products(
-                w, frequencies, address, pointer(tiles), count, apart, length, count, pointer(zeros), c, 0, last - low,
+                w, form, address, pointer(tiles), count, apart, length, count, pointer(zeros), c, 0, last - low,
                 1,
             )  # fmt: skip
         for m in range(min((last - low) * ROWS, p.rows - low * ROWS)):
