@@ -84,11 +84,27 @@ def _input_grad(geometry: ConvGeometry, itemsize: int, precision: str) -> tuple[
     taps = geometry.taps
     steps = taps, geometry.in_channels // geometry.groups * taps
     apart = [algorithm(correlation, steps, precision) for correlation in correlations]
+    if itemsize == 4 and precision != "highest" and (tiled := _spread(correlations, apart, steps)):
+        return tiled, whole
     if phases.suits(correlations) and all(one.name.startswith("shift-gemm") for one in apart):
         together = phases.Phases(correlations, steps)
         if together.pays:
             return [Algorithm("shift-gemm phases", together.run)], whole
     return apart, whole
+
+
+def _spread(correlations: list[Correlation], direct: list[Algorithm], steps: tuple[int, int]) -> list[Algorithm]:
+    """All phases in height and width together by Winograd's tiles, for each of the depth; none if they do not pay."""
+    algorithms = []
+    for depth in dict.fromkeys(correlation.axes[0] for correlation in correlations):
+        here = [n for n, correlation in enumerate(correlations) if correlation.axes[0] == depth]
+        found = winograd.fastest_spread([correlations[n] for n in here])
+        if found is None:
+            return []
+        name, tiles = found
+        run = partial(_where_finite, tiles, steps, [direct[n] for n in here])
+        algorithms.append(Algorithm(f"winograd {name}", run))
+    return algorithms
 
 
 def _input_grad_of_patches(geometry: ConvGeometry, gy: Array, w: Array, b: Array | None, gx: Array, relu: bool) -> None:
@@ -203,19 +219,20 @@ def _with_more_rounding(correlation: Correlation, steps: tuple[int, int]) -> Alg
     """The algorithm of float32 below the highest precision, if one is faster than direct sums."""
     if found := winograd.fastest(correlation):
         name, tiles = found
-        run = partial(_where_finite, tiles, steps, algorithm(correlation, steps, "highest"))
+        run = partial(_where_finite, tiles, steps, [algorithm(correlation, steps, "highest")])
         return Algorithm(f"winograd {name}", run)
     if fft.suits(correlation):
         transforms = fft.Fft(correlation)
         if transforms.pays:
-            return Algorithm("fft", partial(_where_finite, transforms, steps, algorithm(correlation, steps, "highest")))
+            direct = [algorithm(correlation, steps, "highest")]
+            return Algorithm("fft", partial(_where_finite, transforms, steps, direct))
     return None
 
 
 def _where_finite(
     faster: winograd_boxes.Boxes | winograd_tiles.Tiles | fft.Fft,
     steps: tuple[int, int],
-    direct: Algorithm,
+    direct: list[Algorithm],
     source: Array,
     w: Array,
     b: Array | None,
@@ -226,7 +243,8 @@ def _where_finite(
     not_finite = faster.run(source, w, steps, b, target, relu)
     if not_finite.any():
         for n in np.flatnonzero(not_finite):
-            direct.run(source[n : n + 1], w, b, target[n : n + 1], relu)
+            for one in direct:
+                one.run(source[n : n + 1], w, b, target[n : n + 1], relu)
 
 
 def _depthwise(

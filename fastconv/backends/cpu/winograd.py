@@ -10,7 +10,8 @@ from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.shift_gemm import direct_time
 from fastconv.backends.cpu.winograd_boxes import Boxes
 from fastconv.backends.cpu.winograd_forms import phase_taps
-from fastconv.backends.cpu.winograd_matrices import MAX_CHANNELS
+from fastconv.backends.cpu.winograd_matrices import MAX_CHANNELS, OUTPUTS
+from fastconv.backends.cpu.winograd_spread import spread_axes
 from fastconv.backends.cpu.winograd_tiles import Tiles
 
 _MIN_CHANNELS, _MIN_ROWS = 8, 6
@@ -22,6 +23,8 @@ _TILE_OUTPUTS: dict[tuple[int, ...], tuple[int, ...]] = {(2, 2): (4, 3, 2), (3, 
 
 _BOX_STEPS = {1, 2, 4}
 """Steps of boxes: the rows of a patch are taken apart by shuffles."""
+
+_MAX_SPREAD = 4  # phases of an axis of outputs: more of them seldom have several taps
 
 _SMALLER, _SMALLER_GAIN = "tiles of 3×3", 1.05
 """Gain of smaller tiles for which larger ones are left: more samples than are assumed favour these."""
@@ -43,12 +46,38 @@ def ways(correlation: Correlation) -> dict[str, Boxes | Tiles]:
 
 def fastest(correlation: Correlation) -> tuple[str, Boxes | Tiles] | None:
     """The way that pays, if one does: direct sums round less."""
-    if not suits(correlation):
-        return None
-    found = ways(correlation)
+    return _fastest(ways(correlation), direct_time(correlation)) if suits(correlation) else None
+
+
+def _fastest(found: dict[str, Boxes | Tiles], direct: float) -> tuple[str, Boxes | Tiles] | None:
     times = {name: cost(way.bill(SAMPLES)) for name, way in found.items()}
     name = min(times, key=lambda name: times[name] * (_SMALLER_GAIN if name == _SMALLER else 1), default="")
-    return (name, found[name]) if name and WINOGRAD_GAIN * times[name] < direct_time(correlation) else None
+    return (name, found[name]) if name and WINOGRAD_GAIN * times[name] < direct else None
+
+
+def spread_ways(correlations: list[Correlation]) -> dict[str, Boxes | Tiles]:
+    """How tiles can compute the phases of a strided input gradient, in height and width, that share a depth."""
+    one = correlations[0]
+    if len(correlations) == 1 or one.empty:
+        return {}
+    axes = [list(dict.fromkeys(c.axes[n] for c in correlations)) for n in (1, 2)]
+    spread = spread_axes(axes, one.kernel, OUTPUTS)
+    if spread is None or max(axis.step for axis in spread) > _MAX_SPREAD:
+        return {}
+    taps = tuple(phase_taps(axis.taps, axis.step) for axis in spread)
+    enough = one.channels * len(one.axes[0].offsets) >= _MIN_CHANNELS
+    if not enough or one.channels * len(one.axes[0].offsets) > MAX_CHANNELS.get(tuple(t for t in taps if t > 1), 0):
+        return {}
+    found: dict[str, Boxes | Tiles] = {"boxes": Boxes(one, spread)}
+    if len(one.axes[0].offsets) == one.axes[0].outputs == 1:
+        for outputs in _TILE_OUTPUTS.get(taps, ()):
+            found[f"tiles of {outputs}×{outputs}"] = Tiles(one, outputs, spread_axes(axes, one.kernel, outputs))
+    return found
+
+
+def fastest_spread(correlations: list[Correlation]) -> tuple[str, Boxes | Tiles] | None:
+    """The way that pays for the phases of an input gradient, if one does."""
+    return _fastest(spread_ways(correlations), sum(map(direct_time, correlations)))
 
 
 def suits(correlation: Correlation) -> bool:

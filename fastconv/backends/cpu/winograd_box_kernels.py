@@ -27,6 +27,7 @@ from fastconv.backends.cpu.winograd_kernels import (
     tile_phase,
     tile_phases,
     tile_products,
+    tile_spread,
     values_at,
 )
 from fastconv.backends.cpu.winograd_simd import all_zero, input_transform, output_transform
@@ -39,11 +40,13 @@ transformed, then its numbers of (block of rows, plane) to be computed from them
 @routine
 def _finish_row(
     form: Any, y: Any, to: int, row_step: int, column_step: int, products: int, step: int, bias: int, relu: int,
-    results: Any, check: int, pitch: int, columns: int, tile_rows: int, tile_columns: int, height: int, width: int,
+    results: Any, check: int, pitch: int, columns: int, tile_rows: int, tile_columns: int, above: int, before: int,
+    height: int, width: int,
 ) -> None:  # fmt: skip
     """The outputs of a box in one row of weights, to y[to:], from its products of `columns` columns.
 
-    `height` and `width` are the outputs from there to the end of the plane. A vector of tiles side by side whose
+    `height` and `width` are the outputs from there to the end of the plane, of which the first ones, `above` and
+    `before`, lie outside. A vector of tiles side by side whose
     outputs all exist is stored directly, others by way of `results`. See `output_transform` for `check`.
     """
     size = y.itemsize
@@ -51,18 +54,23 @@ def _finish_row(
     ty = tx = 0
     for q in range(0, columns, LANES):
         at = to + ty * high * row_step + tx * across * column_step
-        whole = ty < tile_rows and tx + LANES <= tile_columns and column_step == 1
+        whole = (ty > 0 or above == 0) and (tx > 0 or before == 0)
+        whole = whole and ty < tile_rows and tx + LANES <= tile_columns and column_step == 1
         whole = whole and (ty + 1) * high <= height and (tx + LANES) * across <= width
         target, apart = (pointer(y) + at * size, row_step) if whole else (pointer(results), across * LANES)
-        output_transform(y, form, products + q * size, step, bias, relu, target, apart, check)
+        output_transform(
+            y, form, products + q * size, step, tile_frequencies(form) * step, bias, relu, target, apart, check
+        )
         left = LANES
         while left > 0:
             tiles = min(left, pitch - tx)
             valid = min(tile_columns - tx, tiles)
             if not whole and ty < tile_rows and valid > 0:
-                rows, length = min(high, height - ty * high), min(valid * across, width - tx * across)
-                at = to + ty * high * row_step + tx * across * column_step
-                store_tiles(y, at, row_step, column_step, results, LANES - left, across, rows, length)
+                i, j = above if ty == 0 else 0, before if tx == 0 else 0
+                rows, length = min(high, height - ty * high) - i, min(valid * across, width - tx * across) - j
+                at = to + (ty * high + i) * row_step + (tx * across + j) * column_step
+                first = (LANES * i + LANES - left) * across + j
+                store_tiles(y, at, row_step, column_step, results, first, LANES * across, rows, length)
             left -= tiles
             tx += tiles
             if tx == pitch:
@@ -104,7 +112,7 @@ def _transform_box(
             taps = pointer(off) + 8 * down * across * (c * p.planes + plane)
             to = transformed + (plane * p.channels + c) * columns * size
             for phase in range(phases):
-                kind = tile_phase(form, phase)[2]
+                kind = tile_phase(form, phase)[2] if phases > 1 else 0
                 for q in range(0, columns * size, LANES * size):
                     if kind == 0:
                         input_transform(x, form, 0, box + q, taps, to + q, apart)
@@ -162,12 +170,12 @@ def _boxes(
     The plan is that of the phase's tiles: its outputs are tiles, its taps the elements of a patch, its target the
     outputs; along the depth a step takes some planes of outputs `together`, whose `depth` taps share the gathered
     planes. `outputs_d`, `height` and `width` count the outputs of the phase, `b` is where a box is transformed to.
-    Scratch: products of `several` numbers, check, outputs, box.
+    Scratch: products of `several` numbers and phases of the outputs, check, outputs, box.
     """
     p = plan[0]
     size, volume = x.itemsize, p.depth * p.height * p.width
     plane = p.target_h * p.target_w
-    planes, count, phases = p.channels * p.planes, p.channels * depth, tile_phases(form)
+    planes, count, phases, spread = p.channels * p.planes, p.channels * depth, tile_phases(form), tile_spread(form)
     most = -(-((p.box_h - 1) * p.pitch + p.box_w) // LANES) * LANES
     frequencies, (high, across) = tile_frequencies(form), tile_outputs(form)
     products = several * frequencies * (ROWS * most + STAGGER)
@@ -189,22 +197,24 @@ def _boxes(
         here = min(together, outputs_d - d * together)
         zero_bytes(pointer(check), LANES * size)
         below, right = height - h0 * high, width - w0 * across
-        a = pointer(filters) + g * p.blocks * frequencies * (phases * count * ROWS + FILTER_PADDING) * size
-        for first in range(number0, min(number1, p.blocks * here), several):
-            last = min(first + several, number1, p.blocks * here)
+        above, before = max(0, -p.first_h) if h0 == 0 else 0, max(0, -p.first_w) if w0 == 0 else 0
+        a = pointer(filters) + g * p.blocks * spread * frequencies * (phases * count * ROWS + FILTER_PADDING) * size
+        end_of_numbers = min(number1, p.blocks * here) * spread
+        for first in range(number0 * spread, end_of_numbers, several):
+            last = min(first + several, end_of_numbers)
             tile_products(x, form, a, b, count, apart, columns, p.channels, pointer(zeros), c, first, last, here)
-            for m in range((last - first) * ROWS):
-                block, plane_d = divmod(first + m // ROWS, here)
+            for m in range((last - first) // spread * ROWS):
+                block, plane_d = divmod(first // spread + m // ROWS, here)
                 row = block * ROWS + m % ROWS
                 if row >= p.rows:
                     continue
                 base = ((image * p.rows + row) * p.target_d + p.first_d + (d * together + plane_d) * p.stride_d) * plane
                 base += (p.first_h + h0 * high * p.stride_h) * p.target_w + p.first_w + w0 * across * p.stride_w
                 bias = pointer(start) + (g * p.blocks * ROWS + row) * size
-                of_row = c + (m // ROWS * frequencies * step + m % ROWS * columns) * size
+                of_row = c + (m // ROWS * spread * frequencies * step + m % ROWS * columns) * size
                 _finish_row(
                     form, y, base, p.stride_h * p.target_w, p.stride_w, of_row, step, bias, relu, results,
-                    pointer(check), p.pitch, columns, tile_rows, tile_columns, below, right,
+                    pointer(check), p.pitch, columns, tile_rows, tile_columns, above, before, below, right,
                 )  # fmt: skip
         if not all_zero(check):
             not_finite[n] = True

@@ -27,6 +27,8 @@ from fastconv.backends.cpu.winograd_forms import (
     patch_of,
     phase_of,
     phases_of,
+    products_of,
+    spread_of,
 )
 from fastconv.backends.cpu.winograd_kernels import (
     FILTER_PADDING,
@@ -39,6 +41,7 @@ from fastconv.backends.cpu.winograd_kernels import (
     transform_filters,
 )
 from fastconv.backends.cpu.winograd_matrices import OUTPUTS
+from fastconv.backends.cpu.winograd_spread import Spread, reversed_taps
 from fastconv.backends.threads import get_num_threads, share, team_for
 
 _PLANES = 4  # of outputs that share the transformed planes of a volume
@@ -66,7 +69,8 @@ class _Phase:
         # Of a full box in whole vectors, the waste between its rows included.
         columns = -(-int((p["box_h"] - 1) * p["pitch"] + p["box_w"]) // LANES) * LANES
         self.transformed = frequencies * (phases_of(form) * tiles.channels * int(p["planes"]) * columns + STAGGER)
-        self.several = several_blocks(frequencies, columns)
+        spread = spread_of(form)
+        self.several = max(1, several_blocks(frequencies, columns) // spread) * spread
         products = self.several * frequencies * (ROWS * columns + STAGGER)
         results = LANES * (1 + math.prod(outputs_of(form)))
         self.work = -(-(products + results + tiles.box_elements + columns) // ALIGNED) * ALIGNED
@@ -79,23 +83,31 @@ class Boxes:
     With taps e apart, outputs e apart depend on positions e apart alone: e · e images, each an ordinary convolution.
     """
 
-    def __init__(self, correlation: Correlation) -> None:
+    def __init__(self, correlation: Correlation, spread: tuple[Spread, Spread] | None = None) -> None:
+        """Of one of the phases of an input gradient, but all of them in height and width, with their `spread`."""
         depth, height, width = correlation.axes
         planes, channels = len(depth.offsets), correlation.channels
-        taps = len(height.offsets), len(width.offsets)
-        self.form = form_of(taps, steps=(height.step, width.step))
-        phases = phases_of(self.form)
-        self.together = _together(depth) if phases == 1 else 1
+        if spread:
+            self.form = form_of((spread[0].taps, spread[1].taps), spread=(spread[0].step, spread[1].step))
+            axes = [(spread[0].tiles, spread[1].tiles)]
+            self.taps = reversed_taps(correlation)
+        else:
+            taps = len(height.offsets), len(width.offsets)
+            self.form = form_of(taps, steps=(height.step, width.step))
+            axes = list(itertools.product(tiled(height), tiled(width)))
+            self.taps = taps_in_order(correlation)
+        phases, self.spread = phases_of(self.form), spread_of(self.form)
+        self.together = _together(depth) if phases == self.spread == 1 else 1
         several = _by_planes(depth, self.together)
         summed = phases * channels
         least = TILE_COLUMNS if summed * planes <= _MANY_CHANNELS else TILE_COLUMNS // 2
-        self.frequencies, self.positions = frequencies_of(self.form), math.prod(patch_of(self.form))
+        self.frequencies = frequencies_of(self.form)
         fitting = _TRANSFORMED_BYTES // (4 * self.frequencies * summed * len(several.offsets))
         least = max(least, min(fitting, 2 * TILE_COLUMNS))
         kernel = planes, *patch_of(self.form)
         by_phase = [
             Correlation([several, h, w], channels, correlation.rows, correlation.groups, kernel, 4, flat=least)
-            for h, w in itertools.product(tiled(height), tiled(width))
+            for h, w in axes
         ]
         self.tiles = by_phase[0]
         """Of the first phase; channels, rows and groups are those of all."""
@@ -108,10 +120,10 @@ class Boxes:
         self.numbers = self._numbers()
         self.transformed = max(phase.transformed for phase in self.phases)
         self.elements = max(phase.work + phase.transformed for phase in self.phases)
-        of_block = self.frequencies * (summed * planes * ROWS + FILTER_PADDING)
+        of_block = self.spread * self.frequencies * (summed * planes * ROWS + FILTER_PADDING)
         self.filters = -(-self.tiles.groups * self.tiles.blocks * of_block // ALIGNED) * ALIGNED
         """Elements of the transformed filters."""
-        self.taps, self.kernel_size = taps_in_order(correlation), correlation.kernel_size
+        self.kernel_size = correlation.kernel_size
         self.depth, self.outputs_d = planes, depth.outputs
         self.gathered = (planes + self.together - 1) / self.together / planes
         """Planes that are transformed over those that are multiplied."""
@@ -127,19 +139,20 @@ class Boxes:
         """What is done for each of so many samples, see estimates.py."""
         channels, blocks = self.tiles.channels * self.depth, self.tiles.blocks
         tiles = self.outputs_d * sum(phase.tiles.box_vectors() for phase in self.phases)
-        vectors = self.positions * tiles
+        inputs, products = (tiles * math.prod(count) for count in (patch_of(self.form), products_of(self.form)))
+        results = products if self.spread > 1 else self.frequencies * tiles
         axes = axes_of(self.form)
         boxes = self.ends[-1] / self.tiles.groups
         bill: Bill = {
-            "tiled box product": vectors * blocks * ROWS * channels,
-            f"tiled box input, axes {axes}": vectors * channels * self.gathered,
-            f"tiled box output, axes {axes}": self.frequencies * tiles * self.tiles.rows,
-            "tiled box filter": self.positions * channels * blocks / samples,
+            "tiled box product": products * blocks * ROWS * channels,
+            f"tiled box input, axes {axes}": inputs * channels * self.gathered,
+            f"tiled box output, axes {axes}": results * self.tiles.rows,
+            "tiled box filter": math.prod(products_of(self.form)) * channels * blocks / samples,
             "tiled box": boxes,
         }
         if self.depth > 1:
             bill["tiled box product, planes"] = bill["tiled box product"]
-            bill["tiled box input, planes"] = vectors * channels * self.gathered
+            bill["tiled box input, planes"] = inputs * channels * self.gathered
             bill["tiled box, planes"] = boxes * self.together
         return bill
 
@@ -208,7 +221,9 @@ def tiled(axis: Axis) -> list[Axis]:
 
 def _by_step(offsets: npt.NDArray[np.int64], form: Form) -> npt.NDArray[np.int64]:
     """The positions of each patch by the phases of the steps, in whose order they are transformed."""
-    steps = [len(step) for _, _, step in form]
+    if phases_of(form) == 1:
+        return offsets
+    steps = [len(axis[2]) for axis in form]
     patches = offsets.reshape(-1, *patch_of(form))
     found = (phase_of(form, number) for number in range(phases_of(form)))
     phases = [patches[:, h :: steps[0], w :: steps[1]].reshape(len(patches), -1) for h, w, _ in found]

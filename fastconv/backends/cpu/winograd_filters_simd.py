@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from fastconv.backends.cpu.emitter import Emitter
 from fastconv.backends.cpu.host import LINE_BYTES
 from fastconv.backends.cpu.simd import ROWS
-from fastconv.backends.cpu.winograd_forms import phase_of, phases_of, values_of
+from fastconv.backends.cpu.winograd_forms import phase_of, phases_of, spread_of, values_of
 from fastconv.backends.cpu.winograd_simd import (
     FILTER_LANES,
     at_points,
@@ -91,12 +91,14 @@ def _filter_transform(
     """
     if turned and phases_of(form) > 1:
         return
+    phases = phases_of(form) * spread_of(form)
     height, width = matrices_of(form)
-    (taps_h, _, steps_h), (taps_w, _, steps_w) = (map(len, axis) for axis in form)
+    taps_h, taps_w = (len(axis[0]) for axis in form)
+    steps_h, steps_w = (len(axis[2]) * len(axis[3]) for axis in form)
     taps = taps_of(taps_h * taps_w)[:: -1 if turned else 1]
     filters = [taps[i * taps_w : (i + 1) * taps_w] for i in range(taps_h)]
     down, across = values_of(form)
-    for number in range(phases_of(form)):
+    for number in range(phases):
         first_h, first_w, kind = phase_of(form, number)
         place = emit.at(target, emit.builder.mul(apart, emit.index(number)))
         for i in range(down - kind // 2):
@@ -106,7 +108,7 @@ def _filter_transform(
         of_phase = [row[first_w::steps_w] for row in filters[first_h::steps_h]]
         values = both_sides(emit, at_points, height.filter, width.filter, of_phase)
         # Behind a phase lies one that is there already.
-        lanes = FILTER_LANES if phases_of(form) == 1 or emit.lanes > FILTER_LANES else ROWS
+        lanes = FILTER_LANES if phases == 1 or emit.lanes > FILTER_LANES else ROWS
         store_frequencies(emit, place, stride, values, across, lanes)
 
 

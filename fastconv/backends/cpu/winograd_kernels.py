@@ -37,6 +37,7 @@ from fastconv.backends.cpu.winograd_forms import (
     phase_of,
     phases_of,
     phases_with,
+    spread_of,
     values_of,
 )
 from fastconv.backends.cpu.winograd_simd import FILTER_LANES
@@ -53,6 +54,7 @@ _BY_PAIRS = LANES == 2 * FILTER_LANES == 2 * ROWS
 
 tile_frequencies, tile_outputs = inlined(frequencies_of), inlined(outputs_of)
 tile_patch, values_at, tile_phases = inlined(patch_of), inlined(values_of), inlined(phases_of)
+tile_spread = inlined(spread_of)
 tile_phase, frequency_phases = inlined(phase_of), inlined(phases_with)
 
 
@@ -61,14 +63,16 @@ def filters_of_blocks(
     form: Any, w: Any, filters: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size: int, depth:
     int, first: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """w to [group][block of rows][frequency][phase][depth tap][channel][row of block], zeros at the end.
+    """w to [group][block][phase of outputs][frequency][phase of inputs][depth tap][channel][row], zeros at the end.
 
     `taps` are those of the form for each of `depth`, in the order of their offsets. A frequency is followed by
     FILTER_PADDING elements. Blocks begin ≤ block < end of all groups; block `first` is stored first in `filters`.
     """
     p = plan[0]
     apart = p.channels * depth * ROWS
-    step = tile_phases(form) * apart + FILTER_PADDING
+    step, spread = tile_phases(form) * apart + FILTER_PADDING, tile_spread(form)
+    if spread > 1:
+        apart = tile_frequencies(form) * step
     plane, frequencies = len(form[0][0]) * len(form[1][0]), tile_frequencies(form)
     padded = np.zeros(plane * ROWS, w.dtype)
     for task in range(begin, end):
@@ -82,7 +86,7 @@ def filters_of_blocks(
             turned = span == 1 - plane < 0
             in_place = valid == ROWS and (turned or span == plane - 1)  # the taps are neighbours
             lowest = source + min(taps[here], taps[here + plane - 1])
-            to, done = (task - first) * frequencies * step + d * p.channels * ROWS, 0
+            to, done = (task - first) * spread * frequencies * step + d * p.channels * ROWS, 0
             if in_place and _BY_PAIRS:
                 done = p.channels // 2 * 2
                 for c in range(0, done, 2):
@@ -124,20 +128,26 @@ def tile_products(
 ) -> None:  # fmt: skip
     """results[number][f][row][column] = Σ_k filters[block][f][k][row] · tiles[f][plane · channels + k][column].
 
-    k counts what there is of each phase, of the phases that have the frequency.
-
-    Numbers first ≤ number < last stand for (block of rows, plane of `here`); the tiles of a frequency, whole vectors of
+    k counts what there is of each phase of the input, of the phases that have the frequency. Numbers first ≤ number <
+    last stand for (block of rows, phase of the outputs, plane of `here`), and those whose phase lacks the frequency are
+    left out; the tiles of a frequency, whole vectors of
     columns, lie `apart` elements behind those of the last. The numbers run innermost: what a vector of columns needs is
     read once for all.
     """
     size, frequencies, of_block = like.itemsize, tile_frequencies(form), tile_phases(form) * count * ROWS
     of_block += FILTER_PADDING
+    spread = tile_spread(form)
     for f in range(frequencies):
         low, high = frequency_phases(form, f)
+        begin, end = 0, 1
+        if spread > 1:
+            low, high, begin, end = 0, 1, low, high
         q = 0
         while q < columns:
             vectors = min(_WIDE, (columns - q) // LANES)
             for number in range(first, last):
+                if not begin <= number % spread < end:
+                    continue
                 block, plane = divmod(number, here)
                 a = filters + ((block * frequencies + f) * of_block + low * count * ROWS) * size
                 b = tiles + (f * apart + (low * count + plane * channels) * columns + q) * size
@@ -154,14 +164,14 @@ def tile_products(
 
 @inlined
 def store_tiles(
-    y: Any, to: int, row_step: int, column_step: int, results: Any, lane: int, across: int, rows: int, columns: int
+    y: Any, to: int, row_step: int, column_step: int, results: Any, first: int, pitch: int, rows: int, columns: int
 ) -> None:
-    """rows × columns outputs of neighbouring tiles, `across` wide, from `lane` on to y."""
+    """rows × columns outputs of neighbouring tiles, from results[first:], rows `pitch` apart, to y."""
     if column_step == 1:
-        _store_rows(y, to, row_step, results, lane * across, LANES * across, rows, columns)
+        _store_rows(y, to, row_step, results, first, pitch, rows, columns)
         return
     for i in range(rows):
-        at, target = (i * LANES + lane) * across, to + i * row_step
+        at, target = first + i * pitch, to + i * row_step
         for j in range(np.uintp(columns)):
             y[np.uintp(target) + j * np.uintp(column_step)] = results[np.uintp(at) + j]
 

@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 from fastconv.backends.cpu.emitter import Emitter
 from fastconv.backends.cpu.host import inlined
 from fastconv.backends.cpu.simd import ROWS
-from fastconv.backends.cpu.winograd_forms import phase_of, phase_taps, phases_of
+from fastconv.backends.cpu.winograd_forms import phase_of, phase_taps, phases_of, spread_of
 from fastconv.backends.cpu.winograd_matrices import Matrices, Matrix, has_zero, matrices
 
 FILTER_LANES = 8  # of a vector of filters: at least ROWS
@@ -34,7 +34,9 @@ _I32 = ir.IntType(32)
 
 def matrices_of(form: Any) -> tuple[Matrices, Matrices]:
     """Of height and width."""
-    height, width = (matrices(phase_taps(len(taps), len(steps)), len(outputs)) for taps, outputs, steps in form)
+    height, width = (
+        matrices(phase_taps(len(taps), len(step) * len(spread)), len(outputs)) for taps, outputs, step, spread in form
+    )
     return height, width
 
 
@@ -69,17 +71,21 @@ def at_points(emit: Emitter, matrix: Matrix, values: list[Any]) -> list[Any]:
 
 
 def from_points(emit: Emitter, matrix: Matrix, values: list[Any]) -> list[Any]:
-    """matrix · values for Aᵀ or Gᵀ: the columns of points a and -a differ in the signs of their odd rows alone."""
+    """matrix · values for Aᵀ or Gᵀ: the columns of points a and -a differ in the signs of their odd rows alone.
+
+    Short phases lack the last value, at infinity.
+    """
     if len(values) == 1:
         return [_combination(emit, row, values) for row in matrix]
-    first = int(has_zero(len(values)))
-    pairs = list(zip(values[first:-1:2], values[first + 1 : -1 : 2]))
+    first = int(has_zero(len(matrix[0])))
+    points, infinity = values[: len(matrix[0]) - 1], values[len(matrix[0]) - 1 :]
+    pairs = list(zip(points[first::2], points[first + 1 :: 2]))
     sums = [emit.builder.fadd(a, b) for a, b in pairs]
     differences = [emit.builder.fsub(a, b) for a, b in pairs]
-    ends = [*values[:first], values[-1]]
+    ends = points[:first] + infinity
     results = []
     for i, row in enumerate(matrix):
-        factors = [*row[:first], row[-1], *row[first:-1:2]]
+        factors = [*row[:first], *row[-1:][: len(infinity)], *row[first:-1:2]]
         results.append(_combination(emit, factors, [*ends, *(differences if i % 2 else sums)]))
     return results
 
@@ -95,9 +101,9 @@ def transposed(matrix: Matrix) -> Matrix:
     return tuple(zip(*matrix))
 
 
-def frequencies_at(emit: Emitter, source: Any, stride: Any, rows: int, columns: int) -> list[list[Any]]:
-    """Vectors at source[stride · frequency:]."""
-    numbers = [[emit.index(columns * i + j) for j in range(columns)] for i in range(rows)]
+def frequencies_at(emit: Emitter, source: Any, stride: Any, rows: int, columns: int, short: int = 0) -> list[list[Any]]:
+    """Vectors at source[stride · frequency:], but for those that short phases lack (`phase_of`)."""
+    numbers = [[emit.index(columns * i + j) for j in range(columns - short % 2)] for i in range(rows - short // 2)]
     return [[emit.load(emit.at(source, emit.builder.mul(stride, n))) for n in row] for row in numbers]
 
 
@@ -128,7 +134,9 @@ def _transform(emit: Emitter, height: Matrix, width: Matrix, short: int, args: A
 
 
 def _has(form: Any, kind: int) -> bool:
-    """Whether a form has phases of that kind: there is no code for others."""
+    """Whether a form has phases of the input of that kind: there is no code for others."""
+    if phases_of(form) == 1:
+        return kind == 0
     return any(phase_of(form, number)[2] == kind for number in range(phases_of(form)))
 
 
@@ -265,31 +273,43 @@ def few_columns(  # type: ignore[no-untyped-def]
 
 @intrinsic
 def output_transform(  # type: ignore[no-untyped-def]
-    typing_context, like, form, source, stride, start, relu, target, row_step, check
+    typing_context, like, form, source, stride, apart, start, relu, target, row_step, check
 ):
     """Frequencies at source[stride · frequency:] to the outputs of tiles side by side, rows at target[row_step · row:].
 
+    Those of the phases of the outputs lie `apart`; columns of all phases are stored in turns.
     `start` is the address of a value to add (the bias); with `relu` ≠ 0 negative results become 0. Of the vector at
     `check` a lane becomes NaN if a result of its tile, before relu, is not finite; the others keep what they have.
     """
-    signature = types.void(like, form, *[types.intp] * 7)
+    signature = types.void(like, form, *[types.intp] * 8)
     height, width = matrices_of(form)
+    steps_h, steps_w = (len(axis[3]) for axis in form)
+    spread = spread_of(form)
+    # The phases that rows of a phase take their columns from, in turns: those with the last tap come first.
+    by_place = sorted(((-h, -w), number, kind) for number in range(spread) for h, w, kind in [phase_of(form, number)])
+    in_rows = [by_place[i * steps_w : (i + 1) * steps_w] for i in range(steps_h)] if spread > 1 else [[((0, 0), 0, 0)]]
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0])
-        source, stride, start, relu, target, row_step, check = args[2:]
+        source, stride, apart, start, relu, target, row_step, check = args[2:]
         source, target, check = (emit.pointer(address) for address in (source, target, check))
         bias = emit.splat(builder.load(emit.pointer(start)))
         wanted = builder.icmp_signed("!=", relu, emit.index(0))
-        values = frequencies_at(emit, source, stride, len(height.input), len(width.input))
         zeros = emit.load(check)
-        for i, row in enumerate(both_sides(emit, from_points, height.output, width.output, values)):
-            for value in row:
-                zeros = emit.fma(value, emit.zero, zeros)
-            place = emit.at(target, builder.mul(row_step, emit.index(i)))
-            finished = [emit.relu_if(wanted, builder.fadd(value, bias)) for value in row]
-            for number, vector in enumerate(emit.interleaved(finished)):
-                emit.store(vector, emit.at(place, emit.index(number * emit.lanes)))
+        for turn, phases in enumerate(in_rows):
+            outputs = []
+            for _, number, kind in phases:
+                of_phase = emit.at(source, builder.mul(apart, emit.index(number)))
+                values = frequencies_at(emit, of_phase, stride, len(height.input), len(width.input), kind)
+                outputs.append(both_sides(emit, from_points, height.output, width.output, values))
+            for i, rows in enumerate(zip(*outputs)):
+                row = [value for values in zip(*rows) for value in values]
+                for value in row:
+                    zeros = emit.fma(value, emit.zero, zeros)
+                place = emit.at(target, builder.mul(row_step, emit.index(i * steps_h + turn)))
+                finished = [emit.relu_if(wanted, builder.fadd(value, bias)) for value in row]
+                for number, vector in enumerate(emit.interleaved(finished)):
+                    emit.store(vector, emit.at(place, emit.index(number * emit.lanes)))
         emit.store(zeros, check)
         return context.get_dummy_value()
 

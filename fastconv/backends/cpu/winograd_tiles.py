@@ -23,7 +23,15 @@ from fastconv.backends.cpu.plan import TILE_VECTORS, Correlation, even_part
 from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.team import shared
-from fastconv.backends.cpu.winograd_forms import form_of, frequencies_of, outputs_of, patch_of, phases_of
+from fastconv.backends.cpu.winograd_forms import (
+    form_of,
+    frequencies_of,
+    outputs_of,
+    patch_of,
+    phases_of,
+    products_of,
+    spread_of,
+)
 from fastconv.backends.cpu.winograd_kernels import (
     FILTER_PADDING,
     LANES,
@@ -40,8 +48,10 @@ from fastconv.backends.cpu.winograd_kernels import (
     tile_phase,
     tile_phases,
     tile_products,
+    tile_spread,
 )
 from fastconv.backends.cpu.winograd_simd import FEW, few_columns, input_transform_gathered, output_transform
+from fastconv.backends.cpu.winograd_spread import Spread, reversed_taps
 from fastconv.backends.threads import share, team_for
 
 _STEP = TILE_VECTORS * LANES
@@ -55,34 +65,42 @@ class Tiles:
     """A correlation by tiles of `outputs` × `outputs`.
 
     With taps e apart, outputs e apart depend on positions e apart alone: so lie those of a tile. At step s its
-    outputs are neighbours, and each phase has positions s apart.
+    outputs are neighbours, and each phase has positions s apart; with phases of the outputs all are neighbours.
     """
 
-    def __init__(self, correlation: Correlation, outputs: int) -> None:
+    def __init__(self, correlation: Correlation, outputs: int, spread: tuple[Spread, Spread] | None = None) -> None:
+        """Of one of the phases of an input gradient, but all of them in height and width, with their `spread`."""
         _, height, width = correlation.axes
         self.correlation = correlation
-        self.form = form_of((len(height.offsets), len(width.offsets)), outputs, (height.step, width.step))
-        self.frequencies, self.positions = frequencies_of(self.form), math.prod(patch_of(self.form))
+        if spread:
+            self.form = form_of((spread[0].taps, spread[1].taps), outputs, spread=(spread[0].step, spread[1].step))
+            self.rows, self.columns = (_begins(axis.tiles, outputs * axis.step) for axis in spread)
+            self.apart, self.taps = (1, 1), reversed_taps(correlation)
+        else:
+            self.form = form_of((len(height.offsets), len(width.offsets)), outputs, (height.step, width.step))
+            self.rows, self.columns = (_first_outputs(axis, outputs) for axis in (height, width))
+            self.apart, self.taps = (height.spacing, width.spacing), taps_in_order(correlation)
+        self.frequencies, self.products = frequencies_of(self.form), math.prod(products_of(self.form))
+        self.positions, self.spread = math.prod(patch_of(self.form)), spread_of(self.form)
         self.channels = phases_of(self.form) * correlation.channels
         """Channels of all phases."""
-        self.rows, self.columns = (_first_outputs(axis, outputs) for axis in (height, width))
-        self.apart = height.spacing, width.spacing
         most = 4 * self.frequencies * self.channels * 2 * TILE_COLUMNS <= _PANEL_BYTES
         self.panel = TILE_COLUMNS * (2 if most else 1)
         """Columns at once, at most."""
-        self.taps, self.kernel_size = taps_in_order(correlation), correlation.kernel_size
+        self.kernel_size = correlation.kernel_size
 
     def bill(self, samples: int) -> Bill:
         """What is done for each of so many samples, see estimates.py."""
         channels, blocks, tiles = self.correlation.channels, self.correlation.blocks, len(self.rows) * len(self.columns)
-        vectors, sums = tiles / LANES, self.frequencies * tiles / LANES * blocks
+        vectors = tiles / LANES
+        sums = vectors * (self.products if self.spread > 1 else self.frequencies) * blocks
         panels = max(1 / samples, tiles / self.panel)
         return {
-            "tiles product": vectors * self.positions * blocks * channels * ROWS,
+            "tiles product": vectors * self.products * blocks * channels * ROWS,
             "tiles tile": sums / TILE_VECTORS,
             "tiles input": vectors * self.positions * channels,
             "tiles output": sums * ROWS,
-            "tiles filter": self.positions * panels * channels * blocks,
+            "tiles filter": self.products * panels * channels * blocks,
             "tiles call": 1 / samples,
         }
 
@@ -95,24 +113,24 @@ class Tiles:
         per_sample = len(self.rows) * len(self.columns)
         total = samples * per_sample
         longest = even_part(-(-total // _STEP), self.panel // _STEP) * _STEP
-        several = several_blocks(self.frequencies, max(longest, TILE_COLUMNS))
+        several = several_blocks(self.spread * self.frequencies, max(longest, TILE_COLUMNS))
         if total <= FEW:  # so few tiles cost nothing to read again: no more filters than stay in the cache
-            filter_bytes = 4 * self.frequencies * ROWS * self.channels
+            filter_bytes = 4 * self.spread * self.frequencies * ROWS * self.channels
             several = max(2, min(several, SECOND_LEVEL_BYTES * 3 // 4 // filter_bytes))
-        of_block = self.frequencies * (ROWS * (self.channels + longest) + FILTER_PADDING + STAGGER)
+        of_block = self.spread * self.frequencies * (ROWS * (self.channels + longest) + FILTER_PADDING + STAGGER)
         elements = several * of_block + longest + math.prod(outputs_of(self.form)) * LANES
         not_finite = np.zeros(-(-total // LANES) * LANES, np.bool_)
         for first in range(0, total, longest):
             length = -(-min(longest, total - first) // LANES) * LANES
-            vectors, across = length // LANES, len(self.form[1][1])
+            vectors, across = length // LANES, outputs_of(self.form)[1]
             index, masks = np.zeros(length, np.int64), np.zeros((vectors, self.positions), np.int64)
-            outputs = np.zeros((length, 3), np.int64)
+            outputs = np.zeros((length, 5), np.int64)
             tile_tables(self.form, plan, self.rows, self.columns, *self.apart, samples, first, index, masks, outputs)
-            segments, ends = np.empty((length * across, 3), np.int64), np.empty(vectors, np.int64)
+            segments, ends = np.empty((length * across, 4), np.int64), np.empty(vectors, np.int64)
             places = np.empty((vectors, LANES * across), np.int64)
             segment_tables(self.form, outputs, self.apart[1], segments, ends, places)
             transformed = call_scratch(self.frequencies * (self.channels * length + STAGGER), x.dtype)
-            flops = 2 * self.positions * c.channels * c.rows * length
+            flops = 2 * self.products * c.channels * c.rows * length
             for group in range(c.groups):
                 inputs = self.form, x, transformed, plan, *self.apart, index, masks, group
                 share(transform_tiles, inputs, c.channels, 20.0 * self.channels * length)
@@ -127,11 +145,17 @@ class Tiles:
 
 
 def _first_outputs(axis: Axis, outputs: int) -> npt.NDArray[np.int64]:
-    """The outputs that the tiles of an axis begin with."""
+    """The outputs that the tiles of an axis begin with, and the positions."""
     apart = axis.spacing
     rounds = range(0, axis.outputs, outputs * apart)
     firsts = [first + phase for first in rounds for phase in range(apart) if first + phase < axis.outputs]
-    return np.array(firsts, dtype=np.int64)
+    return np.array([(first, first * axis.step + axis.low) for first in firsts], dtype=np.int64)
+
+
+def _begins(tiles: Axis, outputs: int) -> npt.NDArray[np.int64]:
+    """The same where tiles of so many outputs are the outputs of an axis."""
+    begins = [(tiles.first + i * outputs, tiles.low + i * tiles.step) for i in range(tiles.outputs)]
+    return np.array(begins, dtype=np.int64)
 
 
 @kernel
@@ -141,9 +165,10 @@ def tile_tables(
 ) -> None:  # fmt: skip
     """Of the tiles from number `first` on: where lane t reads in its channel, inside masks, and what it writes.
 
-    Tiles are numbered by sample, by `rows` and by `columns`, the outputs that they begin with. index [lanes], masks
-    [vectors][positions of a patch], outputs [lanes][where in its row of weights, rows, columns]; all are zeros before,
-    and lanes behind the last tile read and write nothing.
+    Tiles are numbered by sample, by `rows` and by `columns`, the outputs and positions that they begin with. index
+    [lanes], masks [vectors][positions of a patch], outputs [lanes][where in its row of weights, rows, columns, first
+    row and column of the tile that are inside]; all are zeros before, and lanes behind the last tile read and write
+    nothing.
     """
     p = plan[0]
     (down, across), (tile_rows, tile_columns) = tile_patch(form), tile_outputs(form)
@@ -151,11 +176,13 @@ def tile_tables(
     for lane in range(min(index.size, samples * per_sample - first)):
         n, rest = divmod(first + lane, per_sample)
         ty, tx = divmod(rest, len(columns))
-        y, x = rows[ty] * p.step_h + p.low_h, columns[tx] * p.step_w + p.low_w
+        to_y, to_x, y, x = rows[ty, 0], columns[tx, 0], rows[ty, 1], columns[tx, 1]
+        outside_y, outside_x = max(0, -to_y), max(0, -to_x)
         index[lane] = n * p.groups * p.channels * p.height * p.width + y * p.width + x
-        outputs[lane, 0] = (n * p.groups * p.rows * p.outputs_h + rows[ty]) * p.outputs_w + columns[tx]
-        outputs[lane, 1] = min(tile_rows, -((rows[ty] - p.outputs_h) // apart_h))
-        outputs[lane, 2] = min(tile_columns, -((columns[tx] - p.outputs_w) // apart_w))
+        outputs[lane, 0] = (n * p.groups * p.rows * p.target_h + to_y + outside_y) * p.target_w + to_x + outside_x
+        outputs[lane, 1] = min(tile_rows, -((to_y - p.target_h) // apart_h)) - outside_y
+        outputs[lane, 2] = min(tile_columns, -((to_x - p.target_w) // apart_w)) - outside_x
+        outputs[lane, 3], outputs[lane, 4] = outside_y, outside_x
         for i in range(down):
             for j in range(across):
                 if 0 <= y + i * apart_h < p.height and 0 <= x + j * apart_w < p.width:
@@ -164,7 +191,7 @@ def tile_tables(
 
 @kernel
 def segment_tables(form: Any, outputs: Any, apart_w: int, segments: Any, ends: Any, places: Any) -> None:
-    """What a vector of tiles writes, by segments of neighbours in a row: segments [segment][where, outputs, rows].
+    """What a vector of tiles writes, by segments of neighbours in a row: [segment][where, outputs, rows, first row].
 
     `outputs` are those of `tile_tables`. ends [vectors]: behind their last segments. places [vectors][…]: where the
     outputs of its segments, one behind the other, are in a row of `output_transform`; side by side, if taps are not
@@ -185,10 +212,12 @@ def segment_tables(form: Any, outputs: Any, apart_w: int, segments: Any, ends: A
                     if j >= outputs[tile, 2]:
                         continue
                     at, rows, place = outputs[tile, 0] + j * apart_w, outputs[tile, 1], tile % LANES * across + j
+                    place, outside = place + outputs[tile, 4], outputs[tile, 3]
                     follows = count > begin and at == segments[count - 1, 0] + segments[count - 1, 1]
                     follows = follows and (apart_w > 1 or place == places[v, used - 1] + 1)
-                    if not follows or rows != segments[count - 1, 2]:
+                    if not follows or rows != segments[count - 1, 2] or outside != segments[count - 1, 3]:
                         segments[count, 0], segments[count, 1], segments[count, 2] = at, 0, rows
+                        segments[count, 3] = outside
                         count += 1
                     segments[count - 1, 1] += 1
                     places[v, used] = place
@@ -212,7 +241,7 @@ def transform_tiles(
         for q in range(0, columns, LANES):
             lanes = pointer(index) + 8 * q
             for phase in range(phases):
-                h, w, kind = tile_phase(form, phase)
+                h, w, kind = tile_phase(form, phase) if phases > 1 else (0, 0, 0)
                 at = source + (h * p.width + w) * size
                 to = pointer(tiles) + ((phase * p.channels + c) * columns + q) * size
                 inside = pointer(masks) + (q // LANES * down * across + h * across + w) * 8
@@ -238,11 +267,11 @@ def transform_tiles(
 def _products_of_few(
     like: Any, form: Any, filters: int, tiles: int, count: int, apart: int, columns: int, results: int, blocks: int
 ) -> None:
-    """As `tile_products` of `blocks` blocks for at most FEW tiles, of which a vector of tiles would be empty mostly."""
+    """As `tile_products` of `blocks` numbers for at most FEW tiles: a vector of tiles would be empty mostly."""
     size, frequencies = like.itemsize, tile_frequencies(form)
     a_step, c_step = tile_phases(form) * count * ROWS + FILTER_PADDING, ROWS * columns + STAGGER
     for f in range(frequencies):
-        low, high = frequency_phases(form, f)
+        low, high = frequency_phases(form, f) if tile_spread(form) == 1 else (0, 1)
         b = tiles + (f * apart + low * count * columns) * size
         for block in range(0, blocks, 2):
             place = (block * frequencies + f) * size
@@ -253,11 +282,12 @@ def _products_of_few(
 
 @routine
 def _store_segment(
-    y: Any, to: int, row_step: int, apart: bool, results: Any, pitch: int, places: Any, at: int, count: int, rows: int
-) -> None:
-    """rows × `count` outputs to y, from where places[at:] says: side by side, if taps are not `apart`."""
+    y: Any, to: int, row_step: int, apart: bool, results: Any, pitch: int, places: Any, at: int, count: int, rows: int,
+    first: int,
+) -> None:  # fmt: skip
+    """rows × `count` outputs to y, from row `first`, where places[at:] says: side by side, if taps are not `apart`."""
     for i in range(rows):
-        target, source = to + i * row_step, i * pitch
+        target, source = to + i * row_step, (first + i) * pitch
         if apart:
             for k in range(np.uintp(count)):
                 y[np.uintp(target) + k] = results[np.uintp(source) + np.uintp(places[np.uintp(at) + k])]
@@ -277,13 +307,13 @@ def winograd_tiles(
     Scratch: transformed filters of `several` blocks, products, checks, outputs.
     """
     p = plan[0]
-    size = w.itemsize
+    size, spread = w.itemsize, tile_spread(form)
     count, frequencies, across = p.channels, tile_frequencies(form), tile_outputs(form)[1]
-    of_block = frequencies * (tile_phases(form) * count * ROWS + FILTER_PADDING)
+    of_block = spread * frequencies * (tile_phases(form) * count * ROWS + FILTER_PADDING)
     step = ROWS * length + STAGGER
     filters = memory[who]
-    checks = filters[several * (of_block + frequencies * step) :][:length]
-    results = filters[several * (of_block + frequencies * step) + length :]
+    checks = filters[several * (of_block + spread * frequencies * step) :][:length]
+    results = filters[several * (of_block + spread * frequencies * step) + length :]
     zero_bytes(pointer(checks), length * size)
     address = pointer(filters)
     c = address + several * of_block * size
@@ -295,26 +325,27 @@ def winograd_tiles(
             form, w, filters, plan, taps, row_step, channel_step, kernel_size, 1, number, number, number + last - low
         )
         if used <= FEW:
-            _products_of_few(w, form, address, pointer(tiles), count, apart, length, c, last - low)
+            _products_of_few(w, form, address, pointer(tiles), count, apart, length, c, (last - low) * spread)
         else:
             tile_products(
-                w, form, address, pointer(tiles), count, apart, length, count, pointer(zeros), c, 0, last - low,
-                1,
+                w, form, address, pointer(tiles), count, apart, length, count, pointer(zeros), c, 0,
+                (last - low) * spread, 1,
             )  # fmt: skip
         for m in range(min((last - low) * ROWS, p.rows - low * ROWS)):
-            target = (group * p.rows + low * ROWS + m) * p.outputs_h * p.outputs_w
+            target = (group * p.rows + low * ROWS + m) * p.target_h * p.target_w
             bias = pointer(start) + (number * ROWS + m) * size
-            of_row = c + (m // ROWS * frequencies * step + m % ROWS * length) * size
+            of_row = c + (m // ROWS * spread * frequencies * step + m % ROWS * length) * size
             for q in range(0, length, LANES):
                 output_transform(
-                    w, form, of_row + q * size, step, bias, relu, pointer(results), across * LANES, pointer(checks, q)
-                )
+                    w, form, of_row + q * size, step, frequencies * step, bias, relu, pointer(results),
+                    across * LANES, pointer(checks, q),
+                )  # fmt: skip
                 begin, at = ends[q // LANES - 1] if q > 0 else 0, 0
                 for segment in range(begin, ends[q // LANES]):
                     to, outputs, rows = segments[segment, 0], segments[segment, 1], segments[segment, 2]
                     _store_segment(
-                        y, target + to, apart_h * p.outputs_w, apart_w > 1, results, across * LANES, places[q // LANES],
-                        at, outputs, rows,
+                        y, target + to, apart_h * p.target_w, apart_w > 1, results, across * LANES, places[q // LANES],
+                        at, outputs, rows, segments[segment, 3],
                     )  # fmt: skip
                     at += outputs
     for tile in range(length):
