@@ -73,7 +73,8 @@ def _resample_block(
         if place < 0:
             target = pointer(y, (plane * lead_outputs + o0) * behind_outputs)
             past = streamed and inner % lanes == 0 and pointer(y) % VECTOR_BYTES == 0
-        if inner == 1 and groups >= lanes:
+        joined = images if together * groups == outputs and (3 - together) * groups == inputs else 1
+        if inner == 1 and groups * joined >= lanes:
             _in_groups(x, source, inputs, shift, target, outputs, images, here, weights, together, first, groups)
         elif chunk > 0 and images >= lanes:
             _across(x, source, inputs, shift, target, outputs, images, here, weights, turned, chunk, span)
