@@ -24,6 +24,9 @@ _TILE_OUTPUTS: dict[tuple[int, ...], tuple[int, ...]] = {(2, 2): (4, 3, 2), (3, 
 _BOX_STEPS = {1, 2, 4}
 """Steps of boxes: the rows of a patch are taken apart by shuffles."""
 
+_WORTH_NS = 30_000
+"""Direct sums of a sample that take less are not worth code of its own for a step, which takes seconds to compile."""
+
 _MAX_SPREAD = 4  # phases of an axis of outputs: more of them seldom have several taps
 
 _SMALLER, _SMALLER_GAIN = "tiles of 3×3", 1.05
@@ -46,10 +49,15 @@ def ways(correlation: Correlation) -> dict[str, Boxes | Tiles]:
 
 def fastest(correlation: Correlation) -> tuple[str, Boxes | Tiles] | None:
     """The way that pays, if one does: direct sums round less."""
-    return _fastest(ways(correlation), direct_time(correlation)) if suits(correlation) else None
+    if not suits(correlation):
+        return None
+    direct = direct_time(correlation)
+    strided = max(axis.step for axis in correlation.axes[1:]) > 1
+    return None if strided and direct < _WORTH_NS else _fastest(ways(correlation), direct)
 
 
 def _fastest(found: dict[str, Boxes | Tiles], direct: float) -> tuple[str, Boxes | Tiles] | None:
+    """The way with the least estimate, if that is less than the time of direct sums."""
     times = {name: cost(way.bill(SAMPLES)) for name, way in found.items()}
     name = min(times, key=lambda name: times[name] * (_SMALLER_GAIN if name == _SMALLER else 1), default="")
     return (name, found[name]) if name and WINOGRAD_GAIN * times[name] < direct else None
@@ -57,19 +65,19 @@ def _fastest(found: dict[str, Boxes | Tiles], direct: float) -> tuple[str, Boxes
 
 def spread_ways(correlations: list[Correlation]) -> dict[str, Boxes | Tiles]:
     """How tiles can compute the phases of a strided input gradient, in height and width, that share a depth."""
-    one = correlations[0]
-    if len(correlations) == 1 or one.empty:
-        return {}
+    one, depth = correlations[0], correlations[0].axes[0]
     axes = [list(dict.fromkeys(c.axes[n] for c in correlations)) for n in (1, 2)]
+    if len(correlations) == 1 or max(map(len, axes)) > _MAX_SPREAD:
+        return {}
     spread = spread_axes(axes, one.kernel, OUTPUTS)
-    if spread is None or max(axis.step for axis in spread) > _MAX_SPREAD:
+    if spread is None:
         return {}
     taps = tuple(phase_taps(axis.taps, axis.step) for axis in spread)
-    enough = one.channels * len(one.axes[0].offsets) >= _MIN_CHANNELS
-    if not enough or one.channels * len(one.axes[0].offsets) > MAX_CHANNELS.get(tuple(t for t in taps if t > 1), 0):
+    most = MAX_CHANNELS.get(tuple(count for count in taps if count > 1), 0)
+    if not _MIN_CHANNELS <= one.channels * len(depth.offsets) <= most:
         return {}
     found: dict[str, Boxes | Tiles] = {"boxes": Boxes(one, spread)}
-    if len(one.axes[0].offsets) == one.axes[0].outputs == 1:
+    if len(depth.offsets) == depth.outputs == 1:
         for outputs in _TILE_OUTPUTS.get(taps, ()):
             found[f"tiles of {outputs}×{outputs}"] = Tiles(one, outputs, spread_axes(axes, one.kernel, outputs))
     return found
@@ -77,7 +85,10 @@ def spread_ways(correlations: list[Correlation]) -> dict[str, Boxes | Tiles]:
 
 def fastest_spread(correlations: list[Correlation]) -> tuple[str, Boxes | Tiles] | None:
     """The way that pays for the phases of an input gradient, if one does."""
-    return _fastest(spread_ways(correlations), sum(map(direct_time, correlations)))
+    if any(correlation.empty for correlation in correlations):
+        return None
+    direct = sum(map(direct_time, correlations))
+    return None if direct < _WORTH_NS else _fastest(spread_ways(correlations), direct)
 
 
 def suits(correlation: Correlation) -> bool:
