@@ -32,8 +32,8 @@ REPEATS = 5
 def _fma_chains(typing_context, count, a, b):  # type: ignore[no-untyped-def]
     """`count` steps of CHAINS independent v ← v·a + b on vectors of LANES float32; returns a lane of their sum.
 
-    The compiler does not know the factors: of v·0.5 + 1 it left out a chain that began at 2, and the roof was a twelfth
-    too high.
+    The compiler does not know the factors: of v·0.5 + 1 it left out a chain that began at 2, and the roof was an
+    eleventh too high.
     """
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
