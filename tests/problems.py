@@ -76,6 +76,7 @@ n2 c7 hw4x42 k9 f2 s2
 n1 c5 hw7x60 k4 f3x4 s3x4
 n1 c2 l37 k3 f5 s5
 n1 c26 hw25 k26 f3 d9 p9
+n2 c64 dhw2x14x14 k64 f1x3x3 s2x1x1 p0x1x1
 n2 c96 hw31x38 k96 f5 s2 p2
 n1 c32 hw64x61 k40 f4 s2 p1
 n2 c3 hw120 k32 f7 s2 p3

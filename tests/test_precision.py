@@ -60,6 +60,9 @@ WINOGRAD_LINES = (
     "n2 c40 hw33x29 k40 f4 p2:1",
     "n2 c48 l700 k48 f2",
     "n2 c48 l701 k48 f4 p1",
+    "n2 c64 dhw2x14x14 k64 f1x3x3 s2x1x1 p0x1x1",
+    "n1 c64 dhw3x14x12 k64 f1x3x3 s3x1x1 p0x1x1",
+    "n2 c64 dhw1x14x12 k64 f3 p1",
 )
 
 # At steps: phases with as many taps and short ones, on one axis or both, tiles of each size, three to a thousand
@@ -86,6 +89,8 @@ STRIDED_LINES = (
     "n2 c16 l1502 k41 f7 p3 s4",
     "n1 c24 dhw9x40x41 k24 f3 p1 s2",
     "n1 c24 dhw5x40x41 k24 f3 p1 s1x2x2",
+    "n2 c24 dhw3x20x24 k24 f3 p2:3x0x2:1 s2",
+    "n1 c24 dhw1x26x23 k24 f3x4x4 p3:2x0:2x1:3 s2",
 )
 
 # Of weight gradients: one unit of tiles, several and several slices of them; channels and rows that fill no last vector

@@ -41,7 +41,7 @@ def ways(correlation: Correlation) -> dict[str, Boxes | Tiles]:
     large = phases == 1 or height.outputs * width.outputs >= _PHASE_OUTPUTS * phases
     if large and {height.step, width.step} <= _BOX_STEPS:
         found["boxes"] = Boxes(correlation)
-    if len(depth.offsets) == depth.outputs == 1:
+    if _flat(depth):
         for outputs in _TILE_OUTPUTS.get(_taps_of(height, width), ()):
             found[f"tiles of {outputs}×{outputs}"] = Tiles(correlation, outputs)
     return found
@@ -77,7 +77,7 @@ def spread_ways(correlations: list[Correlation]) -> dict[str, Boxes | Tiles]:
     if not _MIN_CHANNELS <= one.channels * len(depth.offsets) <= most:
         return {}
     found: dict[str, Boxes | Tiles] = {"boxes": Boxes(one, spread)}
-    if len(depth.offsets) == depth.outputs == 1:
+    if _flat(depth):
         for outputs in _TILE_OUTPUTS.get(taps, ()):
             found[f"tiles of {outputs}×{outputs}"] = Tiles(one, outputs, spread_axes(axes, one.kernel, outputs))
     return found
@@ -103,6 +103,11 @@ def suits(correlation: Correlation) -> bool:
     summed = correlation.channels * len(depth.offsets) * height.step * width.step
     enough = _MIN_CHANNELS <= summed <= MAX_CHANNELS.get(_taps_of(*tapped), 0) and correlation.rows >= _MIN_ROWS
     return apart and near and enough
+
+
+def _flat(depth: Axis) -> bool:
+    """Whether source and target are planes, one plane to each channel: tiles from anywhere know no others."""
+    return depth.size == depth.target == 1 and depth.offsets == (0,)
 
 
 def _taps_of(*axes: Axis) -> tuple[int, ...]:
