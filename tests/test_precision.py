@@ -242,6 +242,21 @@ def test_weight_gradients_stay_within_the_default_precision(problem):
         assert not np.array_equal(weight_grad(problem, x, gy), actual)
 
 
+@pytest.mark.parametrize(
+    "line", ["n2 c64 hw1x600 k64 f3 p1", "n2 c64 hw40x1 k64 f3 p1", "n1 c48 dhw1x9x64 k40 f3x1x5 p1x0x2"]
+)
+def test_weight_gradients_with_taps_that_meet_only_padding(line):
+    """Tiles would leave out what such taps get: zeros."""
+    problem = parse(line)
+    arrays = problem.normal("float32")
+    x, gy = arrays.x, arrays.gy
+    assert fc.explain(x, arrays.w, **problem.window).weight_grad != "winograd"
+    assert (
+        relative_error(weight_grad(problem, x, gy), weight_grad(problem, *(a.astype("float64") for a in (x, gy))))
+        < 1e-6
+    )
+
+
 @weight_grads
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
 @pytest.mark.parametrize("into", ["x", "gy"])

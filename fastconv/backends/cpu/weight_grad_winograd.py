@@ -96,6 +96,8 @@ def tiles_of(geometry: ConvGeometry) -> Tiles | None:
     few = correlation.channels < LANES or correlation.rows < ROWS
     if correlation.empty or few or not suits(correlation) or any(axis.step > 1 for axis in correlation.axes[1:]):
         return None
+    if len(correlation.kernel_taps) < correlation.kernel_size:  # some meet only padding: they get zeros
+        return None
     depth, height, width = correlation.axes
     if len(depth.offsets) > 1 or len(tiled(height)) * len(tiled(width)) > 1:
         return None
