@@ -20,7 +20,7 @@ _I64, _I32 = ir.IntType(64), ir.IntType(32)
 
 
 def _phases(emit: Emitter, vectors: list[Any]) -> list[Any]:
-    """The elements of 1, 2 or 4 vectors laid end to end, by their remainder modulo this number."""
+    """The elements of vectors, a power of two of them, laid end to end, by their remainder modulo this number."""
     masks = [ir.Constant(ir.VectorType(_I32, emit.lanes), [2 * i + odd for i in range(emit.lanes)]) for odd in (0, 1)]
     phases = [vectors]
     while len(phases) < len(vectors):  # each round takes the even and the odd elements of a phase apart
@@ -39,8 +39,8 @@ def split_rows(  # type: ignore[no-untyped-def]
     """target[p · apart + j] = source[step · j + p] for p < step, j < columns; 0 unless first ≤ step · j + p < last.
 
     For each of `rows` rows, `target_row` and `source_row` elements apart; `target` and `source` are the addresses of
-    the first ones. Step 1, 2 or 4, at least a row and a vector of columns. What counts as 0 is not read. What lies
-    `ahead` elements further is asked for, but not at step 1, where the hardware foresees it.
+    the first ones. The step is a power of two; at least a row and a vector of columns. What counts as 0 is not read.
+    What lies `ahead` elements further is asked for, but not at step 1, where the hardware foresees it.
     """
     every = step.literal_value
     signature = types.void(like, step, *[types.intp] * 10)

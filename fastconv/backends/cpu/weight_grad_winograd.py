@@ -31,9 +31,8 @@ from fastconv.backends.cpu.weight_grad import slice_count
 from fastconv.backends.cpu.winograd import suits
 from fastconv.backends.cpu.winograd_boxes import tiled
 from fastconv.backends.cpu.winograd_filters_simd import filter_gradient
-from fastconv.backends.cpu.winograd_forms import form_of, frequencies_of, outputs_of
+from fastconv.backends.cpu.winograd_forms import form_of, frequencies_of, outputs_of, patch_of
 from fastconv.backends.cpu.winograd_kernels import FILTER_PADDING, LANES, STAGGER, tile_frequencies
-from fastconv.backends.cpu.winograd_matrices import patch
 from fastconv.backends.cpu.winograd_simd import gradient_transform, input_transform
 from fastconv.backends.threads import get_num_threads, share, team_for
 from fastconv.geometry import ConvGeometry
@@ -59,7 +58,7 @@ class Tiles:
         self.form = form_of(taps)
         self.frequencies = frequencies_of(self.form)
         (h,), (w,) = tiled(height), tiled(width)
-        kernel = 1, patch(taps[0]), patch(taps[1])
+        kernel = 1, *patch_of(self.form)
         channels, rows, groups = whole.channels, whole.rows, whole.groups
         self.source = Correlation(
             [replace(depth, taps=(0,)), h, w], LANES, rows, groups, kernel, 4, flat=_BOX_TILES, most=_BOX_TILES

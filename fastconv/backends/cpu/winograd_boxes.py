@@ -84,7 +84,7 @@ class Boxes:
     """
 
     def __init__(self, correlation: Correlation, spread: tuple[Spread, Spread] | None = None) -> None:
-        """Of one of the phases of an input gradient, but all of them in height and width, with their `spread`."""
+        """With `spread`: all phases of a strided input gradient in height and width; `correlation` is any of them."""
         depth, height, width = correlation.axes
         planes, channels = len(depth.offsets), correlation.channels
         if spread:

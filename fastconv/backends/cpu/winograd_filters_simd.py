@@ -87,7 +87,7 @@ def _filter_transform(
     """G g Gᵀ of the taps that `taps_of` their number gives, last first if `turned`, of each phase of the steps.
 
     To target[stride · frequency + apart · phase:]. The lines that the next channels write are asked for: so many
-    streams at once are unforeseen by the hardware. Only gradients turn filters, and have no steps.
+    streams at once are unforeseen by the hardware. Only gradients turn filters; their input has no step.
     """
     if turned and phases_of(form) > 1:
         return

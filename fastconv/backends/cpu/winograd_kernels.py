@@ -130,9 +130,8 @@ def tile_products(
 
     k counts what there is of each phase of the input, of the phases that have the frequency. Numbers first ≤ number <
     last stand for (block of rows, phase of the outputs, plane of `here`), and those whose phase lacks the frequency are
-    left out; the tiles of a frequency, whole vectors of
-    columns, lie `apart` elements behind those of the last. The numbers run innermost: what a vector of columns needs is
-    read once for all.
+    left out; the tiles of a frequency, whole vectors of columns, lie `apart` elements behind those of the last. The
+    numbers run innermost: what a vector of columns needs is read once for all.
     """
     size, frequencies, of_block = like.itemsize, tile_frequencies(form), tile_phases(form) * count * ROWS
     of_block += FILTER_PADDING

@@ -62,7 +62,7 @@ def matrices(taps: int, outputs: int) -> Matrices:
     if taps == 1:
         one = ((1.0,),)
         return Matrices(one, one, one)
-    frequencies = patch(taps, outputs)
+    frequencies = taps + outputs - 1
     points = [sign * Fraction(pair) for pair in _PAIRS[frequencies] for sign in (1, -1)]
     if has_zero(frequencies):
         points.insert(0, Fraction(0))
@@ -94,8 +94,3 @@ def _with_roots(roots: list[Fraction]) -> list[Fraction]:
 def has_zero(frequencies: int) -> bool:
     """Whether 0 is among the points; the others are pairs and infinity."""
     return frequencies % 2 == 0
-
-
-def patch(taps: int, outputs: int = OUTPUTS) -> int:
-    """Positions of the input that a tile reads along an axis: as many as it has frequencies."""
-    return taps + outputs - 1 if taps > 1 else 1

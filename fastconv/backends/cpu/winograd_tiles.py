@@ -69,7 +69,7 @@ class Tiles:
     """
 
     def __init__(self, correlation: Correlation, outputs: int, spread: tuple[Spread, Spread] | None = None) -> None:
-        """Of one of the phases of an input gradient, but all of them in height and width, with their `spread`."""
+        """With `spread`: all phases of a strided input gradient in height and width; `correlation` is any of them."""
         _, height, width = correlation.axes
         self.correlation = correlation
         if spread:
