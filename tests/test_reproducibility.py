@@ -117,12 +117,13 @@ def test_panels_that_threads_gather_together(line, dtype, monkeypatch, no_work_i
     monkeypatch.setattr(shift_gemm, "takes_columns", lambda c: True)
     monkeypatch.setattr(shift_gemm, "_TASK_NS", 1)
     monkeypatch.setattr(shift_gemm, "_FEW_PANELS", 100)
+    monkeypatch.setattr(shift_gemm, "_SHARING", 0)
     product = shift_gemm.ShiftGemm(c, (c.channels * c.kernel_size, c.kernel_size))
     product.images = 1 << 30  # so that they may take as much memory as they like
     found = set()
     for number in (*THREADS, THREADS[0]):
         fc.set_num_threads(number)
-        slices = product._gathering(problem.batch, product._pieces(problem.batch))[1]
+        slices = product._division(problem.batch, product._pieces(problem.batch), 1e6, number)[2]
         assert (slices > 0) == (number > 1)  # one thread alone gathers what it needs
         y = np.full(problem.y_shape, np.nan, dtype)
         product.run(arrays.x, arrays.w, arrays.b, y, False)

@@ -7,8 +7,9 @@ channels of one: a panel of several tiles stays in the second-level cache, and t
 Registers hold the tile's outputs, the first level a block's weights. Cost: k FMAs for an output, one read and write of
 the source for each tap. Floor: the FMA rate; few rows of weights would not pay for the gathering.
 
-Where there are fewer panels than keep the threads busy, these share a panel's blocks of rows; then they gather all
-panels together before, and none of them anew for each thread that takes some of its rows.
+Threads take as many tiles each, where there are enough: on a server processor it costs as much to read what another
+core has gathered as to gather it. Where there are fewer panels than keep the threads busy, these share a panel's blocks
+of rows; more than two of them gather it together before, and not each for the rows that it takes.
 
 A correlation may come in parts, outputs that read the same taps: with large dilation most taps of most outputs read
 padding. All parts share the packed weights, whose order [tap][channel] lets a part take runs of them.
@@ -32,11 +33,16 @@ from fastconv.backends.cpu.team import shared
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 _FEW_TILES, _MANY_PANELS = 6, 8  # a panel of more tiles than that leaves at least so many panels for threads to share
+_EVEN_TILES = 4  # for each thread: from there on one tile more or less makes no great difference between them
 
 
-def panels(tiles: int, longest: int) -> int:
-    """Panels of at most `longest` tiles that so many tiles of a part are cut into, all about equally long."""
-    return -(-tiles // min(longest, max(_FEW_TILES, tiles // _MANY_PANELS)))
+def panels(tiles: int, longest: int, threads: int) -> int:
+    """Panels of at most `longest` tiles that so many tiles of a part are cut into, all about equally long.
+
+    As many for each thread, if there are enough tiles.
+    """
+    number = -(-tiles // min(longest, max(_FEW_TILES, tiles // _MANY_PANELS)))
+    return -(-number // threads) * threads if tiles >= _EVEN_TILES * threads else number
 
 
 _panels = inlined(panels)  # the same within kernels
@@ -193,9 +199,11 @@ def _gather_slice(
 @shared(allocates=True)  # type: ignore[untyped-decorator]
 def correlate_columns(
     x: Any, w: Any, b: Any, y: Any, numbers: Any, packed: Any, memory: Any, chunks: int, relu: int, together: int,
-    gathered: Any, to_gather: bool, who: int, begin: int, end: int,
+    threads: int, gathered: Any, to_gather: bool, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """As `correlate_boxes`, for tasks begin ≤ task < end of (part, group, panel of columns over all samples, chunk).
+
+    Panels are cut for so many `threads`.
 
     `numbers` holds what `plan_of` says, then for each part: the number of its taps and steps, its plan, three positions
     for each tap, and the steps of `Correlation.column_steps`.
@@ -206,7 +214,7 @@ def correlate_columns(
     plan, taps, rest = plan_of(numbers)
     p, own = plan[0], memory[who]
     if to_gather:
-        _parts(x, own, own, 0, y, p, rest, own, chunks, relu, gathered, True, begin, end)
+        _parts(x, own, own, 0, y, p, rest, own, chunks, relu, threads, gathered, True, begin, end)
         begin = end
     while begin < end:
         stop, first, last, before, rows, at = packing(p, ROWS, chunks, together, begin, end)
@@ -217,14 +225,14 @@ def correlate_columns(
             own[own.size - room_for_lines(numbers[2]) :], before, first, last,
         )  # fmt: skip
         low, high = tasks_behind_packing(packed, together, begin, stop)
-        _parts(x, weights, start, before, y, p, rest, own[at:], chunks, relu, gathered, False, low, high)
+        _parts(x, weights, start, before, y, p, rest, own[at:], chunks, relu, threads, gathered, False, low, high)
         begin = stop
 
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
 def _parts(
     x: Any, packed: Any, start: Any, before_packed: int, y: Any, p: Any, rest: Any, scratch: Any, chunks: int, relu:
-    int, gathered: Any, to_gather: bool, begin: int, end: int,
+    int, threads: int, gathered: Any, to_gather: bool, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Compute tasks by weights without the first `before_packed` rows; or gather their slices, in place of chunks."""
     samples = x.size // (p.groups * p.channels * p.depth * p.height * p.width)
@@ -237,7 +245,7 @@ def _parts(
         steps, rest = rest[: 5 * count].reshape(count, 5), rest[5 * count :]
         total = samples * part[0].outputs_d * part[0].outputs_h * part[0].outputs_w
         tiles = -(-total // span)
-        panels = _panels(tiles, part[0].panel // span)
+        panels = _panels(tiles, part[0].panel // span, threads)
         elements = part[0].count * -(-tiles // panels) * span  # of a panel, at most
         task, stop = max(begin - before, 0), min(end - before, p.groups * panels * chunks)
         while task < stop:

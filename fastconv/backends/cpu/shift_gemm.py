@@ -15,7 +15,7 @@ from fastconv.backends.cpu import columns, correlate, packed_weights, row_lanes
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.estimates import lanes_time, takes_columns, time_without_lanes
 from fastconv.backends.cpu.host import flat
-from fastconv.backends.cpu.plan import TILE_VECTORS, Correlation
+from fastconv.backends.cpu.plan import PANEL_STEP, TILE_VECTORS, Correlation
 from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.threads import get_num_threads, is_little, team_for
@@ -31,6 +31,7 @@ _TASK_NS = 10_000  # at least: pieces of output rows share a source, which each 
 _GATHERED_BYTES = 16 << 20  # of panels that threads gather together, at most
 _SLICE_CHANNELS = 16  # of a task that gathers, at least
 _FEW_PANELS = 4  # for each thread
+_SHARING, _TASKS_OF_EACH = 2, 2  # threads that each gather the panel which they share, and what they then make of it
 _NO_BIAS = {np.dtype(d): np.empty(0, d) for d in ("float32", "float64")}
 
 
@@ -74,7 +75,7 @@ class ShiftGemm:
         tile, found = TILE_VECTORS * lanes_of(self.correlation.itemsize), []
         for part in self.parts:
             tiles = -(-samples * part.outputs // tile)
-            panels = columns.panels(tiles, part.panel_columns // tile)
+            panels = columns.panels(tiles, part.panel_columns // tile, get_num_threads())
             found.append((panels, part.count * -(-tiles // panels) * tile))
         return found
 
@@ -86,15 +87,15 @@ class ShiftGemm:
         pieces, cost = self._pieces(samples), samples * self.cost
         if is_little(self.packing_cost + cost):
             memory = scratch_rows(1, self.all_elements, dtype)
-            gathered = (empty, False) if self.name == "columns" else ()
+            gathered = (get_num_threads(), empty, False) if self.name == "columns" else ()
             self.kernel(*arrays, empty, memory, 1, relu, pieces, *gathered, 0, 0, pieces)
         else:
             self._in_parallel(arrays, samples, pieces, cost, relu)
 
     def _in_parallel(self, arrays: tuple[Array, ...], samples: int, pieces: int, cost: float, relu: bool) -> None:
         dtype = arrays[0].dtype
-        chunks = max(1, min(self.blocks, _MIN_TASKS // pieces, int(cost / _TASK_NS) // pieces))
-        room, slices = self._gathering(samples, pieces) if self.name == "columns" and chunks > 1 else (0, 0)
+        threads, of_columns = get_num_threads(), self.name == "columns"
+        chunks, room, slices = self._division(samples, pieces, cost, threads)
         if pieces > self.groups:
             parts, own = max(1, min(self.packings, _MIN_TASKS, int(self.packing_cost / _TASK_NS))), 0
             tasks, together = parts + pieces * chunks, -parts
@@ -112,23 +113,32 @@ class ShiftGemm:
         if slices:  # a call of its own: who gathers needs memory, and nobody may wait for who gets none
             team = team_for(pieces * slices, room * _NS_PER_ELEMENT)
             memory = scratch_rows(team.size, ALIGNED, dtype)
-            self.kernel(*arrays, packed, memory, slices, relu, 1, gathered, True, team.address, 0, pieces * slices)
+            what = threads, gathered, True
+            self.kernel(*arrays, packed, memory, slices, relu, 1, *what, team.address, 0, pieces * slices)
         team = team_for(tasks, self.packing_cost + cost, max(0, -together))
         memory = scratch_rows(team.size, own + self.elements, dtype)
-        more = (gathered, False) if self.name == "columns" else ()
+        more = (threads, gathered, False) if of_columns else ()
         self.kernel(*arrays, packed, memory, chunks, relu, together, *more, team.address, 0, tasks)
 
-    def _gathering(self, samples: int, pieces: int) -> tuple[int, int]:
-        """Elements for panels that threads gather together, and the slices of the channels for it; 0 if each does it.
+    def _division(self, samples: int, pieces: int, cost: float, threads: int) -> tuple[int, int, int]:
+        """Chunks of its blocks that each piece is cut into; and if threads gather few panels together, as they do where
+        these take no more memory than what is given and computed, elements for all and slices of the channels, else 0.
 
-        They share few panels, and these take no more memory than what is given and computed.
+        Two threads rather gather a panel twice than read what another core has written, unless it takes several steps
+        of the sum: these are for few rows at a time.
         """
-        threads = get_num_threads()
-        room = self.groups * sum(panels * elements for panels, elements in self._panels(samples))
-        most = min(samples * self.images + self.weights, _GATHERED_BYTES // self.correlation.itemsize)
-        if threads == 1 or pieces >= _FEW_PANELS * threads or room > most:
-            return 0, 0
-        return room, max(1, min(_FEW_PANELS * threads, self.correlation.channels // _SLICE_CHANNELS))
+        room, slices, chunks = 0, 0, _MIN_TASKS // pieces
+        if self.name == "columns" and threads > 1:
+            room = self.groups * sum(panels * elements for panels, elements in self._panels(samples))
+            most = min(samples * self.images + self.weights, _GATHERED_BYTES // self.correlation.itemsize)
+            several = self.correlation.count > PANEL_STEP
+            enough = pieces >= _FEW_PANELS * threads if several else threads <= _SHARING * pieces
+            if room <= most and not enough:
+                slices = max(1, min(_FEW_PANELS * threads, self.correlation.channels // _SLICE_CHANNELS))
+            elif not several:
+                chunks = -(-_TASKS_OF_EACH * threads // pieces)
+        chunks = max(1, min(self.blocks, chunks, int(cost / _TASK_NS) // pieces))
+        return (chunks, room, slices) if slices and chunks > 1 else (chunks, 0, 0)
 
 
 def direct_time(c: Correlation) -> float:
