@@ -129,16 +129,19 @@ class Tiles:
             segments, ends = np.empty((length * across, 4), np.int64), np.empty(vectors, np.int64)
             places = np.empty((vectors, LANES * across), np.int64)
             segment_tables(self.form, outputs, self.apart[1], segments, ends, places)
-            transformed = call_scratch(self.frequencies * (self.channels * length + STAGGER), x.dtype)
+            width = FEW if total <= FEW else 0
+            sizes = [self.frequencies * (self.channels * columns + STAGGER) for columns in (length, width)]
+            memory = call_scratch(sum(sizes), x.dtype)
+            transformed, few = memory[: sizes[0]], memory[sizes[0] :] if width else memory[:0]
             flops = 2 * self.products * c.channels * c.rows * length
             for group in range(c.groups):
-                inputs = self.form, x, transformed, plan, *self.apart, index, masks, group
+                inputs = self.form, x, transformed, few, plan, *self.apart, index, masks, group
                 share(transform_tiles, inputs, c.channels, 20.0 * self.channels * length)
                 team = team_for(c.blocks, flops * _NS_PER_FLOP)
                 winograd_tiles(
-                    self.form, w, transformed, start, y, plan, self.taps, length, min(length, total - first), segments,
-                    ends, places, scratch_rows(team.size, elements, x.dtype), not_finite[first : first + length], relu,
-                    *self.apart, group, *steps, self.kernel_size, several, team.address, 0, c.blocks,
+                    self.form, w, transformed, few, start, y, plan, self.taps, length, segments, ends, places,
+                    scratch_rows(team.size, elements, x.dtype), not_finite[first : first + length], relu, *self.apart,
+                    group, *steps, self.kernel_size, several, team.address, 0, c.blocks,
                 )  # fmt: skip
         of_samples: npt.NDArray[np.bool_] = np.logical_or.reduce(not_finite[:total].reshape(samples, -1), axis=1)
         return of_samples
@@ -228,14 +231,17 @@ def segment_tables(form: Any, outputs: Any, apart_w: int, segments: Any, ends: A
 
 @shared
 def transform_tiles(
-    form: Any, x: Any, tiles: Any, plan: Any, apart_h: int, apart_w: int, index: Any, masks: Any, group: int, who: int,
-    begin: int, end: int,
+    form: Any, x: Any, tiles: Any, few: Any, plan: Any, apart_h: int, apart_w: int, index: Any, masks: Any, group: int,
+    who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Channels begin ≤ c < end of the group to tiles[frequency][phase][channel][column]."""
+    """Channels begin ≤ c < end of the group to tiles[frequency][phase][channel][column].
+
+    If few[frequency][phase][channel][FEW] is not empty, it gets the first columns.
+    """
     p = plan[0]
     size, columns, phases, (down, across) = x.itemsize, index.size, tile_phases(form), tile_patch(form)
     row, column, stride = apart_h * p.step_h * p.width, apart_w * p.step_w, phases * p.channels * columns + STAGGER
-    down_step, across_step = across * p.step_h, p.step_w
+    down_step, across_step, few_apart = across * p.step_h, p.step_w, phases * p.channels * FEW + STAGGER
     for c in range(begin, end):
         source = pointer(x) + (group * p.channels + c) * p.height * p.width * size
         for q in range(0, columns, LANES):
@@ -261,23 +267,32 @@ def transform_tiles(
                     input_transform_gathered(
                         x, form, 3, at, lanes, inside, down_step, across_step, row, column, to, stride
                     )
+        if few.size:
+            for f in range(tile_frequencies(form)):
+                for phase in range(phases):
+                    place = phase * p.channels + c
+                    copy_strided(few, f * few_apart + place * FEW, tiles, f * stride + place * columns, 1, FEW)
 
 
 @routine
 def _products_of_few(
-    like: Any, form: Any, filters: int, tiles: int, count: int, apart: int, columns: int, results: int, blocks: int
+    like: Any, form: Any, filters: int, few: int, count: int, columns: int, results: int, blocks: int
 ) -> None:
-    """As `tile_products` of `blocks` numbers for at most FEW tiles: a vector of tiles would be empty mostly."""
+    """As `tile_products` of `blocks` numbers for at most FEW tiles: a vector of tiles would be empty mostly.
+
+    So would be the lines of the cache: the tiles lie side by side, and leave its second level to the filters.
+    """
     size, frequencies = like.itemsize, tile_frequencies(form)
     a_step, c_step = tile_phases(form) * count * ROWS + FILTER_PADDING, ROWS * columns + STAGGER
+    apart = tile_phases(form) * count * FEW + STAGGER
     for f in range(frequencies):
         low, high = frequency_phases(form, f) if tile_spread(form) == 1 else (0, 1)
-        b = tiles + (f * apart + low * count * columns) * size
+        b = few + (f * apart + low * count * FEW) * size
         for block in range(0, blocks, 2):
             place = (block * frequencies + f) * size
             a, c = filters + place * a_step + low * count * ROWS * size, results + place * c_step
             other = frequencies if block + 1 < blocks else 0  # an odd last one is computed twice
-            few_columns(like, a, other * a_step, b, columns, (high - low) * count, c, other * c_step, columns)
+            few_columns(like, a, other * a_step, b, FEW, (high - low) * count, c, other * c_step, columns)
 
 
 @routine
@@ -297,11 +312,11 @@ def _store_segment(
 
 @shared(allocates=True)  # type: ignore[untyped-decorator]
 def winograd_tiles(
-    form: Any, w: Any, tiles: Any, start: Any, y: Any, plan: Any, taps: Any, length: int, used: int, segments: Any,
-    ends: Any, places: Any, memory: Any, not_finite: Any, relu: int, apart_h: int, apart_w: int, group: int, row_step:
-    int, channel_step: int, kernel_size: int, several: int, who: int, begin: int, end: int,
+    form: Any, w: Any, tiles: Any, few: Any, start: Any, y: Any, plan: Any, taps: Any, length: int, segments: Any, ends:
+    Any, places: Any, memory: Any, not_finite: Any, relu: int, apart_h: int, apart_w: int, group: int, row_step: int,
+    channel_step: int, kernel_size: int, several: int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Blocks of rows begin ≤ block < end of the group, for `length` lanes, of which `used` are tiles.
+    """Blocks of rows begin ≤ block < end of the group, for `length` lanes, or FEW if `few` is not empty.
 
     `segment_tables` says what they write; `not_finite` becomes True for those with a result that is not.
     Scratch: transformed filters of `several` blocks, products, checks, outputs.
@@ -324,8 +339,8 @@ def winograd_tiles(
         filters_of_blocks(
             form, w, filters, plan, taps, row_step, channel_step, kernel_size, 1, number, number, number + last - low
         )
-        if used <= FEW:
-            _products_of_few(w, form, address, pointer(tiles), count, apart, length, c, (last - low) * spread)
+        if few.size:
+            _products_of_few(w, form, address, pointer(few), count, length, c, (last - low) * spread)
         else:
             tile_products(
                 w, form, address, pointer(tiles), count, apart, length, count, pointer(zeros), c, 0,
