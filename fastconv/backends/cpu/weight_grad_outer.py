@@ -27,6 +27,8 @@ _UNITS_PER_SLICE = 4  # at least, so that adding the partials costs little
 _UNIT_OUTPUTS = 256  # of several images in a unit, about: enough to pay for the loads and stores of a tile
 _TILE_BYTES = SECOND_LEVEL_BYTES // 2  # of a unit's source in a tile of channels: all taps and blocks of rows read it
 _UNIT_BYTES = 4 * SECOND_LEVEL_BYTES  # of its source in all channels: each thread has memory for it
+_NEAR_UNIT_BYTES = SECOND_LEVEL_BYTES // 2  # the same where boxes share nothing: what is transposed is near when read
+_NEAR_OUTPUTS = 512  # of such a unit, at least
 _PACKED_BYTES = SECOND_LEVEL_BYTES // 4  # of gy that all tiles of channels meet before the next blocks of rows do
 _MOST_PARTS = 8  # of the columns: more of them are short runs
 _NS_PER_FLOP = 0.01
@@ -39,7 +41,11 @@ class Outer:
         self.correlation = c = correlation
         lanes = lanes_of(c.itemsize)
         self.tile, self.pitch = WIDE_VECTORS * lanes, -(-c.channels // lanes) * lanes
-        most = min(_TILE_BYTES // (self.tile * c.itemsize), _UNIT_BYTES // (self.pitch * c.itemsize))
+        position = self.pitch * c.itemsize
+        of_unit = _UNIT_BYTES // position
+        if all(_reach(axis) <= axis.step for axis in c.axes):
+            of_unit = min(of_unit, max(_NEAR_UNIT_BYTES // position, _NEAR_OUTPUTS))
+        most = min(_TILE_BYTES // (self.tile * c.itemsize), of_unit)
         box = _box(c.axes, most)
         self.inside = [[axis.inside(offset) for offset in axis.offsets] for axis in c.axes]
         edges = sorted({0, c.axes[2].outputs, *itertools.chain(*self.inside[2])})
