@@ -56,6 +56,7 @@ from fastconv.backends.threads import share, team_for
 
 _STEP = TILE_VECTORS * LANES
 _PANEL_BYTES = 8 << 20  # of transformed tiles, at most: twice TILE_COLUMNS where that fits, and half as many filters
+_NEAR_BYTES = SECOND_LEVEL_BYTES * 3 // 4
 _NS_PER_FLOP = 0.015
 
 Array = npt.NDArray[Any]
@@ -114,9 +115,10 @@ class Tiles:
         total = samples * per_sample
         longest = even_part(-(-total // _STEP), self.panel // _STEP) * _STEP
         several = several_blocks(self.spread * self.frequencies, max(longest, TILE_COLUMNS))
-        if total <= FEW:  # so few tiles cost nothing to read again: no more filters than stay in the cache
+        tile_bytes = 4 * self.frequencies * self.channels * -(-total // LANES) * LANES
+        if tile_bytes <= _NEAR_BYTES:  # they cost little to read again: no more filters than stay in the cache
             filter_bytes = 4 * self.spread * self.frequencies * ROWS * self.channels
-            several = max(2, min(several, SECOND_LEVEL_BYTES * 3 // 4 // filter_bytes))
+            several = max(2, min(several, _NEAR_BYTES // filter_bytes))
         of_block = self.spread * self.frequencies * (ROWS * (self.channels + longest) + FILTER_PADDING + STAGGER)
         elements = several * of_block + longest + math.prod(outputs_of(self.form)) * LANES
         not_finite = np.zeros(-(-total // LANES) * LANES, np.bool_)
