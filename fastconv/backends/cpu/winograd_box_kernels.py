@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.gather import gather_channels, place_of_box, zero_bytes
-from fastconv.backends.cpu.host import inlined, pointer, routine
+from fastconv.backends.cpu.host import TWO_UNITS, inlined, pointer, routine
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.team import shared
 from fastconv.backends.cpu.winograd_kernels import (
@@ -202,7 +202,9 @@ def _boxes(
         end_of_numbers = min(number1, p.blocks * here) * spread
         for first in range(number0 * spread, end_of_numbers, several):
             last = min(first + several, end_of_numbers)
-            tile_products(x, form, a, b, count, apart, columns, p.channels, pointer(zeros), c, first, last, here)
+            tile_products(
+                x, form, a, b, count, apart, columns, p.channels, pointer(zeros), c, first, last, here, TWO_UNITS
+            )
             for m in range((last - first) // spread * ROWS):
                 block, plane_d = divmod(first // spread + m // ROWS, here)
                 row = block * ROWS + m % ROWS

@@ -124,14 +124,15 @@ def transform_filters(
 @routine
 def tile_products(
     like: Any, form: Any, filters: int, tiles: int, count: int, apart: int, columns: int, channels: int, zeros: int,
-    results: int, first: int, last: int, here: int,
+    results: int, first: int, last: int, here: int, evenly: bool,
 ) -> None:  # fmt: skip
     """results[number][f][row][column] = Σ_k filters[block][f][k][row] · tiles[f][plane · channels + k][column].
 
     k counts what there is of each phase of the input, of the phases that have the frequency. Numbers first ≤ number <
     last stand for (block of rows, phase of the outputs, plane of `here`), and those whose phase lacks the frequency are
     left out; the tiles of a frequency, whole vectors of columns, lie `apart` elements behind those of the last. The
-    numbers run innermost: what a vector of columns needs is read once for all.
+    numbers run innermost: what a vector of columns needs is read once for all. Four last vectors go three and one, or
+    `evenly`: a narrow tile reads as many filters in a third of the time, which two units wait for if they are far.
     """
     size, frequencies, of_block = like.itemsize, tile_frequencies(form), tile_phases(form) * count * ROWS
     of_block += FILTER_PADDING
@@ -144,6 +145,8 @@ def tile_products(
         q = 0
         while q < columns:
             vectors = min(_WIDE, (columns - q) // LANES)
+            if evenly and columns - q == 4 * LANES:
+                vectors = 2
             for number in range(first, last):
                 if not begin <= number % spread < end:
                     continue

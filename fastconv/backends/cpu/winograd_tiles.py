@@ -346,7 +346,7 @@ def winograd_tiles(
         else:
             tile_products(
                 w, form, address, pointer(tiles), count, apart, length, count, pointer(zeros), c, 0,
-                (last - low) * spread, 1,
+                (last - low) * spread, 1, False,
             )  # fmt: skip
         for m in range(min((last - low) * ROWS, p.rows - low * ROWS)):
             target = (group * p.rows + low * ROWS + m) * p.target_h * p.target_w
