@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from expected import DTYPES
@@ -106,26 +108,47 @@ FEW_PANELS = [
 ]
 
 
+def by_columns(problem, itemsize, monkeypatch):
+    window = problem.kernel, problem.stride, problem.dilation, problem.padding
+    geometry = ConvGeometry(problem.in_channels, problem.out_channels, problem.groups, problem.spatial, *window)
+    c = forward_plan.__wrapped__(geometry, itemsize)
+    monkeypatch.setattr(shift_gemm.row_lanes, "row_lanes", lambda c: None)
+    monkeypatch.setattr(shift_gemm, "takes_columns", lambda c: True)
+    return shift_gemm.ShiftGemm(c, (c.channels * c.kernel_size, c.kernel_size))
+
+
 @dtypes
 @pytest.mark.parametrize("line", FEW_PANELS)
 def test_panels_that_threads_gather_together(line, dtype, monkeypatch, no_work_is_too_small):
     problem = parse(line)
-    arrays, window = problem.normal(dtype), (problem.kernel, problem.stride, problem.dilation, problem.padding)
-    geometry = ConvGeometry(problem.in_channels, problem.out_channels, problem.groups, problem.spatial, *window)
-    c = forward_plan.__wrapped__(geometry, arrays.x.itemsize)
-    monkeypatch.setattr(shift_gemm.row_lanes, "row_lanes", lambda c: None)
-    monkeypatch.setattr(shift_gemm, "takes_columns", lambda c: True)
+    arrays = problem.normal(dtype)
+    product = by_columns(problem, arrays.x.itemsize, monkeypatch)
     monkeypatch.setattr(shift_gemm, "_TASK_NS", 1)
     monkeypatch.setattr(shift_gemm, "_FEW_PANELS", 100)
     monkeypatch.setattr(shift_gemm, "_SHARING", 0)
-    product = shift_gemm.ShiftGemm(c, (c.channels * c.kernel_size, c.kernel_size))
     product.images = 1 << 30  # so that they may take as much memory as they like
     found = set()
     for number in (*THREADS, THREADS[0]):
         fc.set_num_threads(number)
-        slices = product._division(problem.batch, product._pieces(problem.batch), 1e6, number)[2]
+        slices = product._division(problem.batch, product._pieces(problem.batch, number), number, 1e6)[2]
         assert (slices > 0) == (number > 1)  # one thread alone gathers what it needs
         y = np.full(problem.y_shape, np.nan, dtype)
+        product.run(arrays.x, arrays.w, arrays.b, y, False)
+        found.add(bits(y))
+    assert len(found) == 1
+    assert np.isfinite(y).all()
+
+
+def test_another_thread_sets_the_number_of_threads_during_a_call(monkeypatch, no_work_is_too_small):
+    """Who cuts the panels has to agree with who counts them."""
+    problem = parse("n2 c40 k72 hw28 f1")
+    arrays = problem.normal("float32")
+    product = by_columns(problem, 4, monkeypatch)
+    found = set()
+    for numbers in ([1], [2, 3, 5], [5, 1, 2]):
+        told = itertools.cycle(numbers)
+        monkeypatch.setattr(shift_gemm, "get_num_threads", lambda told=told: next(told))
+        y = np.full(problem.y_shape, np.nan, "float32")
         product.run(arrays.x, arrays.w, arrays.b, y, False)
         found.add(bits(y))
     assert len(found) == 1

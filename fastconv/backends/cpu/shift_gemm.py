@@ -64,18 +64,18 @@ class ShiftGemm:
         self.packing_cost = self.weights * _NS_PER_ELEMENT
         self.cost = sum(part.flops for part in self.parts) * _NS_PER_FLOP + self.images * _NS_PER_ELEMENT
 
-    def _pieces(self, samples: int) -> int:
+    def _pieces(self, samples: int, threads: int) -> int:
         """Boxes of all samples, or panels of columns across them."""
         if self.name != "columns":
             return samples * self.sample_boxes
-        return self.groups * sum(panels for panels, _ in self._panels(samples))
+        return self.groups * sum(panels for panels, _ in self._panels(samples, threads))
 
-    def _panels(self, samples: int) -> list[tuple[int, int]]:
+    def _panels(self, samples: int, threads: int) -> list[tuple[int, int]]:
         """Of each part and one group: panels of columns, and the elements of one."""
         tile, found = TILE_VECTORS * lanes_of(self.correlation.itemsize), []
         for part in self.parts:
             tiles = -(-samples * part.outputs // tile)
-            panels = columns.panels(tiles, part.panel_columns // tile, get_num_threads())
+            panels = columns.panels(tiles, part.panel_columns // tile, threads)
             found.append((panels, part.count * -(-tiles // panels) * tile))
         return found
 
@@ -84,18 +84,20 @@ class ShiftGemm:
         dtype, samples = source.dtype, len(source)
         empty = _NO_BIAS[dtype]
         arrays = flat(source), flat(w), empty if b is None else flat(b), target.ravel(), self.numbers
-        pieces, cost = self._pieces(samples), samples * self.cost
+        threads = get_num_threads()  # asked once: another thread may set it meanwhile
+        pieces, cost = self._pieces(samples, threads), samples * self.cost
         if is_little(self.packing_cost + cost):
             memory = scratch_rows(1, self.all_elements, dtype)
-            gathered = (get_num_threads(), empty, False) if self.name == "columns" else ()
+            gathered = (threads, empty, False) if self.name == "columns" else ()
             self.kernel(*arrays, empty, memory, 1, relu, pieces, *gathered, 0, 0, pieces)
         else:
-            self._in_parallel(arrays, samples, pieces, cost, relu)
+            self._in_parallel(arrays, samples, pieces, threads, cost, relu)
 
-    def _in_parallel(self, arrays: tuple[Array, ...], samples: int, pieces: int, cost: float, relu: bool) -> None:
-        dtype = arrays[0].dtype
-        threads, of_columns = get_num_threads(), self.name == "columns"
-        chunks, room, slices = self._division(samples, pieces, cost, threads)
+    def _in_parallel(
+        self, arrays: tuple[Array, ...], samples: int, pieces: int, threads: int, cost: float, relu: bool
+    ) -> None:
+        dtype, of_columns = arrays[0].dtype, self.name == "columns"
+        chunks, room, slices = self._division(samples, pieces, threads, cost)
         if pieces > self.groups:
             parts, own = max(1, min(self.packings, _MIN_TASKS, int(self.packing_cost / _TASK_NS))), 0
             tasks, together = parts + pieces * chunks, -parts
@@ -120,16 +122,16 @@ class ShiftGemm:
         more = (threads, gathered, False) if of_columns else ()
         self.kernel(*arrays, packed, memory, chunks, relu, together, *more, team.address, 0, tasks)
 
-    def _division(self, samples: int, pieces: int, cost: float, threads: int) -> tuple[int, int, int]:
-        """Chunks of its blocks that each piece is cut into; and if threads gather few panels together, as they do where
-        these take no more memory than what is given and computed, elements for all and slices of the channels, else 0.
+    def _division(self, samples: int, pieces: int, threads: int, cost: float) -> tuple[int, int, int]:
+        """Chunks of its blocks that each piece is cut into, and how few panels are gathered by threads together.
 
-        Two threads rather gather a panel twice than read what another core has written, unless it takes several steps
-        of the sum: these are for few rows at a time.
+        That is: elements for all, and slices of the channels; 0 if each thread gathers what it needs. They share panels
+        that take no more memory than what is given and computed. Two threads rather gather a panel twice than read what
+        another core has written, unless it takes several steps of the sum: these are for few rows at a time.
         """
         room, slices, chunks = 0, 0, _MIN_TASKS // pieces
         if self.name == "columns" and threads > 1:
-            room = self.groups * sum(panels * elements for panels, elements in self._panels(samples))
+            room = self.groups * sum(panels * elements for panels, elements in self._panels(samples, threads))
             most = min(samples * self.images + self.weights, _GATHERED_BYTES // self.correlation.itemsize)
             several = self.correlation.count > PANEL_STEP
             enough = pieces >= _FEW_PANELS * threads if several else threads <= _SHARING * pieces

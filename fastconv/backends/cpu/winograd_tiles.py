@@ -56,7 +56,7 @@ from fastconv.backends.threads import share, team_for
 
 _STEP = TILE_VECTORS * LANES
 _PANEL_BYTES = 8 << 20  # of transformed tiles, at most: twice TILE_COLUMNS where that fits, and half as many filters
-_NEAR_BYTES = SECOND_LEVEL_BYTES * 3 // 4
+_NEAR_BYTES = SECOND_LEVEL_BYTES * 3 // 4  # of what is read again and again
 _NS_PER_FLOP = 0.015
 
 Array = npt.NDArray[Any]
@@ -131,10 +131,9 @@ class Tiles:
             segments, ends = np.empty((length * across, 4), np.int64), np.empty(vectors, np.int64)
             places = np.empty((vectors, LANES * across), np.int64)
             segment_tables(self.form, outputs, self.apart[1], segments, ends, places)
-            width = FEW if total <= FEW else 0
-            sizes = [self.frequencies * (self.channels * columns + STAGGER) for columns in (length, width)]
-            memory = call_scratch(sum(sizes), x.dtype)
-            transformed, few = memory[: sizes[0]], memory[sizes[0] :] if width else memory[:0]
+            all_columns, first_columns = (self.frequencies * (self.channels * n + STAGGER) for n in (length, FEW))
+            memory = call_scratch(all_columns + (first_columns if total <= FEW else 0), x.dtype)
+            transformed, few = memory[:all_columns], memory[all_columns:]
             flops = 2 * self.products * c.channels * c.rows * length
             for group in range(c.groups):
                 inputs = self.form, x, transformed, few, plan, *self.apart, index, masks, group
