@@ -145,7 +145,7 @@ def test_another_thread_sets_the_number_of_threads_during_a_call(monkeypatch, no
     arrays = problem.normal("float32")
     product = by_columns(problem, 4, monkeypatch)
     found = set()
-    for numbers in ([1], [2, 3, 5], [5, 1, 2]):
+    for numbers in ([1], [2, 5, 3], [5, 1, 2]):
         told = itertools.cycle(numbers)
         monkeypatch.setattr(shift_gemm, "get_num_threads", lambda told=told: next(told))
         y = np.full(problem.y_shape, np.nan, "float32")
