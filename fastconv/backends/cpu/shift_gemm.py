@@ -31,7 +31,8 @@ _TASK_NS = 10_000  # at least: pieces of output rows share a source, which each 
 _GATHERED_BYTES = 16 << 20  # of panels that threads gather together, at most
 _SLICE_CHANNELS = 16  # of a task that gathers, at least
 _FEW_PANELS = 4  # for each thread
-_SHARING, _TASKS_OF_EACH = 2, 2  # threads that each gather the panel which they share, and what they then make of it
+_SHARING = 2  # so many threads that share a panel may each gather it
+_TASKS_OF_EACH = 2  # for a thread that gathers what it needs: each may gather a panel anew
 _NO_BIAS = {np.dtype(d): np.empty(0, d) for d in ("float32", "float64")}
 
 
@@ -96,7 +97,7 @@ class ShiftGemm:
     def _in_parallel(
         self, arrays: tuple[Array, ...], samples: int, pieces: int, threads: int, cost: float, relu: bool
     ) -> None:
-        dtype, of_columns = arrays[0].dtype, self.name == "columns"
+        dtype = arrays[0].dtype
         chunks, room, slices = self._division(samples, pieces, threads, cost)
         if pieces > self.groups:
             parts, own = max(1, min(self.packings, _MIN_TASKS, int(self.packing_cost / _TASK_NS))), 0
@@ -119,15 +120,15 @@ class ShiftGemm:
             self.kernel(*arrays, packed, memory, slices, relu, 1, *what, team.address, 0, pieces * slices)
         team = team_for(tasks, self.packing_cost + cost, max(0, -together))
         memory = scratch_rows(team.size, own + self.elements, dtype)
-        more = (threads, gathered, False) if of_columns else ()
+        more = (threads, gathered, False) if self.name == "columns" else ()
         self.kernel(*arrays, packed, memory, chunks, relu, together, *more, team.address, 0, tasks)
 
     def _division(self, samples: int, pieces: int, threads: int, cost: float) -> tuple[int, int, int]:
-        """Chunks of its blocks that each piece is cut into, and how few panels are gathered by threads together.
+        """Chunks of blocks that each piece is cut into; elements and slices of channels of panels gathered together.
 
-        That is: elements for all, and slices of the channels; 0 if each thread gathers what it needs. They share panels
-        that take no more memory than what is given and computed. Two threads rather gather a panel twice than read what
-        another core has written, unless it takes several steps of the sum: these are for few rows at a time.
+        These are 0 if each thread gathers what it needs. Threads gather few panels together that take no more memory
+        than what is given and computed. Two of them rather gather a panel twice than read what another core has
+        written, unless it takes several steps of the sum: these are for few rows at a time.
         """
         room, slices, chunks = 0, 0, _MIN_TASKS // pieces
         if self.name == "columns" and threads > 1:

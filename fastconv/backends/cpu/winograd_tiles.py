@@ -317,7 +317,7 @@ def winograd_tiles(
     Any, places: Any, memory: Any, not_finite: Any, relu: int, apart_h: int, apart_w: int, group: int, row_step: int,
     channel_step: int, kernel_size: int, several: int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Blocks of rows begin ≤ block < end of the group, for `length` lanes, or FEW if `few` is not empty.
+    """Blocks of rows begin ≤ block < end of the group, for `length` lanes; of at most FEW tiles `few` has the columns.
 
     `segment_tables` says what they write; `not_finite` becomes True for those with a result that is not.
     Scratch: transformed filters of `several` blocks, products, checks, outputs.
