@@ -12,6 +12,7 @@ Every output is one chain of FMAs in the order of its taps, whatever the number 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from llvmlite import ir
@@ -37,30 +38,43 @@ source and of the target begin that it asks for, as many as it reads and writes.
 
 
 class _Columns:
-    """What a strip reads of a source row: for each shift along the row its columns, every one or every other."""
+    """What a strip reads of a source row: for each tap along the row its columns, every one or every other.
+
+    Those of every other one are chosen from what all taps of a row read together, each column loaded once: loads that
+    lie across two lines take twice as long as a choice.
+    """
 
     def __init__(self, emit: Emitter, step: int, side: int, column: Any, apart: Any, size: Any) -> None:
-        self.emit, self.step = emit, step
+        self.emit, self.step, self.side = emit, step, side
         builder, none = emit.builder, emit.index(0)
-        self.parts: list[list[tuple[Any, Any]]] = []
-        for shift in range(0, side, step):
-            first = builder.add(column, builder.mul(apart, emit.index(shift)))
-            columns = [builder.add(first, emit.index(part * emit.lanes)) for part in range(step)]
-            masks = [emit.lanes_between(builder.sub(none, c), builder.sub(size, c)) for c in columns]
-            self.parts.append(list(zip(columns, masks)))
+        if step == 1:
+            shifts = [builder.mul(apart, emit.index(shift)) for shift in range(side)]
+        else:  # the columns of neighbouring taps are neighbours
+            shifts = [emit.index(shift) for shift in range(0, 2 * emit.lanes + side - 2, emit.lanes)]
+        columns = [builder.add(column, shift) for shift in shifts]
+        masks = [emit.lanes_between(builder.sub(none, c), builder.sub(size, c)) for c in columns]
+        self.stretches = list(zip(columns, masks))
 
     def load(self, row: Any) -> list[Any]:
-        """The vectors of all shifts, zeros outside the source; at step 2 two neighbours share what they load."""
-        emit, loaded = self.emit, []
-        for parts in self.parts:
-            vectors = [emit.load_masked(emit.at(row, column), mask, emit.zero) for column, mask in parts]
-            if self.step == 1:
-                loaded += vectors
-                continue
-            for first in range(2):
-                lanes = ir.Constant(ir.VectorType(_I32, emit.lanes), [2 * lane + first for lane in range(emit.lanes)])
-                loaded.append(emit.builder.shuffle_vector(*vectors, lanes))
-        return loaded
+        """The vectors of all taps, zeros outside the source."""
+        emit, lanes = self.emit, self.emit.lanes
+        vectors = [emit.load_masked(emit.at(row, column), mask, emit.zero) for column, mask in self.stretches]
+        if self.step == 1:
+            return vectors
+        pairs = [*zip(vectors[::2], vectors[1::2])] + [(vectors[-1],) * 2] * (len(vectors) % 2)
+        phases = [[self._chosen(*pair, range(first, first + 2 * lanes, 2)) for pair in pairs] for first in range(2)]
+        taps = []
+        for tap in range(self.side):
+            passed, phase = divmod(tap, 2)
+            number, first = divmod(passed, lanes)
+            found = phases[phase][number]
+            taps.append(self._chosen(found, phases[phase][number + 1], range(first, first + lanes)) if first else found)
+        return taps
+
+    def _chosen(self, first: Any, second: Any, lanes: Iterable[int]) -> Any:
+        """These lanes of two vectors."""
+        indices = ir.Constant(ir.VectorType(_I32, self.emit.lanes), list(lanes))
+        return self.emit.builder.shuffle_vector(first, second, indices)
 
 
 class _Sweep:
@@ -137,7 +151,7 @@ class _Sweep:
         """The sums after a row, if it lies `inside` the source; `factors`: of each stage that it reaches."""
         before, new = self.emit.builder.block, list(sums)
         with self.emit.builder.if_then(inside):
-            for j, loaded in enumerate(self.columns.load(row)[: self.side]):
+            for j, loaded in enumerate(self.columns.load(row)):
                 for stage, row_factors in enumerate(factors):
                     new[stage] = self.emit.fma(row_factors[j], loaded, new[stage])
             swept = self.emit.builder.block
