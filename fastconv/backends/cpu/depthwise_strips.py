@@ -43,9 +43,12 @@ Ints = npt.NDArray[np.int64]
 SIDES, STEPS = (3, 5, 7), (1, 2)
 """Sides of the kernel and steps that there is code for."""
 
-BLOCK_BYTES, BLOCK_SIDES = 64 * 1024, 8
+BLOCK_BYTES, SMALL_BLOCK_BYTES, BLOCK_SIDES = 64 * 1024, 24 * 1024, 8
 """Source of a block of rows, which strips pass one after the other, at least so many sides of the kernel high: where a
-block begins some rows are read that no output is stored for."""
+block begins some rows are read that no output is stored for.
+
+Of the lines that two strips share the second finds those of a small block in the first level. With kernels of side 3
+and vectors of 512 bits that is worth more (1.0 to 1.2) than the rows that more blocks read again, else not."""
 
 MOST_PIECES = 8192
 """Of an image: larger ones take long to plan."""
@@ -124,8 +127,9 @@ class Strips:
         """Planes and rows of outputs of each block."""
         depth, height, width = self.correlation.axes
         row = width.size * self.correlation.itemsize * height.step
-        rows = even_part(height.outputs, max(BLOCK_SIDES * self.side * abs(self.row_apart), BLOCK_BYTES // row))
-        planes = even_part(depth.outputs, max(1, BLOCK_BYTES // (row * rows * depth.step)))
+        most = SMALL_BLOCK_BYTES if self.side == 3 and LANES == 16 else BLOCK_BYTES
+        rows = even_part(height.outputs, max(BLOCK_SIDES * self.side * abs(self.row_apart), most // row))
+        planes = even_part(depth.outputs, max(1, most // (row * rows * depth.step)))
         for d, h in itertools.product(range(0, depth.outputs, planes), range(0, height.outputs, rows)):
             yield range(d, min(d + planes, depth.outputs)), range(h, min(h + rows, height.outputs))
 
