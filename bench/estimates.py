@@ -106,17 +106,13 @@ def forward_ways(geometry: ConvGeometry, itemsize: int, samples: int) -> Ways:
             gemm = shift_gemm.ShiftGemm(c, steps)
         return lambda x, w, y: gemm.run(x, w, None, y, False)
 
-    found = {"boxes": (estimates.boxes_bill(c), direct(False, math.inf))}
+    found = {"boxes": (estimates.boxes_bill(c, samples), direct(False, math.inf))}
     if c.rows >= plan.MANY_ROWS:
-        whole: estimates.Bill = {}
-        for part in c.parts:
-            for thing, count in estimates.columns_bill(part).items():
-                whole[thing] = whole.get(thing, 0.0) + count
-        found["columns"] = whole, direct(True, math.inf)
+        found["columns"] = estimates.columns_bill(c, samples), direct(True, math.inf)
     with mock.patch.object(row_lanes, "lanes_time", lambda _: 0.0):
         lanes = row_lanes.row_lanes(c)
     if lanes:
-        found["lanes"] = estimates.lanes_bill(lanes), direct(False, 0.0)
+        found["lanes"] = estimates.lanes_bill(lanes, samples), direct(False, 0.0)
     if itemsize == 4 and winograd.suits(c):
 
         def tiled(way: Any) -> Run:
@@ -252,11 +248,16 @@ def _seconds(run: Run, arguments: list[Array]) -> float:
             return passed / calls
 
 
+def _gain(way: str) -> float:
+    """That of a way over others from which on it is taken."""
+    return estimates.WINOGRAD_GAIN if way.startswith("winograd") else 1.0
+
+
 def loss(samples: list[dict[str, Any]], prices: dict[str, float]) -> tuple[float, float]:
     """How much longer than the fastest way the one with the least estimate takes: mean, and the 95th percentile."""
     lost = []
     for sample in samples:
-        estimated = {name: estimates.cost(bill, prices) for name, bill in sample["bills"].items()}
+        estimated = {name: _gain(name) * estimates.cost(bill, prices) for name, bill in sample["bills"].items()}
         chosen = min(estimated, key=lambda name: estimated[name])
         lost.append(sample["times"][chosen] / min(sample["times"].values()) - 1)
     return float(np.mean(lost)), float(np.percentile(lost, 95))
@@ -290,10 +291,11 @@ def tuned(samples: list[dict[str, Any]], prices: dict[str, float], tries: int = 
             times[ways.index(name), i] = sample["times"][name]
             counts[ways.index(name), i] = [bill.get(thing, 0.0) for thing in things]
     measured, every = np.isfinite(times), np.arange(len(samples))
+    gains = np.array([[_gain(way)] for way in ways])
 
     def badness(values: Array) -> float:
         estimated = np.where(measured, counts @ values, math.inf)
-        lost = times[estimated.argmin(0), every] / times.min(0) - 1
+        lost = times[(gains * estimated).argmin(0), every] / times.min(0) - 1
         off = estimated[measured] / times[measured] - 1
         return float(lost.mean() + _CALIBRATION * np.sqrt((off**2).mean()))
 

@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 
-from fastconv.backends.cpu import convolution, estimates, patches, plan, prices, shift_gemm, winograd, winograd_boxes
+from fastconv.backends.cpu import (
+    convolution,
+    estimates,
+    patches,
+    plan,
+    prices_xeon,
+    prices_zen3,
+    prices_zen4,
+    shift_gemm,
+    winograd,
+    winograd_boxes,
+)
 from fastconv.geometry import ConvGeometry
 
 pytest.importorskip("scipy", reason="bench.estimates fits by scipy: pip install 'fastconv[test]'")
@@ -44,7 +55,7 @@ both = pytest.mark.parametrize(
 @pytest.mark.parametrize("itemsize", [4, 8])
 def test_every_thing_on_a_bill_has_a_price(operation, geometry, itemsize):
     ways = bench.OPERATIONS[operation].ways(geometry, itemsize, 4)
-    priced = prices.WITH_16_REGISTERS.keys() | prices.WITH_32_REGISTERS.keys() | prices.WITH_TWO_UNITS.keys()
+    priced = set().union(*(table.PRICES for table in (prices_zen3, prices_zen4, prices_xeon)))
     assert {thing for bill, _ in ways.values() for thing in bill} <= priced
     assert all(estimates.cost(bill) > 0 for bill, _ in ways.values())
 

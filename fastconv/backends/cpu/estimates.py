@@ -29,8 +29,8 @@ PAGE_BYTES, FAR_PAGES = 4096, 64
 LONG_ROW_BYTES, LONG_ROWS = 2 * PAGE_BYTES, 32
 """Of a source in place: rows longer than that, and how many, from which on some processors lose by them."""
 
-STEPS = (1, 2, 4)
-"""Steps along a row that are gathered by shuffles."""
+STEPS, BOX_STEPS = (1, 2, 4), (1, 2, 4, 8, 16)
+"""Steps along a row that are gathered by shuffles, anywhere and where a box takes all phases of a row."""
 
 SAMPLES = 4
 """Samples that are assumed to share what is done once, such as transforms of filters."""
@@ -61,7 +61,7 @@ def boxes_time(c: Correlation) -> float:
 
 def columns_time(c: Correlation) -> float:
     """By exact columns, in parts that read less padding (columns.py)."""
-    return sum(cost(columns_bill(part)) for part in c.parts)
+    return cost(columns_bill(c))
 
 
 def lanes_time(lanes: RowLanes) -> float:
@@ -69,14 +69,14 @@ def lanes_time(lanes: RowLanes) -> float:
     return cost(lanes_bill(lanes))
 
 
-def boxes_bill(c: Correlation) -> Bill:
-    """What boxes do."""
+def boxes_bill(c: Correlation, samples: int = SAMPLES) -> Bill:
+    """What boxes do for each of so many samples."""
     plan, lanes = c.plan[0], lanes_of(c.itemsize)
     depth, height, width = c.axes
     vectors = depth.outputs * c.box_vectors()
     tiles = -(-vectors // TILE_VECTORS)
     products = vectors * c.packed_rows * c.count
-    bill: Bill = {"box product": products}
+    bill: Bill = {"box product": products, "box weight": c.packed_rows * c.count / samples}
     if max(height.step, width.step) > 1:
         bill["box product, phases apart"] = products
     if c.channels * int(plan["channel"]) * c.itemsize > SECOND_LEVEL_BYTES:
@@ -93,19 +93,39 @@ def boxes_bill(c: Correlation) -> Bill:
             if c.outputs % lanes:  # else tiles begin where vectors do
                 bill["box product, across lines"] = products
         return bill
+    return bill | gather_bill(c, "box")
+
+
+def gather_bill(c: Correlation, box: str) -> Bill:
+    """What it takes to gather the source of all boxes, things of a `box` of this kind."""
+    plan, width = c.plan[0], c.axes[2]
+    bill: Bill = {box: c.boxes}
     elements = c.boxes * c.channels * int(plan["channel"])
-    if width.step in STEPS:
-        some = ", some phases" if len(width.phases) < width.step else ""  # else all of a row are taken apart at once
-        bill[f"box vector, step {width.step}{some}"] = elements / lanes
+    some = len(width.phases) < width.step  # else all of a row are taken apart at once
+    if width.step in (STEPS if some else BOX_STEPS):
+        kind = f"step {width.step}, some phases" if some else f"step {width.step}"
+        bill[f"{box} vector, {kind}"] = elements / lanes_of(c.itemsize)
     else:
-        bill["box element"] = elements
-    bill["box row"] = c.boxes * c.channels * int(plan["planes"]) * int(plan["box_rows"]) * int(plan["phases_h"])
-    bill["box"] = c.boxes
+        bill[f"{box} element"] = elements
+    bill[f"{box} row"] = c.boxes * c.channels * int(plan["planes"]) * int(plan["box_rows"]) * int(plan["phases_h"])
     return bill
 
 
-def columns_bill(c: Correlation) -> Bill:
-    """What columns do for one of the parts of a correlation."""
+def columns_bill(c: Correlation, samples: int = SAMPLES) -> Bill:
+    """What columns do for each of so many samples; all parts of a correlation share the packed weights."""
+    bill: Bill = {"column weight": c.packed_rows * c.count / samples}
+    for part in c.parts:
+        add(bill, _part_bill(part))
+    return bill
+
+
+def add(bill: Bill, more: Bill) -> None:
+    """Put more on a bill."""
+    for thing, count in more.items():
+        bill[thing] = bill.get(thing, 0.0) + count
+
+
+def _part_bill(c: Correlation) -> Bill:
     lanes, step = lanes_of(c.itemsize), c.axes[2].step
     vectors, stretches = c.outputs / lanes, c.axes[0].outputs * c.axes[1].outputs
     bill: Bill = {
@@ -124,8 +144,8 @@ def columns_bill(c: Correlation) -> Bill:
     return bill
 
 
-def lanes_bill(lanes: RowLanes) -> Bill:
-    """What rows in lanes do."""
+def lanes_bill(lanes: RowLanes, samples: int = SAMPLES) -> Bill:
+    """What rows in lanes do for each of so many samples."""
     c, plan = lanes.correlation, lanes.plan[0]
     tiles = lanes.boxes * -(-int(plan["box_h"] * plan["box_w"]) // OUTPUTS)
     products = tiles * OUTPUTS * c.count
@@ -136,7 +156,10 @@ def lanes_bill(lanes: RowLanes) -> Bill:
         "lane tile": tiles * lanes.vectors * lanes.steps,
         "lane output": c.rows * c.outputs / lanes_of(c.itemsize),
         "lane box": lanes.boxes,
+        "lane weight": lanes.packed_elements / c.groups / samples,
     }
+    if c.outputs * c.itemsize % PAGE_BYTES == 0:  # then all rows of a block are stored to the same sets of the cache
+        bill["lane output, crowded"] = bill["lane output"]
     copied = c.channels * lanes.copied
     if copied * c.itemsize > SECOND_LEVEL_BYTES:
         bill["lane product, far"] = products * lanes.vectors

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.axes import Axis
-from fastconv.backends.cpu.estimates import SAMPLES, Bill, cost
+from fastconv.backends.cpu.estimates import SAMPLES, Bill, add, cost, gather_bill
 from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat
 from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch_rows
@@ -143,12 +143,14 @@ class Boxes:
         results = products if self.spread > 1 else self.frequencies * tiles
         axes = axes_of(self.form)
         boxes = self.ends[-1] / self.tiles.groups
-        bill: Bill = {
+        bill: Bill = {}
+        for phase in self.phases:
+            add(bill, gather_bill(phase.tiles, "tiled box"))
+        bill |= {
             "tiled box product": products * blocks * ROWS * channels,
             f"tiled box input, axes {axes}": inputs * channels * self.gathered,
             f"tiled box output, axes {axes}": results * self.tiles.rows,
             "tiled box filter": math.prod(products_of(self.form)) * channels * blocks / samples,
-            "tiled box": boxes,
         }
         if self.depth > 1:
             bill["tiled box product, planes"] = bill["tiled box product"]
