@@ -11,6 +11,7 @@ from fastconv.backends.cpu import (
     prices_xeon,
     prices_zen3,
     prices_zen4,
+    prices_zen5,
     shift_gemm,
     winograd,
     winograd_boxes,
@@ -55,7 +56,7 @@ both = pytest.mark.parametrize(
 @pytest.mark.parametrize("itemsize", [4, 8])
 def test_every_thing_on_a_bill_has_a_price(operation, geometry, itemsize):
     ways = bench.OPERATIONS[operation].ways(geometry, itemsize, 4)
-    priced = set().union(*(table.PRICES for table in (prices_zen3, prices_zen4, prices_xeon)))
+    priced = set().union(*(table.PRICES for table in (prices_zen3, prices_zen4, prices_xeon, prices_zen5)))
     assert {thing for bill, _ in ways.values() for thing in bill} <= priced
     assert all(estimates.cost(bill) > 0 for bill, _ in ways.values())
 
