@@ -194,15 +194,17 @@ class Emitter:
         kept = [lane * full + m for lane in range(lanes) for m in range(count)]
         return [self._picked(pieces[0], kept[i : i + lanes]) for i in range(0, len(kept), lanes)]
 
-    def transposed(self, rows: list[Any]) -> list[Any]:
+    def transposed(self, rows: list[Any], span: int = 0) -> list[Any]:
         """Columns of at most `lanes` rows: vector k holds lane k of each row; its lanes behind the rows are undefined.
 
-        First within blocks of 16 bytes, whose shuffles are one instruction each, then whole blocks.
+        First within blocks of 16 bytes, whose shuffles are one instruction each, then whole blocks. Each `span` lanes
+        by themselves, if given: those of so many rows.
         """
-        block = min(self.lanes, 16 // self.itemsize)
-        rows = [*rows, *[ir.Constant(self.vector, ir.Undefined)] * (self.lanes - len(rows))]
-        within = [self._unzipped(rows[first : first + block], block, 1) for first in range(0, self.lanes, block)]
-        columns = [self._unzipped(list(same), self.lanes, block) for same in zip(*within)]
+        span = span or self.lanes
+        block = min(span, 16 // self.itemsize)
+        rows = [*rows, *[ir.Constant(self.vector, ir.Undefined)] * (span - len(rows))]
+        within = [self._unzipped(rows[first : first + block], block, 1) for first in range(0, span, block)]
+        columns = [self._unzipped(list(same), span, block) for same in zip(*within)]
         return [column for same in zip(*columns) for column in same]
 
     def _unzipped(self, rows: list[Any], span: int, width: int) -> list[Any]:

@@ -187,48 +187,91 @@ def _gather(emit: Emitter, address: Any, index: Any, mask: Any) -> Any:
     return builder.call(gather, [pointers, ir.Constant(_I32, emit.itemsize), mask, emit.zero])
 
 
+def _patch_by_elements(emit: Emitter, rows: int, columns: int, args: Any) -> list[list[Any]]:
+    """The patches of `input_transform_gathered` whose columns lie apart: an element of all lanes at a time."""
+    builder = emit.builder
+    source, index, masks, masks_row, masks_column, row, column = args
+    indices = builder.load(builder.inttoptr(index, ir.VectorType(_I64, emit.lanes).as_pointer()), align=8)
+    masks = builder.inttoptr(masks, _I64.as_pointer())
+    bits = ir.VectorType(ir.IntType(1), emit.lanes)
+
+    def shift(i: int, j: int, row: Any, column: Any) -> Any:
+        return builder.add(builder.mul(row, emit.index(i)), builder.mul(column, emit.index(j)))
+
+    def element(i: int, j: int) -> Any:
+        number = builder.load(emit.at(masks, shift(i, j, masks_row, masks_column)))
+        mask = builder.bitcast(builder.trunc(number, ir.IntType(emit.lanes)), bits)
+        address = builder.add(source, builder.mul(shift(i, j, row, column), emit.index(emit.itemsize)))
+        before = builder.block
+        with builder.if_then(builder.icmp_signed("!=", number, emit.index(0))):
+            gathered, inside = _gather(emit, address, indices, mask), builder.block
+        value = builder.phi(emit.vector)
+        value.add_incoming(emit.zero, before)
+        value.add_incoming(gathered, inside)
+        return value
+
+    return [[element(i, j) for j in range(columns)] for i in range(rows)]
+
+
+def _end_to_end(emit: Emitter, parts: list[Any]) -> Any:
+    """One vector of several parts."""
+    while len(parts) > 1:
+        both = ir.Constant(ir.VectorType(_I32, 2 * parts[0].type.count), list(range(2 * parts[0].type.count)))
+        parts = [emit.builder.shuffle_vector(*pair, both) for pair in zip(parts[::2], parts[1::2])]
+    return parts[0]
+
+
+def _patch_by_rows(emit: Emitter, like: Any, rows: int, columns: int, step: int, args: Any) -> list[list[Any]]:
+    """The patches whose columns lie `step` apart: a row of each lane at a time, all of them transposed.
+
+    An instruction that gathers takes as long as its lanes one after the other, on some processors several times that.
+    """
+    builder, reach = emit.builder, (columns - 1) * step + 1
+    source, index, masks, masks_row, masks_lane, row, first = args
+    span = next(span for span in (4, 8, 16) if reach <= span)
+    part = Emitter(builder, like, span)
+    index, masks = (builder.inttoptr(address, _I64.as_pointer()) for address in (index, masks))
+    indices = [builder.load(emit.at(index, emit.index(lane))) for lane in range(emit.lanes)]
+    source, found = emit.pointer(source), []
+    for i in range(rows):
+        begin, loaded = emit.at(source, builder.mul(row, emit.index(i))), []
+        for lane in range(emit.lanes):
+            place = builder.add(builder.mul(masks_row, emit.index(i)), builder.mul(masks_lane, emit.index(lane)))
+            number = builder.load(emit.at(masks, place))
+            number = number if step == 1 else builder.lshr(number, first)
+            mask = builder.bitcast(builder.trunc(number, ir.IntType(span)), ir.VectorType(ir.IntType(1), span))
+            loaded.append(part.load_masked(emit.at(begin, indices[lane]), mask, part.zero))
+        joined = [_end_to_end(emit, loaded[lane::span]) for lane in range(span)]
+        found.append(emit.transposed(joined, span)[:reach:step])
+    return found
+
+
 @intrinsic(prefer_literal=True)
 def input_transform_gathered(  # type: ignore[no-untyped-def]
-    typing_context, like, form, kind, source, index, masks, masks_row, masks_column, row, column, target, stride
+    typing_context, like, form, kind, near, source, index, masks, masks_row, masks_column, row, column, target, stride
 ):
     """The same for tiles anywhere: element (i, j) of lane t is source[index[t] + i · row + j · column], or 0.
 
     `index` [lanes] are int64; masks[i · masks_row + j · masks_column] are int64 whose bit t says whether the element of
-    lane t is inside.
+    lane t is inside. If `near` has a length, columns lie as far apart as the step of the form is, and bit `column` + j
+    of masks[i · masks_row + t · masks_column] says it.
     """
     short = kind.literal_value
-    signature = types.void(like, form, kind, *[types.intp] * 9)
+    signature = types.void(like, form, kind, near, *[types.intp] * 9)
     height, width = (axis.input for axis in matrices_of(form))
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         if not _has(form, short):
             return context.get_dummy_value()
         emit = Emitter(builder, signature.args[0])
-        source, index, masks, masks_row, masks_column, row, column, target, stride = args[3:]
-        target = emit.pointer(target)
-        indices = builder.load(builder.inttoptr(index, ir.VectorType(_I64, emit.lanes).as_pointer()), align=8)
-        masks = builder.inttoptr(masks, _I64.as_pointer())
-        bits = ir.VectorType(ir.IntType(1), emit.lanes)
-
-        def shift(i: int, j: int, row: Any, column: Any) -> Any:
-            return builder.add(builder.mul(row, emit.index(i)), builder.mul(column, emit.index(j)))
-
-        patch: list[list[Any]] = []
-        for i in range(len(height) - short // 2):
-            patch.append([])
-            for j in range(len(width) - short % 2):
-                number = builder.load(emit.at(masks, shift(i, j, masks_row, masks_column)))
-                mask = builder.bitcast(builder.trunc(number, ir.IntType(emit.lanes)), bits)
-                address = builder.add(source, builder.mul(shift(i, j, row, column), emit.index(emit.itemsize)))
-                before = builder.block
-                with builder.if_then(builder.icmp_signed("!=", number, emit.index(0))):
-                    gathered, inside = _gather(emit, address, indices, mask), builder.block
-                value = builder.phi(emit.vector)
-                value.add_incoming(emit.zero, before)
-                value.add_incoming(gathered, inside)
-                patch[i].append(value)
+        *where, target, stride = args[4:]
+        rows, columns = len(height) - short // 2, len(width) - short % 2
+        if len(near):
+            patch = _patch_by_rows(emit, signature.args[0], rows, columns, len(form[1][2]), where)
+        else:
+            patch = _patch_by_elements(emit, rows, columns, where)
         values = both_sides(emit, at_points, height, width, patch)
-        store_frequencies(emit, target, stride, values, len(width))
+        store_frequencies(emit, emit.pointer(target), stride, values, len(width))
         return context.get_dummy_value()
 
     return signature, codegen

@@ -1,10 +1,11 @@
 """Winograd's tiles from anywhere, for small images and taps far apart; the idea is in winograd_kernels.py.
 
-The tiles of all samples, and of all phases of a dilation, fill the columns of the products, up to 192 at once, gathered
-lane by lane; what a vector of them writes is stored in runs of neighbours, worked out once for all rows of weights. All
-channels are transformed before; then each task takes blocks of output rows and transforms its own filters, so that
-these never leave its cache. Tiles of 3×3 outputs cover what those of 4×4 would leave half
-empty. Of at most four tiles, one small image, the products have rows in the lanes.
+The tiles of all samples, and of all phases of a dilation, fill the columns of the products, up to 192 at once: rows of
+their patches are loaded and transposed, or with taps apart elements gathered lane by lane. What a vector of them writes
+is stored in runs of neighbours, worked out once for all rows of weights. All channels are transformed before; then each
+task takes blocks of output rows and transforms its own filters, so that these never leave its cache. Tiles of 3×3
+outputs cover what those of 4×4 would leave half empty. Of at most four tiles, one small image, the products have rows
+in the lanes.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ class Tiles:
             self.apart, self.taps = (height.spacing, width.spacing), taps_in_order(correlation)
         self.frequencies, self.products = frequencies_of(self.form), math.prod(products_of(self.form))
         self.positions, self.spread = math.prod(patch_of(self.form)), spread_of(self.form)
+        self.near = (0,) if self.apart[1] == 1 and patch_of(self.form)[1] <= LANES else ()
+        """With a length if the columns of a patch are neighbours, and a vector holds a row of it."""
         self.channels = phases_of(self.form) * correlation.channels
         """Channels of all phases."""
         most = 4 * self.frequencies * self.channels * 2 * TILE_COLUMNS <= _PANEL_BYTES
@@ -126,9 +129,10 @@ class Tiles:
         for first in range(0, total, longest):
             length = -(-min(longest, total - first) // LANES) * LANES
             vectors, across = length // LANES, outputs_of(self.form)[1]
-            index, masks = np.zeros(length, np.int64), np.zeros((vectors, self.positions), np.int64)
-            outputs = np.zeros((length, 5), np.int64)
-            tile_tables(self.form, plan, self.rows, self.columns, *self.apart, samples, first, index, masks, outputs)
+            index, outputs = np.zeros(length, np.int64), np.zeros((length, 5), np.int64)
+            masks = np.zeros((length, patch_of(self.form)[0]) if self.near else (vectors, self.positions), np.int64)
+            where = self.rows, self.columns, *self.apart
+            tile_tables(self.form, self.near, plan, *where, samples, first, index, masks, outputs)
             segments, ends = np.empty((length * across, 4), np.int64), np.empty(vectors, np.int64)
             places = np.empty((vectors, LANES * across), np.int64)
             segment_tables(self.form, outputs, self.apart[1], segments, ends, places)
@@ -137,7 +141,7 @@ class Tiles:
             transformed, few = memory[:all_columns], memory[all_columns:]
             flops = 2 * self.products * c.channels * c.rows * length
             for group in range(c.groups):
-                inputs = self.form, x, transformed, few, plan, *self.apart, index, masks, group
+                inputs = self.form, self.near, x, transformed, few, plan, *self.apart, index, masks, group
                 share(transform_tiles, inputs, c.channels, 20.0 * self.channels * length)
                 team = team_for(c.blocks, flops * _NS_PER_FLOP)
                 winograd_tiles(
@@ -165,15 +169,15 @@ def _begins(tiles: Axis, outputs: int) -> npt.NDArray[np.int64]:
 
 @kernel
 def tile_tables(
-    form: Any, plan: Any, rows: Any, columns: Any, apart_h: int, apart_w: int, samples: int, first: int, index: Any,
-    masks: Any, outputs: Any,
+    form: Any, near: Any, plan: Any, rows: Any, columns: Any, apart_h: int, apart_w: int, samples: int, first: int,
+    index: Any, masks: Any, outputs: Any,
 ) -> None:  # fmt: skip
     """Of the tiles from number `first` on: where lane t reads in its channel, inside masks, and what it writes.
 
     Tiles are numbered by sample, by `rows` and by `columns`, the outputs and positions that they begin with. index
-    [lanes], masks [vectors][positions of a patch], outputs [lanes][where in its row of weights, rows, columns, first
-    row and column of the tile that are inside]; all are zeros before, and lanes behind the last tile read and write
-    nothing.
+    [lanes], masks [vectors][positions of a patch] of bits for the lanes, or if `near` has a length [lanes][rows of a
+    patch] of bits for its columns, outputs [lanes][where in its row of weights, rows, columns, first row and column of
+    the tile that are inside]; all are zeros before, and lanes behind the last tile read and write nothing.
     """
     p = plan[0]
     (down, across), (tile_rows, tile_columns) = tile_patch(form), tile_outputs(form)
@@ -191,7 +195,10 @@ def tile_tables(
         for i in range(down):
             for j in range(across):
                 if 0 <= y + i * apart_h < p.height and 0 <= x + j * apart_w < p.width:
-                    masks[lane // LANES, across * i + j] |= 1 << (lane % LANES)
+                    if len(near):
+                        masks[lane, i] |= 1 << j
+                    else:
+                        masks[lane // LANES, across * i + j] |= 1 << (lane % LANES)
 
 
 @kernel
@@ -233,8 +240,8 @@ def segment_tables(form: Any, outputs: Any, apart_w: int, segments: Any, ends: A
 
 @shared
 def transform_tiles(
-    form: Any, x: Any, tiles: Any, few: Any, plan: Any, apart_h: int, apart_w: int, index: Any, masks: Any, group: int,
-    who: int, begin: int, end: int,
+    form: Any, near: Any, x: Any, tiles: Any, few: Any, plan: Any, apart_h: int, apart_w: int, index: Any, masks: Any,
+    group: int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Channels begin ≤ c < end of the group to tiles[frequency][phase][channel][column].
 
@@ -244,6 +251,8 @@ def transform_tiles(
     size, columns, phases, (down, across) = x.itemsize, index.size, tile_phases(form), tile_patch(form)
     row, column, stride = apart_h * p.step_h * p.width, apart_w * p.step_w, phases * p.channels * columns + STAGGER
     down_step, across_step, few_apart = across * p.step_h, p.step_w, phases * p.channels * FEW + STAGGER
+    if len(near):
+        down_step, across_step = p.step_h, down
     for c in range(begin, end):
         source = pointer(x) + (group * p.channels + c) * p.height * p.width * size
         for q in range(0, columns, LANES):
@@ -253,21 +262,23 @@ def transform_tiles(
                 at = source + (h * p.width + w) * size
                 to = pointer(tiles) + ((phase * p.channels + c) * columns + q) * size
                 inside = pointer(masks) + (q // LANES * down * across + h * across + w) * 8
+                if len(near):
+                    inside, column = pointer(masks) + (q * down + h) * 8, w
                 if kind == 0:
                     input_transform_gathered(
-                        x, form, 0, at, lanes, inside, down_step, across_step, row, column, to, stride
+                        x, form, 0, near, at, lanes, inside, down_step, across_step, row, column, to, stride
                     )
                 elif kind == 1:
                     input_transform_gathered(
-                        x, form, 1, at, lanes, inside, down_step, across_step, row, column, to, stride
+                        x, form, 1, near, at, lanes, inside, down_step, across_step, row, column, to, stride
                     )
                 elif kind == 2:
                     input_transform_gathered(
-                        x, form, 2, at, lanes, inside, down_step, across_step, row, column, to, stride
+                        x, form, 2, near, at, lanes, inside, down_step, across_step, row, column, to, stride
                     )
                 else:
                     input_transform_gathered(
-                        x, form, 3, at, lanes, inside, down_step, across_step, row, column, to, stride
+                        x, form, 3, near, at, lanes, inside, down_step, across_step, row, column, to, stride
                     )
         if few.size:
             for f in range(tile_frequencies(form)):
