@@ -26,6 +26,7 @@ from fastconv.backends.cpu import (
     winograd_boxes,
     winograd_tiles,
 )
+from fastconv.backends.cpu.finite import all_finite
 from fastconv.backends.cpu.host import flat, writeable
 from fastconv.backends.cpu.memory import empty
 from fastconv.backends.cpu.plan import Correlation, forward_plan, input_grad_plans, weight_grad_plan
@@ -163,7 +164,7 @@ def _weight_grad_where_finite(
     tiles: weight_grad_winograd.Tiles, direct: Callable[..., Array], gy: Array, x: Array, geometry: ConvGeometry
 ) -> Array:
     gw = weight_grad_winograd.weight_gradient(tiles, gy, x, geometry)
-    return gw if np.isfinite(gw).all() else direct(gy, x, geometry)
+    return gw if all_finite(gw) else direct(gy, x, geometry)
 
 
 def _weight_grad_of_patches(gy: Array, x: Array, geometry: ConvGeometry) -> Array:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from fastconv.backends.cpu.column_gather import gather_columns
 from fastconv.backends.cpu.emitter import lanes_of
+from fastconv.backends.cpu.finite import all_finite
 from fastconv.backends.cpu.gather import copy_strided, gather_box, place_of_box, zero_bytes
 from fastconv.backends.cpu.host import flat, pointer, routine
 from fastconv.backends.cpu.plan import PLAN_NUMBERS, Correlation, even_part, plan_at
@@ -247,7 +248,7 @@ def by_columns(correlation: Correlation, gy: Array, x: Array, geometry: ConvGeom
 def by_boxes(correlation: Correlation, gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     """The whole weight gradient of any other; see contract.Backend.conv_weight_grad."""
     gw = _boxes(gy, x, correlation, geometry, exact=False)
-    return gw if np.isfinite(gw).all() else _boxes(gy, x, correlation, geometry, exact=True)
+    return gw if all_finite(gw) else _boxes(gy, x, correlation, geometry, exact=True)
 
 
 def slice_count(units: int, size: int) -> int:
