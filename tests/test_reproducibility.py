@@ -126,11 +126,11 @@ def test_panels_that_threads_gather_together(line, dtype, monkeypatch, no_work_i
     monkeypatch.setattr(shift_gemm, "_TASK_NS", 1)
     monkeypatch.setattr(shift_gemm, "_FEW_PANELS", 100)
     monkeypatch.setattr(shift_gemm, "_SHARING", 0)
-    product.images = 1 << 30  # so that they may take as much memory as they like
+    product.images, product.cost = 1 << 30, 1e6  # so that they may take as much memory as they like, and pay
     found = set()
     for number in (*THREADS, THREADS[0]):
         fc.set_num_threads(number)
-        slices = product._division(problem.batch, product._pieces(problem.batch, number), number, 1e6)[2]
+        slices = product._division(problem.batch, product._pieces(problem.batch, number), number)[2]
         assert (slices > 0) == (number > 1)  # one thread alone gathers what it needs
         y = np.full(problem.y_shape, np.nan, dtype)
         product.run(arrays.x, arrays.w, arrays.b, y, False)

@@ -26,7 +26,14 @@ from fastconv.backends.cpu.correlate import TILE_ELEMENTS, plan_of, tile_width, 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided
 from fastconv.backends.cpu.host import inlined, pointer, routine
-from fastconv.backends.cpu.packed_weights import pack_blocks, packing, room_for_lines, tasks_behind_packing
+from fastconv.backends.cpu.packed_weights import (
+    pack_blocks,
+    packing,
+    room_for_lines,
+    steps_in_place,
+    tasks_behind_packing,
+    weights_of_block,
+)
 from fastconv.backends.cpu.plan import PANEL_STEP, PLAN_NUMBERS, TILE_VECTORS, plan_at
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.team import shared
@@ -100,8 +107,8 @@ def _store_columns(
 
 @inlined
 def _block_of_panel(
-    y: Any, zero: Any, p: Any, a: int, start: int, panel: int, k: int, results: Any, at: int, segments: Any,
-    count: int, mr: int, valid: int, row: int, relu: int, add: int, last: bool,
+    y: Any, zero: Any, p: Any, a: int, a_row: int, a_step: int, start: int, panel: int, k: int, results: Any, at: int,
+    segments: Any, count: int, mr: int, valid: int, row: int, relu: int, add: int, last: bool,
 ) -> None:  # fmt: skip
     """One step of a block of rows from `row` on, times all tiles of a panel of `count` columns.
 
@@ -129,7 +136,7 @@ def _block_of_panel(
                 number = (behind - q) // span
         b = panel + (q // span * k * span + q % span) * size
         tiles_strided(
-            zero, mr, wide, a, b, span, k, start, c, ldc, relu, add, number, k * span * size, span * size
+            zero, mr, wide, a, a_row, a_step, b, span, k, start, c, ldc, relu, add, number, k * span * size, span * size
         )  # fmt: skip
         if last and not direct:
             _store_columns(y, row * target, target, p.stride_w, segments, results, at + ROWS * q, width, valid, q, stop)
@@ -138,13 +145,14 @@ def _block_of_panel(
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
 def _panel(
-    x: Any, packed: Any, start: Any, before: int, y: Any, scratch: Any, gathered: int, part: Any, positions: Any, steps:
-    Any, packed_count: int, group: int, first: int, count: int, b0: int, b1: int, relu: int,
+    x: Any, packed: Any, start: Any, before: int, row_step: int, step: int, y: Any, scratch: Any, gathered: int, part:
+    Any, positions: Any, steps: Any, packed_count: int, group: int, first: int, count: int, b0: int, b1: int, relu: int,
 ) -> None:  # fmt: skip
     """Blocks of rows b0 ≤ block < b1 of `count` columns of a part, from number `first` on.
 
-    `packed` and `start` begin with row `before` of all groups. `gathered`: the address of the panel, step by step; 0 if
-    it is to be gathered. Scratch: a step of the panel, then the results of all blocks, tile by tile.
+    `packed` and `start` begin with row `before` of all groups; steps as `weights_of_block` takes them. `gathered`: the
+    address of the panel, step by step; 0 if it is to be gathered. Scratch: a step of the panel, then the results of all
+    blocks, tile by tile.
     """
     p = part[0]
     size, zero = x.itemsize, x.dtype.type(0)
@@ -166,12 +174,13 @@ def _panel(
             row = block * ROWS
             mr = min(ROWS, p.packed - row)
             stored = group * p.packed + row - before
-            a = pointer(packed, stored * packed_count + (tap * p.channels + c0) * mr)
+            at, a_row, a_step = weights_of_block(group * p.packed - before, row, mr, packed_count, row_step, step)
+            a = pointer(packed, at + (tap * p.channels + c0) * a_step)
             begin = pointer(zeros) if add else pointer(start, stored)
             at = p.panel * min(p.count, PANEL_STEP) + (block - b0) * kept
             _block_of_panel(
-                y, zero, p, a, begin, panel, k, scratch, at, segments, count, mr, min(mr, p.rows - row), row,
-                relu if last else 0, add, last,
+                y, zero, p, a, a_row, a_step, begin, panel, k, scratch, at, segments, count, mr, min(mr, p.rows - row),
+                row, relu if last else 0, add, last,
             )  # fmt: skip
         if gathered != 0:
             gathered += -(-count // span) * span * k * size
@@ -214,7 +223,11 @@ def correlate_columns(
     plan, taps, rest = plan_of(numbers)
     p, own = plan[0], memory[who]
     if to_gather:
-        _parts(x, own, own, 0, y, p, rest, own, chunks, relu, threads, gathered, True, begin, end)
+        _parts(x, own, own, 0, 0, 0, y, p, rest, own, chunks, relu, threads, gathered, True, begin, end)
+        begin = end
+    elif together == 0:
+        row_step, step = steps_in_place(numbers)
+        _parts(x, w, b, 0, row_step, step, y, p, rest, own, chunks, relu, threads, gathered, False, begin, end)
         begin = end
     while begin < end:
         stop, first, last, before, rows, at = packing(p, ROWS, chunks, together, begin, end)
@@ -225,14 +238,14 @@ def correlate_columns(
             own[own.size - room_for_lines(numbers[2]) :], before, first, last,
         )  # fmt: skip
         low, high = tasks_behind_packing(packed, together, begin, stop)
-        _parts(x, weights, start, before, y, p, rest, own[at:], chunks, relu, threads, gathered, False, low, high)
+        _parts(x, weights, start, before, 0, 0, y, p, rest, own[at:], chunks, relu, threads, gathered, False, low, high)
         begin = stop
 
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
 def _parts(
-    x: Any, packed: Any, start: Any, before_packed: int, y: Any, p: Any, rest: Any, scratch: Any, chunks: int, relu:
-    int, threads: int, gathered: Any, to_gather: bool, begin: int, end: int,
+    x: Any, packed: Any, start: Any, before_packed: int, row_step: int, step: int, y: Any, p: Any, rest: Any, scratch:
+    Any, chunks: int, relu: int, threads: int, gathered: Any, to_gather: bool, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Compute tasks by weights without the first `before_packed` rows; or gather their slices, in place of chunks."""
     samples = x.size // (p.groups * p.channels * p.depth * p.height * p.width)
@@ -259,9 +272,9 @@ def _parts(
                 _gather_slice(x, gathered, place, part, positions, steps, g, first, behind - first, chunk, chunks)
             else:
                 _panel(
-                    x, packed, start, before_packed, y, scratch, pointer(gathered, place) if gathered.size else 0, part,
-                    positions, steps, p.count, g, first, behind - first, p.blocks * chunk // chunks,
-                    p.blocks * (chunk + done) // chunks, relu,
+                    x, packed, start, before_packed, row_step, step, y, scratch,
+                    pointer(gathered, place) if gathered.size else 0, part, positions, steps, p.count, g, first,
+                    behind - first, p.blocks * chunk // chunks, p.blocks * (chunk + done) // chunks, relu,
                 )  # fmt: skip
             task += done
         before += p.groups * panels * chunks

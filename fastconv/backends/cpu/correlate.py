@@ -25,7 +25,14 @@ import numpy as np
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, place_of_box
 from fastconv.backends.cpu.host import inlined, pointer, routine
-from fastconv.backends.cpu.packed_weights import pack_blocks, packing, room_for_lines, tasks_behind_packing
+from fastconv.backends.cpu.packed_weights import (
+    pack_blocks,
+    packing,
+    room_for_lines,
+    steps_in_place,
+    tasks_behind_packing,
+    weights_of_block,
+)
 from fastconv.backends.cpu.plan import PLAN_NUMBERS, plan_at
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, outer, outer_strided
 from fastconv.backends.cpu.team import shared
@@ -54,34 +61,36 @@ def _tiles_by(product: Any) -> Any:
 
     @routine
     def tiles(
-        zero: Any, mr: int, wide: bool, a: int, b: int, rows_b: int, k: int, start: int, c: int, ldc: int, relu: int,
-        add: int, count: int, step_b: int, step_c: int,
+        zero: Any, mr: int, wide: bool, a: int, a_row: int, a_step: int, b: int, rows_b: int, k: int, start: int, c:
+        int, ldc: int, relu: int, add: int, count: int, step_b: int, step_c: int,
     ) -> None:  # fmt: skip
         """`count` tiles side by side, `step_b` and `step_c` bytes apart.
 
         `zero` tells the type: an array would have its references counted.
         """
         for _ in range(count):
-            if mr == ROWS and wide:
-                product(zero, ROWS, _WIDE, a, b, rows_b, k, start, c, ldc, relu, add)
+            if mr == ROWS and wide and a_row == 1 and a_step == ROWS:  # packed: one register holds where they are
+                product(zero, ROWS, _WIDE, a, 1, ROWS, b, rows_b, k, start, c, ldc, relu, add)
+            elif mr == ROWS and wide:
+                product(zero, ROWS, _WIDE, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
             elif mr == ROWS:
-                product(zero, ROWS, _NARROW, a, b, rows_b, k, start, c, ldc, relu, add)
+                product(zero, ROWS, _NARROW, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
             elif mr == 4 and wide:
-                product(zero, 4, _W4, a, b, rows_b, k, start, c, ldc, relu, add)
+                product(zero, 4, _W4, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
             elif mr == 4:
-                product(zero, 4, _N4, a, b, rows_b, k, start, c, ldc, relu, add)
+                product(zero, 4, _N4, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
             elif mr == 3 and wide:
-                product(zero, 3, _W3, a, b, rows_b, k, start, c, ldc, relu, add)
+                product(zero, 3, _W3, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
             elif mr == 3:
-                product(zero, 3, _N3, a, b, rows_b, k, start, c, ldc, relu, add)
+                product(zero, 3, _N3, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
             elif mr == 2 and wide:
-                product(zero, 2, _W2, a, b, rows_b, k, start, c, ldc, relu, add)
+                product(zero, 2, _W2, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
             elif mr == 2:
-                product(zero, 2, _N2, a, b, rows_b, k, start, c, ldc, relu, add)
+                product(zero, 2, _N2, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
             elif mr == 1 and wide:
-                product(zero, 1, _W1, a, b, rows_b, k, start, c, ldc, relu, add)
+                product(zero, 1, _W1, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
             else:
-                product(zero, 1, _N1, a, b, rows_b, k, start, c, ldc, relu, add)
+                product(zero, 1, _N1, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
             b += step_b
             c += step_c
 
@@ -129,8 +138,8 @@ def _store_rows(
 
 @inlined
 def _box_tiles(
-    like: Any, y: Any, scratch: Any, p: Any, mr: int, valid: int, a: int, start: int, source: int, offsets: int, to:
-    int, rows: int, columns: int, relu: int,
+    like: Any, y: Any, scratch: Any, p: Any, mr: int, valid: int, a: int, a_row: int, a_step: int, start: int, source:
+    int, offsets: int, to: int, rows: int, columns: int, relu: int,
 ) -> None:  # fmt: skip
     """A block of rows of weights times all columns of a box at `source`, stored from y[to] on."""
     zero, lanes = like.dtype.type(0), _LANES4 if like.itemsize == 4 else _LANES8
@@ -149,10 +158,15 @@ def _box_tiles(
             if count > 0:  # directly, as far as whole tiles of this width go
                 count = count if wide else 1
                 place = pointer(y, to + row * line + column)
-                tiles(zero, mr, wide, a, b, offsets, p.count, start, place, target, relu, 0, count, step, step)
+                tiles(
+                    zero, mr, wide, a, a_row, a_step, b, offsets, p.count, start, place, target, relu, 0, count, step,
+                    step,
+                )  # fmt: skip
                 q += count * width
                 continue
-            tiles(zero, mr, wide, a, b, offsets, p.count, start, pointer(scratch), width, relu, 0, 1, 0, 0)
+            tiles(
+                zero, mr, wide, a, a_row, a_step, b, offsets, p.count, start, pointer(scratch), width, relu, 0, 1, 0, 0
+            )
             _store_rows(y, to, target, line, p.stride_w, scratch, valid, width, position, p.pitch, columns, rows)
             q += width
 
@@ -179,15 +193,20 @@ def correlate_boxes(
 ) -> None:  # fmt: skip
     """Tasks begin ≤ task < end of (sample, group, plane, box row, box column, chunk of row blocks), the last fastest.
 
-    `together` < 0: in front of these are as many tasks that each pack a part of the weights into `packed`, for all.
-    Else the blocks for `together` tasks at a time are packed just before, into the thread's own memory; either all
-    tasks go together, or each block is needed by one task only.
+    `together` = 0: the weights are read where they lie, and b is not empty. `together` < 0: in front of these are as
+    many tasks that each pack a part of the weights into `packed`, for all. Else the blocks for `together` tasks at a
+    time are packed just before, into the thread's own memory; either all tasks go together, or each block is needed by
+    one task only.
     `numbers` holds what `plan_of` says, then the tables of `gather_box`, count offsets into the gathered box, and
     (1×1 only) count offsets into the source in place. The scratch of the tasks is memory[who].
     """
     plan, taps, rest = plan_of(numbers)
     p = plan[0]
     own = memory[who]
+    if together == 0:
+        row_step, step = steps_in_place(numbers)
+        _boxes(x, w, b, 0, row_step, step, y, plan, rest, own, chunks, relu, begin, end)
+        begin = end
     while begin < end:
         stop, first, last, before, rows, at = packing(p, ROWS, chunks, together, begin, end)
         weights = own if together > 0 else packed
@@ -197,16 +216,16 @@ def correlate_boxes(
             own[own.size - room_for_lines(numbers[2]) :], before, first, last,
         )  # fmt: skip
         low, high = tasks_behind_packing(packed, together, begin, stop)
-        _boxes(x, weights, start, before, y, plan, rest, own[at:], chunks, relu, low, high)
+        _boxes(x, weights, start, before, 0, 0, y, plan, rest, own[at:], chunks, relu, low, high)
         begin = stop
 
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
 def _boxes(
-    x: Any, packed: Any, start: Any, before: int, y: Any, plan: Any, rest: Any, scratch: Any, chunks: int, relu: int,
-    begin: int, end: int,
+    x: Any, packed: Any, start: Any, before: int, row_step: int, step: int, y: Any, plan: Any, rest: Any, scratch: Any,
+    chunks: int, relu: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Compute tasks by weights without the first `before` rows."""
+    """Compute tasks by weights without the first `before` rows; steps as `weights_of_block` takes them."""
     p = plan[0]
     entries = p.planes + p.phases_h + p.phases_w
     tables, off = rest[:entries], rest[entries:]
@@ -240,12 +259,13 @@ def _boxes(
             mr = min(ROWS, p.packed - r0)
             valid = min(mr, p.rows - r0)
             row = g * p.packed + r0 - before
-            a, s = pointer(packed) + row * p.count * size, pointer(start) + row * size
+            at, a_row, a_step = weights_of_block(g * p.packed - before, r0, mr, p.count, row_step, step)
+            a, s = pointer(packed, at), pointer(start, row)
             done = 0
             while done < columns:  # twice, if some columns lie in front of the first aligned one
                 some = head if done < head else columns - done
                 _box_tiles(
-                    x, y, scratch, p, mr, valid, a, s, source_at + done * size, offsets, to + r0 * target + done, rows,
-                    some, relu,
+                    x, y, scratch, p, mr, valid, a, a_row, a_step, s, source_at + done * size, offsets,
+                    to + r0 * target + done, rows, some, relu,
                 )  # fmt: skip
                 done += some

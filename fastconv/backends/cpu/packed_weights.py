@@ -1,7 +1,9 @@
 """The weights of the shift-GEMM in blocks of rows, as its micro-kernel reads them: who packs which of them, and how.
 
-Whole vectors of taps of a block's rows are transposed in registers. One call packs and computes: either the first of
-its tasks pack for all, or each thread packs what its own need. Cost: one read and one write of the weights.
+Where the products of a sum lie equally far apart, the micro-kernel reads the weights in place, as fast: rows of forward
+convolutions in boxes, and most 1×1. Others are packed, some taps only, or taps in another order. Whole vectors of taps
+of a block's rows are transposed in registers. One call packs and computes: either the first of its tasks pack for all,
+or each thread packs what its own need. Cost: one read and one write of the weights.
 """
 
 from __future__ import annotations
@@ -28,6 +30,23 @@ def line_elements(kernel_size: int) -> int:
 
 
 room_for_lines = inlined(line_elements)  # the same within kernels
+
+
+@inlined
+def steps_in_place(numbers: Any) -> tuple[int, int]:
+    """Of weights that are read where they lie: elements between two rows and between two products of a sum."""
+    return numbers[0], numbers[1] if numbers[2] == 1 else 1
+
+
+@inlined
+def weights_of_block(row: int, r0: int, mr: int, count: int, row_step: int, step: int) -> tuple[int, int, int]:
+    """Where the block of `mr` rows from r0 on begins, and how far apart its rows and its products lie.
+
+    Row 0 of the group is number `row`, of `count` products each; the steps are those of weights in place, or 0.
+    """
+    if step == 0:
+        return (row + r0) * count, 1, mr
+    return row * count + r0 * row_step, row_step, step
 
 
 @routine

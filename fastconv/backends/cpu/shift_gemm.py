@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fastconv.backends.cpu import columns, correlate, packed_weights, row_lanes
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.estimates import lanes_time, takes_columns, time_without_lanes
-from fastconv.backends.cpu.host import flat
+from fastconv.backends.cpu.host import LINE_BYTES, flat
 from fastconv.backends.cpu.plan import PANEL_STEP, TILE_VECTORS, Correlation
 from fastconv.backends.cpu.scratch import ALIGNED, call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import ROWS
@@ -33,7 +33,9 @@ _SLICE_CHANNELS = 16  # of a task that gathers, at least
 _FEW_PANELS = 4  # for each thread
 _SHARING = 2  # so many threads that share a panel may each gather it
 _TASKS_OF_EACH = 2  # for a thread that gathers what it needs: each may gather a panel anew
-_NO_BIAS = {np.dtype(d): np.empty(0, d) for d in ("float32", "float64")}
+_FEW_COLUMNS = 512  # of all samples: for so many it costs more to pack weights than to read them apart for each tile
+_TRANSPOSED_BYTES = 1 << 15  # of the first level, for a block of transposed weights
+_NOTHING = {np.dtype(d): np.empty(0, d) for d in ("float32", "float64")}
 
 
 class ShiftGemm:
@@ -54,6 +56,10 @@ class ShiftGemm:
         else:
             self.name, self.kernel = "in place" if plan[0]["direct"] else "boxes", correlate.correlate_boxes
             rest, elements = [c.tables, c.source_offsets], correlate.TILE_ELEMENTS + c.box_elements
+        readable = plan[0]["packed"] == c.rows and self.name != "lanes" and _readable(c, steps, self.name)
+        self.most_in_place = _FEW_COLUMNS // c.outputs if readable else 0
+        """Samples for which the kernel reads the weights where they lie."""
+        self.no_bias = np.zeros(c.groups * c.rows, f"f{c.itemsize}")
         self.numbers = np.concatenate([[*steps, c.kernel_size], plan.view(np.int64), c.kernel_taps, *rest])
         self.packed_elements = -(-packed // ALIGNED) * ALIGNED
         self.elements = max(elements + correlate.SLACK, packed_weights.line_elements(c.kernel_size))
@@ -83,23 +89,34 @@ class ShiftGemm:
     def run(self, source: Array, w: Array, b: Array | None, target: Array, relu: bool) -> None:
         """As `Algorithm.run`."""
         dtype, samples = source.dtype, len(source)
-        empty = _NO_BIAS[dtype]
-        arrays = flat(source), flat(w), empty if b is None else flat(b), target.ravel(), self.numbers
+        in_place = samples <= self.most_in_place
+        empty, no_bias = _NOTHING[dtype], self.no_bias if in_place else _NOTHING[dtype]
+        arrays = flat(source), flat(w), no_bias if b is None else flat(b), target.ravel(), self.numbers
         threads = get_num_threads()  # asked once: another thread may set it meanwhile
-        pieces, cost = self._pieces(samples, threads), samples * self.cost
-        if is_little(self.packing_cost + cost):
+        pieces, cost = self._pieces(samples, threads), samples * self.cost + (0 if in_place else self.packing_cost)
+        if is_little(cost):
             memory = scratch_rows(1, self.all_elements, dtype)
             gathered = (threads, empty, False) if self.name == "columns" else ()
-            self.kernel(*arrays, empty, memory, 1, relu, pieces, *gathered, 0, 0, pieces)
+            self.kernel(*arrays, empty, memory, 1, relu, 0 if in_place else pieces, *gathered, 0, 0, pieces)
         else:
-            self._in_parallel(arrays, samples, pieces, threads, cost, relu)
+            self._in_parallel(arrays, samples, pieces, threads, cost, in_place, relu)
 
     def _in_parallel(
-        self, arrays: tuple[Array, ...], samples: int, pieces: int, threads: int, cost: float, relu: bool
+        self,
+        arrays: tuple[Array, ...],
+        samples: int,
+        pieces: int,
+        threads: int,
+        cost: float,
+        in_place: bool,
+        relu: bool,
     ) -> None:
         dtype = arrays[0].dtype
-        chunks, room, slices = self._division(samples, pieces, threads, cost)
-        if pieces > self.groups:
+        chunks, room, slices = self._division(samples, pieces, threads)
+        if in_place:
+            tasks, together, own = pieces * chunks, 0, 0
+            gathered, packed = call_scratch(room, dtype), _NOTHING[dtype]
+        elif pieces > self.groups:
             parts, own = max(1, min(self.packings, _MIN_TASKS, int(self.packing_cost / _TASK_NS))), 0
             tasks, together = parts + pieces * chunks, -parts
             shared = call_scratch(room + self.packed_elements + ALIGNED, dtype)
@@ -112,18 +129,18 @@ class ShiftGemm:
             tasks = pieces * chunks
             together = max(1, _PACKED_BYTES * tasks // packed_bytes)
             own = min(self.packings, together * -(-self.blocks // chunks)) * of_block + ALIGNED
-            gathered, packed = call_scratch(room, dtype), _NO_BIAS[dtype]
+            gathered, packed = call_scratch(room, dtype), _NOTHING[dtype]
         if slices:  # a call of its own: who gathers needs memory, and nobody may wait for who gets none
             team = team_for(pieces * slices, room * _NS_PER_ELEMENT)
             memory = scratch_rows(team.size, ALIGNED, dtype)
             what = threads, gathered, True
             self.kernel(*arrays, packed, memory, slices, relu, 1, *what, team.address, 0, pieces * slices)
-        team = team_for(tasks, self.packing_cost + cost, max(0, -together))
+        team = team_for(tasks, cost, max(0, -together))
         memory = scratch_rows(team.size, own + self.elements, dtype)
         more = (threads, gathered, False) if self.name == "columns" else ()
         self.kernel(*arrays, packed, memory, chunks, relu, together, *more, team.address, 0, tasks)
 
-    def _division(self, samples: int, pieces: int, threads: int, cost: float) -> tuple[int, int, int]:
+    def _division(self, samples: int, pieces: int, threads: int) -> tuple[int, int, int]:
         """Chunks of blocks that each piece is cut into; elements and slices of channels of panels gathered together.
 
         These are 0 if each thread gathers what it needs. Threads gather few panels together that take no more memory
@@ -140,8 +157,19 @@ class ShiftGemm:
                 slices = max(1, min(_FEW_PANELS * threads, self.correlation.channels // _SLICE_CHANNELS))
             elif not several:
                 chunks = -(-_TASKS_OF_EACH * threads // pieces)
-        chunks = max(1, min(self.blocks, chunks, int(cost / _TASK_NS) // pieces))
+        chunks = max(1, min(self.blocks, chunks, int(samples * self.cost / _TASK_NS) // pieces))
         return (chunks, room, slices) if slices and chunks > 1 else (chunks, 0, 0)
+
+
+def _readable(c: Correlation, steps: tuple[int, int], name: str) -> bool:
+    """Whether the products of a sum lie equally far apart in weights whose rows and channels lie `steps` apart.
+
+    Of transposed weights, those of an input gradient, each product has a line of the cache to itself.
+    """
+    row_step, channel_step = steps
+    if row_step == c.count and channel_step == c.kernel_size == len(c.kernel_taps):
+        return name != "columns" or c.kernel_size == 1
+    return c.kernel_size == row_step == 1 and c.count * LINE_BYTES <= _TRANSPOSED_BYTES
 
 
 def direct_time(c: Correlation) -> float:

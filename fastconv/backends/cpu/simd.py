@@ -58,16 +58,17 @@ def _outer_product(
 ) -> None:
     """The code of `outer` and `outer_strided`; `row_of_b` gives the address of row k of B."""
     (mr, nv), builder = shape, emit.builder
-    a, count, start, c, c_stride, relu, add = args
+    a, a_row, a_step, count, start, c, c_stride, relu, add = args
     a, c, start = (emit.pointer(address) for address in (a, c, start))
     begin = [[emit.splat(builder.load(emit.at(start, emit.index(m))))] * nv for m in range(mr)]
+    rows_a = [emit.at(a, builder.mul(a_row, emit.index(m))) for m in range(mr)]
 
     def step(k: Any, values: list[list[Any]]) -> list[list[Any]]:
-        row_b, row_a = row_of_b(k), emit.at(a, builder.mul(k, emit.index(mr)))
+        row_b, from_a = row_of_b(k), builder.mul(k, a_step)
         vectors_b = [emit.load(emit.at(row_b, emit.index(v * emit.lanes))) for v in range(nv)]
         new = []
         for m in range(mr):
-            factor = emit.splat(builder.load(emit.at(row_a, emit.index(m))))
+            factor = emit.splat(builder.load(emit.at(rows_a[m], from_a)))
             new.append([emit.fma(factor, vectors_b[v], values[m][v]) for v in range(nv)])
         return new
 
@@ -84,22 +85,22 @@ def _outer_product(
 
 @intrinsic(prefer_literal=True)
 def outer(  # type: ignore[no-untyped-def]
-    typing_context, like, rows, vectors, a, b, off, count, start, c, c_stride, relu, add
+    typing_context, like, rows, vectors, a, a_row, a_step, b, off, count, start, c, c_stride, relu, add
 ):
     """C[m, v] = start[m] + Σ_k A[k, m] · B[off[k] + v] for m < rows, v < vectors · lanes, k < count (count ≥ 1).
 
-    `a` [count][rows], `b`, `start` [rows] and `c` (row stride `c_stride`) are addresses of elements, `off` of int64
-    element offsets. With `add` ≠ 0 the sum is added to what C holds. With `relu` ≠ 0 negative results become 0 (NaN
-    stays NaN) before they are stored.
+    `a`, of which A[k, m] is number k · a_step + m · a_row, `b`, `start` [rows] and `c` (row stride `c_stride`) are
+    addresses of elements, `off` of int64 element offsets. With `add` ≠ 0 the sum is added to what C holds. With `relu`
+    ≠ 0 negative results become 0 (NaN stays NaN) before they are stored.
     """
     shape = rows.literal_value, vectors.literal_value
-    signature = types.void(like, rows, vectors, *[types.intp] * 9)
+    signature = types.void(like, rows, vectors, *[types.intp] * 11)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0])
-        a, b, off, *rest = args[3:]
+        *a, b, off = args[3:8]
         b, off = emit.pointer(b), builder.inttoptr(off, _I64.as_pointer())
-        _outer_product(emit, shape, lambda k: emit.at(b, builder.load(emit.at(off, k))), (a, *rest))
+        _outer_product(emit, shape, lambda k: emit.at(b, builder.load(emit.at(off, k))), (*a, *args[8:]))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -107,7 +108,7 @@ def outer(  # type: ignore[no-untyped-def]
 
 @intrinsic(prefer_literal=True)
 def outer_strided(  # type: ignore[no-untyped-def]
-    typing_context, like, rows, vectors, a, b, b_stride, count, start, c, c_stride, relu, add
+    typing_context, like, rows, vectors, a, a_row, a_step, b, b_stride, count, start, c, c_stride, relu, add
 ):
     """As `outer` for a matrix B whose rows lie `b_stride` elements apart: B[k · b_stride + v].
 
@@ -115,13 +116,13 @@ def outer_strided(  # type: ignore[no-untyped-def]
     what a core can decode.
     """
     shape = rows.literal_value, vectors.literal_value
-    signature = types.void(like, rows, vectors, *[types.intp] * 9)
+    signature = types.void(like, rows, vectors, *[types.intp] * 11)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0])
-        a, b, b_stride, *rest = args[3:]
+        *a, b, b_stride = args[3:8]
         b = emit.pointer(b)
-        _outer_product(emit, shape, lambda k: emit.at(b, builder.mul(k, b_stride)), (a, *rest))
+        _outer_product(emit, shape, lambda k: emit.at(b, builder.mul(k, b_stride)), (*a, *args[8:]))
         return context.get_dummy_value()
 
     return signature, codegen

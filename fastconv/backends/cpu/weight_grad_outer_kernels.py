@@ -291,12 +291,11 @@ def _multiply(
                     first, count = runs[t, i, 0], runs[t, i, 1] - runs[t, i, 0]
                     a = pointer(memory, packed + ((block - start) * stride + first) * ROWS)
                     if wide:
-                        outer(
-                            zero, ROWS, WIDE_VECTORS, a, b, pointer(off, first), count, zeros, place, c_stride, 0, held
-                        )
+                        places = pointer(off, first)
+                        outer(zero, ROWS, WIDE_VECTORS, a, 1, ROWS, b, places, count, zeros, place, c_stride, 0, held)
                     else:
                         places = pointer(off, stride + first)
-                        outer(zero, ROWS, _NARROW, a, b, places, count, zeros, place, c_stride, 0, held)
+                        outer(zero, ROWS, _NARROW, a, 1, ROWS, b, places, count, zeros, place, c_stride, 0, held)
                     held = True
         c += width
 

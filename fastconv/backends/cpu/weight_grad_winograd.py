@@ -229,9 +229,13 @@ def weight_grad_tiles(
                         a = pointer(scratch, rows_at + block * of_block + f * (tiles * ROWS + FILTER_PADDING))
                         b, to = pointer(scratch, at + f * stride), target + f * ROWS * width * size
                         if width == _WIDE * LANES:
-                            outer_strided(x, ROWS, _WIDE, a, b, width, count, pointer(zeros), to, width, 0, add)
+                            outer_strided(
+                                x, ROWS, _WIDE, a, 1, ROWS, b, width, count, pointer(zeros), to, width, 0, add
+                            )
                         else:
-                            outer_strided(x, ROWS, _NARROW, a, b, width, count, pointer(zeros), to, width, 0, add)
+                            outer_strided(
+                                x, ROWS, _NARROW, a, 1, ROWS, b, width, count, pointer(zeros), to, width, 0, add
+                            )
                     if units == 1:
                         _filters_of_tile(form, gw, target, g, block, p.rows, c, width, channels)
                 at += frequencies * stride

@@ -156,11 +156,11 @@ def tile_products(
                 k = (high - low) * count
                 c = results + (((number - first) * frequencies + f) * (ROWS * columns + STAGGER) + q) * size
                 if vectors == _WIDE:
-                    outer_strided(like, ROWS, _WIDE, a, b, columns, k, zeros, c, columns, 0, 0)
+                    outer_strided(like, ROWS, _WIDE, a, 1, ROWS, b, columns, k, zeros, c, columns, 0, 0)
                 elif _WIDE == 3 and vectors == 2:  # at once: two narrow tiles would load the filters twice
-                    outer_strided(like, ROWS, 2, a, b, columns, k, zeros, c, columns, 0, 0)
+                    outer_strided(like, ROWS, 2, a, 1, ROWS, b, columns, k, zeros, c, columns, 0, 0)
                 else:
-                    outer_strided(like, ROWS, 1, a, b, columns, k, zeros, c, columns, 0, 0)
+                    outer_strided(like, ROWS, 1, a, 1, ROWS, b, columns, k, zeros, c, columns, 0, 0)
             q += vectors * LANES
 
 

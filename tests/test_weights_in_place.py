@@ -1,0 +1,72 @@
+"""Weights that the shift-GEMM reads where they lie: the bits of packed ones, of few samples and of many."""
+
+import numpy as np
+import pytest
+
+import fastconv as fc
+from fastconv.backends.cpu import plan
+from fastconv.backends.cpu.shift_gemm import ShiftGemm
+from fastconv.geometry import ConvGeometry
+
+# channels, rows, groups, size, kernel, stride: by boxes, by columns and in place; with and without a last block of
+# fewer rows, which is packed if it has 5 to 7.
+GEOMETRIES = {
+    "1×1": (24, 32, 1, (7, 7), 1, 1),
+    "1×1, many rows": (40, 264, 1, (5, 9), 1, 1),
+    "1×1 of groups": (24, 36, 3, (6, 6), 1, 1),
+    "1×1 at step 2": (16, 48, 1, (13, 13), 1, 2),
+    "1×1, 5 rows behind whole blocks": (16, 21, 1, (8, 8), 1, 1),
+    "3×3": (6, 10, 1, (9, 9), 3, 1),
+    "3×3 at step 2": (8, 12, 2, (15, 15), 3, 2),
+    "1-D": (5, 16, 1, (50,), 5, 1),
+    "3-D": (3, 8, 1, (4, 5, 6), 2, 1),
+}
+
+
+def calls(name, dtype):
+    """Forward and input gradient: their calls, sources and shapes of targets."""
+    channels, rows, groups, size, kernel, stride = GEOMETRIES[name]
+    rank = len(size)
+    geometry = ConvGeometry(channels, rows, groups, size, *((n,) * rank for n in (kernel, stride, 1)), ((0, 0),) * rank)
+    itemsize, taps = np.dtype(dtype).itemsize, kernel**rank
+    yield plan.forward_plan(geometry, itemsize), (channels // groups * taps, taps), geometry
+    if stride == 1:
+        (correlation,), _ = plan.input_grad_plans(geometry, itemsize)
+        yield correlation, (taps, channels // groups * taps), geometry
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("samples", [1, 2, 9])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_weights_in_place_give_the_bits_of_packed_ones(name, threads, samples, dtype):
+    random = np.random.default_rng(0)
+    before = fc.get_num_threads()
+    fc.set_num_threads(threads)
+    try:
+        for correlation, steps, geometry in calls(name, dtype):
+            w = random.standard_normal(geometry.weight_shape).astype(dtype)
+            c = correlation
+            source = random.standard_normal((samples, c.groups * c.channels, *(a.size for a in c.axes))).astype(dtype)
+            shape = samples, c.groups * c.rows, *(axis.target for axis in c.axes)
+            gemm = ShiftGemm(c, steps)
+            for bias in (None, random.standard_normal(c.groups * c.rows).astype(dtype)):
+                found = []
+                for most in (gemm.most_in_place and samples, 0):
+                    gemm.most_in_place = most
+                    found.append(np.full(shape, np.nan, dtype))
+                    gemm.run(source, w, bias, found[-1], bias is not None)
+                assert found[0].tobytes() == found[1].tobytes()
+                gemm = ShiftGemm(c, steps)
+    finally:
+        fc.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "forward", "input_grad"),
+    [("1×1", True, True), ("1×1, 5 rows behind whole blocks", False, True)],
+)
+def test_where_weights_are_read_in_place(name, forward, input_grad):
+    expected = iter((forward, input_grad))
+    for correlation, steps, _ in calls(name, "float32"):
+        assert (ShiftGemm(correlation, steps).most_in_place > 0) == next(expected)
