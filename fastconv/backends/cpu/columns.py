@@ -22,17 +22,17 @@ from typing import Any
 import numpy as np
 
 from fastconv.backends.cpu.column_gather import gather_columns, row_after
-from fastconv.backends.cpu.correlate import TILE_ELEMENTS, plan_of, tile_width, tiles_strided
+from fastconv.backends.cpu.correlate import TILE_ELEMENTS, plan_of, tile_width, tiles_strided_anywhere
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided
 from fastconv.backends.cpu.host import inlined, pointer, routine
 from fastconv.backends.cpu.packed_weights import (
+    block_at,
     pack_blocks,
     packing,
     room_for_lines,
     steps_in_place,
     tasks_behind_packing,
-    weights_of_block,
 )
 from fastconv.backends.cpu.plan import PANEL_STEP, PLAN_NUMBERS, TILE_VECTORS, plan_at
 from fastconv.backends.cpu.simd import ROWS
@@ -135,7 +135,7 @@ def _block_of_panel(
             if width == span:
                 number = (behind - q) // span
         b = panel + (q // span * k * span + q % span) * size
-        tiles_strided(
+        tiles_strided_anywhere(
             zero, mr, wide, a, a_row, a_step, b, span, k, start, c, ldc, relu, add, number, k * span * size, span * size
         )  # fmt: skip
         if last and not direct:
@@ -150,7 +150,7 @@ def _panel(
 ) -> None:  # fmt: skip
     """Blocks of rows b0 ≤ block < b1 of `count` columns of a part, from number `first` on.
 
-    `packed` and `start` begin with row `before` of all groups; steps as `weights_of_block` takes them. `gathered`: the
+    `packed` and `start` begin with row `before` of all groups; steps of weights in place, else 0. `gathered`: the
     address of the panel, step by step; 0 if it is to be gathered. Scratch: a step of the panel, then the results of all
     blocks, tile by tile.
     """
@@ -174,12 +174,12 @@ def _panel(
             row = block * ROWS
             mr = min(ROWS, p.packed - row)
             stored = group * p.packed + row - before
-            at, a_row, a_step = weights_of_block(group * p.packed - before, row, mr, packed_count, row_step, step)
-            a = pointer(packed, at + (tap * p.channels + c0) * a_step)
+            at = block_at(group * p.packed - before, row, packed_count, row_step)
+            a = pointer(packed, at + (tap * p.channels + c0) * (step if step else mr))
             begin = pointer(zeros) if add else pointer(start, stored)
             at = p.panel * min(p.count, PANEL_STEP) + (block - b0) * kept
             _block_of_panel(
-                y, zero, p, a, a_row, a_step, begin, panel, k, scratch, at, segments, count, mr, min(mr, p.rows - row),
+                y, zero, p, a, row_step, step, begin, panel, k, scratch, at, segments, count, mr, min(mr, p.rows - row),
                 row, relu if last else 0, add, last,
             )  # fmt: skip
         if gathered != 0:

@@ -26,12 +26,12 @@ from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, place_of_box
 from fastconv.backends.cpu.host import inlined, pointer, routine
 from fastconv.backends.cpu.packed_weights import (
+    block_at,
     pack_blocks,
     packing,
     room_for_lines,
     steps_in_place,
     tasks_behind_packing,
-    weights_of_block,
 )
 from fastconv.backends.cpu.plan import PLAN_NUMBERS, plan_at
 from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, outer, outer_strided
@@ -56,48 +56,74 @@ def plan_of(numbers: Any) -> Any:
     return plan, numbers[begin:end], numbers[end:]
 
 
-def _tiles_by(product: Any) -> Any:
-    """Tiles by the micro-kernel of their shape, `outer` or `outer_strided`: `rows_b` is its table or its stride."""
+def _tiles_by(product: Any) -> tuple[Any, Any]:
+    """Tiles by the micro-kernel of their shape, `outer` or `outer_strided`: `rows_b` is its table or its stride.
+
+    Of packed blocks, and of whole ones that are read where the weights lie: code of its own, with more addresses.
+    """
 
     @routine
     def tiles(
-        zero: Any, mr: int, wide: bool, a: int, a_row: int, a_step: int, b: int, rows_b: int, k: int, start: int, c:
-        int, ldc: int, relu: int, add: int, count: int, step_b: int, step_c: int,
+        zero: Any, mr: int, wide: bool, a: int, b: int, rows_b: int, k: int, start: int, c: int, ldc: int, relu: int,
+        add: int, count: int, step_b: int, step_c: int,
     ) -> None:  # fmt: skip
         """`count` tiles side by side, `step_b` and `step_c` bytes apart.
 
         `zero` tells the type: an array would have its references counted.
         """
         for _ in range(count):
-            if mr == ROWS and wide and a_row == 1 and a_step == ROWS:  # packed: one register holds where they are
+            if mr == ROWS and wide:
                 product(zero, ROWS, _WIDE, a, 1, ROWS, b, rows_b, k, start, c, ldc, relu, add)
-            elif mr == ROWS and wide:
-                product(zero, ROWS, _WIDE, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
             elif mr == ROWS:
-                product(zero, ROWS, _NARROW, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
+                product(zero, ROWS, _NARROW, a, 1, ROWS, b, rows_b, k, start, c, ldc, relu, add)
             elif mr == 4 and wide:
-                product(zero, 4, _W4, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
+                product(zero, 4, _W4, a, 1, 4, b, rows_b, k, start, c, ldc, relu, add)
             elif mr == 4:
-                product(zero, 4, _N4, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
+                product(zero, 4, _N4, a, 1, 4, b, rows_b, k, start, c, ldc, relu, add)
             elif mr == 3 and wide:
-                product(zero, 3, _W3, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
+                product(zero, 3, _W3, a, 1, 3, b, rows_b, k, start, c, ldc, relu, add)
             elif mr == 3:
-                product(zero, 3, _N3, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
+                product(zero, 3, _N3, a, 1, 3, b, rows_b, k, start, c, ldc, relu, add)
             elif mr == 2 and wide:
-                product(zero, 2, _W2, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
+                product(zero, 2, _W2, a, 1, 2, b, rows_b, k, start, c, ldc, relu, add)
             elif mr == 2:
-                product(zero, 2, _N2, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
+                product(zero, 2, _N2, a, 1, 2, b, rows_b, k, start, c, ldc, relu, add)
             elif mr == 1 and wide:
-                product(zero, 1, _W1, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
+                product(zero, 1, _W1, a, 1, 1, b, rows_b, k, start, c, ldc, relu, add)
             else:
-                product(zero, 1, _N1, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
+                product(zero, 1, _N1, a, 1, 1, b, rows_b, k, start, c, ldc, relu, add)
             b += step_b
             c += step_c
 
-    return tiles
+    @routine
+    def tiles_in_place(
+        zero: Any, wide: bool, a: int, a_row: int, a_step: int, b: int, rows_b: int, k: int, start: int, c: int, ldc:
+        int, relu: int, add: int, count: int, step_b: int, step_c: int,
+    ) -> None:  # fmt: skip
+        """The same for ROWS rows of weights that lie `a_row` apart, their products `a_step`."""
+        for _ in range(count):
+            if wide:
+                product(zero, ROWS, _WIDE, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
+            else:
+                product(zero, ROWS, _NARROW, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
+            b += step_b
+            c += step_c
+
+    @inlined
+    def either(
+        zero: Any, mr: int, wide: bool, a: int, a_row: int, a_step: int, b: int, rows_b: int, k: int, start: int, c:
+        int, ldc: int, relu: int, add: int, count: int, step_b: int, step_c: int,
+    ) -> None:  # fmt: skip
+        """Of packed blocks if `a_step` = 0."""
+        if a_step == 0:
+            tiles(zero, mr, wide, a, b, rows_b, k, start, c, ldc, relu, add, count, step_b, step_c)
+        else:
+            tiles_in_place(zero, wide, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add, count, step_b, step_c)
+
+    return tiles, either
 
 
-tiles, tiles_strided = _tiles_by(outer), _tiles_by(outer_strided)
+(tiles, _tiles_anywhere), (tiles_strided, tiles_strided_anywhere) = _tiles_by(outer), _tiles_by(outer_strided)
 
 
 @routine
@@ -158,13 +184,13 @@ def _box_tiles(
             if count > 0:  # directly, as far as whole tiles of this width go
                 count = count if wide else 1
                 place = pointer(y, to + row * line + column)
-                tiles(
+                _tiles_anywhere(
                     zero, mr, wide, a, a_row, a_step, b, offsets, p.count, start, place, target, relu, 0, count, step,
                     step,
                 )  # fmt: skip
                 q += count * width
                 continue
-            tiles(
+            _tiles_anywhere(
                 zero, mr, wide, a, a_row, a_step, b, offsets, p.count, start, pointer(scratch), width, relu, 0, 1, 0, 0
             )
             _store_rows(y, to, target, line, p.stride_w, scratch, valid, width, position, p.pitch, columns, rows)
@@ -225,7 +251,7 @@ def _boxes(
     x: Any, packed: Any, start: Any, before: int, row_step: int, step: int, y: Any, plan: Any, rest: Any, scratch: Any,
     chunks: int, relu: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Compute tasks by weights without the first `before` rows; steps as `weights_of_block` takes them."""
+    """Compute tasks by weights without the first `before` rows; steps of weights in place, else 0."""
     p = plan[0]
     entries = p.planes + p.phases_h + p.phases_w
     tables, off = rest[:entries], rest[entries:]
@@ -259,13 +285,12 @@ def _boxes(
             mr = min(ROWS, p.packed - r0)
             valid = min(mr, p.rows - r0)
             row = g * p.packed + r0 - before
-            at, a_row, a_step = weights_of_block(g * p.packed - before, r0, mr, p.count, row_step, step)
-            a, s = pointer(packed, at), pointer(start, row)
+            a, s = pointer(packed, block_at(g * p.packed - before, r0, p.count, row_step)), pointer(start, row)
             done = 0
             while done < columns:  # twice, if some columns lie in front of the first aligned one
                 some = head if done < head else columns - done
                 _box_tiles(
-                    x, y, scratch, p, mr, valid, a, a_row, a_step, s, source_at + done * size, offsets,
+                    x, y, scratch, p, mr, valid, a, row_step, step, s, source_at + done * size, offsets,
                     to + r0 * target + done, rows, some, relu,
                 )  # fmt: skip
                 done += some

@@ -39,14 +39,12 @@ def steps_in_place(numbers: Any) -> tuple[int, int]:
 
 
 @inlined
-def weights_of_block(row: int, r0: int, mr: int, count: int, row_step: int, step: int) -> tuple[int, int, int]:
-    """Where the block of `mr` rows from r0 on begins, and how far apart its rows and its products lie.
+def block_at(row: int, r0: int, count: int, row_step: int) -> int:
+    """Where the block of rows from r0 on begins: packed, or of weights in place whose rows lie `row_step` ≠ 0 apart.
 
-    Row 0 of the group is number `row`, of `count` products each; the steps are those of weights in place, or 0.
+    Row 0 of the group is number `row`, of `count` products each.
     """
-    if step == 0:
-        return (row + r0) * count, 1, mr
-    return row * count + r0 * row_step, row_step, step
+    return row * count + r0 * (row_step if row_step else count)
 
 
 @routine

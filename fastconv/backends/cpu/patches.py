@@ -212,9 +212,7 @@ def _multiply_unit(
             q, n, number = 0, min(span, count - at), (count - at) // span
             if width == span and number > 0:
                 b, target = panel + at // span * step * size, c + at * size
-                tiles_strided(
-                    zero, mr, wide, a, 1, mr, b, span, k, s, target, pitch, 0, 0, number, step * size, span * size
-                )
+                tiles_strided(zero, mr, wide, a, b, span, k, s, target, pitch, 0, 0, number, step * size, span * size)
                 at += number * span
                 continue
             while q < n:
@@ -222,7 +220,7 @@ def _multiply_unit(
                 if q + width > span:
                     width, wide = tile_width(mr, lanes, 0)
                 b = panel + (at // span * step + q) * size
-                tiles_strided(zero, mr, wide, a, 1, mr, b, span, k, s, c + (at + q) * size, pitch, 0, 0, 1, 0, 0)
+                tiles_strided(zero, mr, wide, a, b, span, k, s, c + (at + q) * size, pitch, 0, 0, 1, 0, 0)
                 q += width
             at += span
 

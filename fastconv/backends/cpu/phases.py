@@ -189,7 +189,7 @@ def _lines(
         width, wide = tile_width(mr, lanes, length - q)
         number = max(1, (length - q) // width) if wide else 1
         b, c, step = source + q * size, line + q * size, width * size
-        tiles(zero, mr, wide, a, 1, mr, b, offsets, count, start, c, pitch, 0, 0, number, step, step)
+        tiles(zero, mr, wide, a, b, offsets, count, start, c, pitch, 0, 0, number, step, step)
         q += number * width
 
 

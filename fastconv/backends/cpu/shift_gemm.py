@@ -56,7 +56,7 @@ class ShiftGemm:
         else:
             self.name, self.kernel = "in place" if plan[0]["direct"] else "boxes", correlate.correlate_boxes
             rest, elements = [c.tables, c.source_offsets], correlate.TILE_ELEMENTS + c.box_elements
-        readable = plan[0]["packed"] == c.rows and self.name != "lanes" and _readable(c, steps, self.name)
+        readable = c.rows % ROWS == 0 and self.name != "lanes" and _readable(c, steps, self.name)
         self.most_in_place = _FEW_COLUMNS // c.outputs if readable else 0
         """Samples for which the kernel reads the weights where they lie."""
         self.no_bias = np.zeros(c.groups * c.rows, f"f{c.itemsize}")
