@@ -39,7 +39,8 @@ def shapes(first):
             c, k = (1, 3, 16, 40)[number % 4], (2, 8, 20)[number % 3]
             call(rank, c, k, first + number, 1 + number % 4, stride=1 + number % 3, padding=number % 2)
         call(rank, 6, 6, first + 21, 3, groups=6)
-        call(rank, 32, 32, first + 11, 3, padding=1)
+        for more in (11, 12):  # tiles of 4x4 outputs and of 3x3, each a form of its own
+            call(rank, 32, 32, first + more, 3, padding=1)
         call(rank, 64, 32, first, 1)
         call(rank, 64, 32, first, 1, stride=2)
 
