@@ -56,11 +56,8 @@ def plan_of(numbers: Any) -> Any:
     return plan, numbers[begin:end], numbers[end:]
 
 
-def _tiles_by(product: Any) -> tuple[Any, Any]:
-    """Tiles by the micro-kernel of their shape, `outer` or `outer_strided`: `rows_b` is its table or its stride.
-
-    Of packed blocks, and of whole ones that are read where the weights lie: code of its own, with more addresses.
-    """
+def _tiles_by(product: Any) -> Any:
+    """Tiles by the micro-kernel of their shape, `outer` or `outer_strided`: `rows_b` is its table or its stride."""
 
     @routine
     def tiles(
@@ -95,12 +92,18 @@ def _tiles_by(product: Any) -> tuple[Any, Any]:
             b += step_b
             c += step_c
 
+    return tiles
+
+
+def _tiles_in_place_by(product: Any) -> Any:
+    """Tiles of weights that are read where they lie: code of its own, because that takes more addresses."""
+
     @routine
     def tiles_in_place(
         zero: Any, wide: bool, a: int, a_row: int, a_step: int, b: int, rows_b: int, k: int, start: int, c: int, ldc:
         int, relu: int, add: int, count: int, step_b: int, step_c: int,
     ) -> None:  # fmt: skip
-        """The same for ROWS rows of weights that lie `a_row` apart, their products `a_step`."""
+        """As `tiles` by `_tiles_by`, for ROWS rows of weights that lie `a_row` apart, their products `a_step`."""
         for _ in range(count):
             if wide:
                 product(zero, ROWS, _WIDE, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
@@ -108,6 +111,12 @@ def _tiles_by(product: Any) -> tuple[Any, Any]:
                 product(zero, ROWS, _NARROW, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add)
             b += step_b
             c += step_c
+
+    return tiles_in_place
+
+
+def _either(tiles: Any, tiles_in_place: Any) -> Any:
+    """Tiles of packed blocks or of weights in place."""
 
     @inlined
     def either(
@@ -120,10 +129,12 @@ def _tiles_by(product: Any) -> tuple[Any, Any]:
         else:
             tiles_in_place(zero, wide, a, a_row, a_step, b, rows_b, k, start, c, ldc, relu, add, count, step_b, step_c)
 
-    return tiles, either
+    return either
 
 
-(tiles, _tiles_anywhere), (tiles_strided, tiles_strided_anywhere) = _tiles_by(outer), _tiles_by(outer_strided)
+tiles, tiles_strided = _tiles_by(outer), _tiles_by(outer_strided)
+_tiles_anywhere = _either(tiles, _tiles_in_place_by(outer))
+tiles_strided_anywhere = _either(tiles_strided, _tiles_in_place_by(outer_strided))
 
 
 @routine
