@@ -196,6 +196,26 @@ def wasteful(sizes, done, who, begin, end):
         done[task] = 1
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system lets no thread choose its processors")
+def test_a_woken_helper_may_run_where_the_caller_may():
+    pool, before = threads._Pool(), os.sched_getaffinity(0)
+    try:
+        for allowed in (before, {min(before)}, before):
+            os.sched_setaffinity(0, allowed)
+            pool.call(1, 0)
+            deadline = time.monotonic() + 30
+            while pool.mailboxes[0] != threads.AWAY:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            pool.call(1, 1)
+            helper = pool.threads[0].native_id
+            while os.sched_getaffinity(helper) != allowed:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 @pytest.mark.parametrize("number", [1, 2])
 def test_memory_that_a_task_does_not_get(number):
     """The error reaches the caller, whoever met it, and the next call finds all in order."""
