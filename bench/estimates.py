@@ -1,7 +1,8 @@
 """Prices of the estimates that choose between the ways of a convolution, measured: python -m bench.estimates.
 
 Random convolutions are computed by each way on one thread. Printed are how much longer than the fastest way the chosen
-one took, and prices fitted to the times: what `fastconv/backends/cpu/prices.py` should say on this machine.
+one took, and prices fitted to the times: what the table that `fastconv/backends/cpu/prices.py` takes on this machine
+should say.
 """
 
 from __future__ import annotations

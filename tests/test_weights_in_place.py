@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import fastconv as fc
-from fastconv.backends.cpu import plan
+from fastconv.backends.cpu import plan, shift_gemm
 from fastconv.backends.cpu.shift_gemm import ShiftGemm
+from fastconv.backends.cpu.simd import ROWS
 from fastconv.geometry import ConvGeometry
 
 # channels, rows, groups, size, kernel, stride: by boxes, by columns and in place; with and without a last block of
@@ -16,8 +17,8 @@ GEOMETRIES = {
     "1×1 of groups": (24, 36, 3, (6, 6), 1, 1),
     "1×1 at step 2": (16, 48, 1, (13, 13), 1, 2),
     "1×1, 5 rows behind whole blocks": (16, 21, 1, (8, 8), 1, 1),
-    "3×3": (6, 10, 1, (9, 9), 3, 1),
-    "3×3 at step 2": (8, 12, 2, (15, 15), 3, 2),
+    "3×3": (6, 16, 1, (9, 9), 3, 1),
+    "3×3 at step 2": (8, 48, 2, (15, 15), 3, 2),
     "1-D": (5, 16, 1, (50,), 5, 1),
     "3-D": (3, 8, 1, (4, 5, 6), 2, 1),
 }
@@ -38,8 +39,12 @@ def calls(name, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("samples", [1, 2, 9])
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("columns", [False, True])
 @pytest.mark.parametrize("name", GEOMETRIES)
-def test_weights_in_place_give_the_bits_of_packed_ones(name, threads, samples, dtype):
+def test_weights_in_place_give_the_bits_of_packed_ones(name, columns, threads, samples, dtype, monkeypatch):
+    monkeypatch.setattr(shift_gemm.row_lanes, "row_lanes", lambda c: None)
+    monkeypatch.setattr(shift_gemm, "takes_columns", lambda c: columns)
+    in_place = []
     random = np.random.default_rng(0)
     before = fc.get_num_threads()
     fc.set_num_threads(threads)
@@ -50,6 +55,7 @@ def test_weights_in_place_give_the_bits_of_packed_ones(name, threads, samples, d
             source = random.standard_normal((samples, c.groups * c.channels, *(a.size for a in c.axes))).astype(dtype)
             shape = samples, c.groups * c.rows, *(axis.target for axis in c.axes)
             gemm = ShiftGemm(c, steps)
+            in_place.append(gemm.most_in_place > 0)
             for bias in (None, random.standard_normal(c.groups * c.rows).astype(dtype)):
                 found = []
                 for most in (gemm.most_in_place and samples, 0):
@@ -60,13 +66,6 @@ def test_weights_in_place_give_the_bits_of_packed_ones(name, threads, samples, d
                 gemm = ShiftGemm(c, steps)
     finally:
         fc.set_num_threads(before)
-
-
-@pytest.mark.parametrize(
-    ("name", "forward", "input_grad"),
-    [("1×1", True, True), ("1×1, 5 rows behind whole blocks", False, True)],
-)
-def test_where_weights_are_read_in_place(name, forward, input_grad):
-    expected = iter((forward, input_grad))
-    for correlation, steps, _ in calls(name, "float32"):
-        assert (ShiftGemm(correlation, steps).most_in_place > 0) == next(expected)
+    channels, rows, groups, _, kernel, stride = GEOMETRIES[name]
+    assert in_place[0] == (rows // groups % ROWS == 0 and (kernel == 1 or not columns))
+    assert in_place[1:] == [channels // groups % ROWS == 0 and kernel == 1] * (stride == 1)
