@@ -214,7 +214,10 @@ def gather_rows(
         elif pitch < lanes:
             split_short_rows(x, 16, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
         elif step == 1:
-            split_rows(x, 1, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
+            foreseen = pitch >= width  # by the hardware: rows follow each other
+            split_rows(
+                x, 1, target, pitch, apart, origin, source_row, rows, first, last, pitch, 0 if foreseen else ahead
+            )  # fmt: skip
         elif step == 2:
             split_rows(x, 2, target, pitch, apart, origin, source_row, rows, first, last, pitch, ahead)
         elif step == 4:

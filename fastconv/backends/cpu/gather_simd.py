@@ -40,7 +40,7 @@ def split_rows(  # type: ignore[no-untyped-def]
 
     For each of `rows` rows, `target_row` and `source_row` elements apart; `target` and `source` are the addresses of
     the first ones. The step is a power of two; at least a row and a vector of columns. What counts as 0 is not read.
-    What lies `ahead` elements further is asked for, but not at step 1, where the hardware foresees it.
+    What lies `ahead` elements further is asked for.
     """
     every = step.literal_value
     signature = types.void(like, step, *[types.intp] * 10)
@@ -61,9 +61,8 @@ def split_rows(  # type: ignore[no-untyped-def]
                 begin = builder.mul(at, emit.index(every))
                 starts = [builder.add(begin, emit.index(n * emit.lanes)) for n in range(every)]
                 end = builder.add(begin, emit.index(every * emit.lanes))
-                if every > 1:
-                    for line in range(0, every * emit.lanes, LINE_BYTES // emit.itemsize):
-                        emit.prefetch(emit.at(from_, builder.add(builder.add(begin, ahead), emit.index(line))))
+                for line in range(0, every * emit.lanes, LINE_BYTES // emit.itemsize):
+                    emit.prefetch(emit.at(from_, builder.add(builder.add(begin, ahead), emit.index(line))))
 
                 def put(vectors: list[Any]) -> None:
                     for p, vector in enumerate(_phases(emit, vectors)):
