@@ -170,16 +170,21 @@ class Emitter:
         limit = self.splat(self.builder.select(wanted, zero, lowest))
         return self.builder.select(self.builder.fcmp_ordered("<", value, limit), limit, value)
 
-    def interleaved(self, vectors: list[Any]) -> list[Any]:
-        """The elements of any number of vectors, lane by lane: v0[0] v1[0] … v0[1] v1[1] …
+    def interleaved(self, vectors: list[Any], unit: int = 1) -> list[Any]:
+        """The elements of any number of vectors, lane by lane: v0[0] v1[0] … v0[1] v1[1] …, or so many lanes at a time.
 
         Each round of shuffles doubles the number of vectors whose lanes lie side by side; a number that is no power of
         two is filled up, and what filled it is squeezed out at the end.
         """
         lanes, count = self.lanes, len(vectors)
+        if unit == lanes:
+            return vectors
         full = 1 << (count - 1).bit_length()
         mixes = [
-            ir.Constant(ir.VectorType(_I32, lanes), [start + i // 2 + lanes * (i % 2) for i in range(lanes)])
+            ir.Constant(
+                ir.VectorType(_I32, lanes),
+                [start + i // (2 * unit) * unit + i % unit + lanes * (i // unit % 2) for i in range(lanes)],
+            )
             for start in (0, lanes // 2)
         ]
         pieces = [[vector] for vector in [*vectors, *[ir.Constant(self.vector, ir.Undefined)] * (full - count)]]
@@ -191,7 +196,8 @@ class Emitter:
             ]
         if full == count:
             return pieces[0]
-        kept = [lane * full + m for lane in range(lanes) for m in range(count)]
+        units = [first * full + m * unit for first in range(0, lanes, unit) for m in range(count)]
+        kept = [first + lane for first in units for lane in range(unit)]
         return [self._picked(pieces[0], kept[i : i + lanes]) for i in range(0, len(kept), lanes)]
 
     def transposed(self, rows: list[Any], span: int = 0) -> list[Any]:

@@ -59,7 +59,7 @@ def _finish_row(
         whole = whole and (ty + 1) * high <= height and (tx + LANES) * across <= width
         target, apart = (pointer(y) + at * size, row_step) if whole else (pointer(results), across * LANES)
         output_transform(
-            y, form, products + q * size, step, tile_frequencies(form) * step, bias, relu, target, apart, check
+            y, form, (0,), products + q * size, step, tile_frequencies(form) * step, bias, relu, target, apart, check
         )
         left = LANES
         while left > 0:

@@ -16,7 +16,6 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastconv.backends.cpu.emitter import Emitter
@@ -133,7 +132,7 @@ def _transform(emit: Emitter, height: Matrix, width: Matrix, short: int, args: A
     store_frequencies(emit, target, stride, both_sides(emit, at_points, height, width, patch), len(width))
 
 
-def _has(form: Any, kind: int) -> bool:
+def has_kind(form: Any, kind: int) -> bool:
     """Whether a form has phases of the input of that kind: there is no code for others."""
     if phases_of(form) == 1:
         return kind == 0
@@ -151,7 +150,7 @@ def input_transform(typing_context, like, form, kind, source, off, target, strid
     signature = types.void(like, form, kind, *[types.intp] * 4)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        if _has(form, short):
+        if has_kind(form, short):
             _transform(Emitter(builder, signature.args[0]), height.input, width.input, short, args[3:])
         return context.get_dummy_value()
 
@@ -166,112 +165,6 @@ def gradient_transform(typing_context, like, form, source, off, target, stride):
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         _transform(Emitter(builder, signature.args[0], FILTER_LANES), height, width, 0, args[2:])
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-def _gather(emit: Emitter, address: Any, index: Any, mask: Any) -> Any:
-    """Lanes of the elements `index` (vector) behind `address` (integer) where the mask is set, else 0."""
-    builder, lanes = emit.builder, emit.lanes
-    zeros = ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
-    undefined = ir.Constant(index.type, ir.Undefined)
-    bases = builder.shuffle_vector(builder.insert_element(undefined, address, ir.Constant(_I32, 0)), undefined, zeros)
-    sizes = ir.Constant(index.type, [emit.itemsize] * lanes)
-    pointers = builder.inttoptr(
-        builder.add(bases, builder.mul(index, sizes)), ir.VectorType(emit.element.as_pointer(), lanes)
-    )
-    kind = ir.FunctionType(emit.vector, [pointers.type, _I32, mask.type, emit.vector])
-    name = f"llvm.masked.gather.{emit.suffix}.v{lanes}p0"
-    gather = cgutils.get_or_insert_function(builder.module, kind, name)
-    return builder.call(gather, [pointers, ir.Constant(_I32, emit.itemsize), mask, emit.zero])
-
-
-def _patch_by_elements(emit: Emitter, rows: int, columns: int, args: Any) -> list[list[Any]]:
-    """The patches of `input_transform_gathered` whose columns lie apart: an element of all lanes at a time."""
-    builder = emit.builder
-    source, index, masks, masks_row, masks_column, row, column = args
-    indices = builder.load(builder.inttoptr(index, ir.VectorType(_I64, emit.lanes).as_pointer()), align=8)
-    masks = builder.inttoptr(masks, _I64.as_pointer())
-    bits = ir.VectorType(ir.IntType(1), emit.lanes)
-
-    def shift(i: int, j: int, row: Any, column: Any) -> Any:
-        return builder.add(builder.mul(row, emit.index(i)), builder.mul(column, emit.index(j)))
-
-    def element(i: int, j: int) -> Any:
-        number = builder.load(emit.at(masks, shift(i, j, masks_row, masks_column)))
-        mask = builder.bitcast(builder.trunc(number, ir.IntType(emit.lanes)), bits)
-        address = builder.add(source, builder.mul(shift(i, j, row, column), emit.index(emit.itemsize)))
-        before = builder.block
-        with builder.if_then(builder.icmp_signed("!=", number, emit.index(0))):
-            gathered, inside = _gather(emit, address, indices, mask), builder.block
-        value = builder.phi(emit.vector)
-        value.add_incoming(emit.zero, before)
-        value.add_incoming(gathered, inside)
-        return value
-
-    return [[element(i, j) for j in range(columns)] for i in range(rows)]
-
-
-def _end_to_end(emit: Emitter, parts: list[Any]) -> Any:
-    """One vector of several parts."""
-    while len(parts) > 1:
-        both = ir.Constant(ir.VectorType(_I32, 2 * parts[0].type.count), list(range(2 * parts[0].type.count)))
-        parts = [emit.builder.shuffle_vector(*pair, both) for pair in zip(parts[::2], parts[1::2])]
-    return parts[0]
-
-
-def _patch_by_rows(emit: Emitter, like: Any, rows: int, columns: int, step: int, args: Any) -> list[list[Any]]:
-    """The patches whose columns lie `step` apart: a row of each lane at a time, all of them transposed.
-
-    An instruction that gathers takes as long as its lanes one after the other, on some processors several times that.
-    """
-    builder, reach = emit.builder, (columns - 1) * step + 1
-    source, index, masks, masks_row, masks_lane, row, first = args
-    span = next(span for span in (4, 8, 16) if reach <= span)
-    part = Emitter(builder, like, span)
-    index, masks = (builder.inttoptr(address, _I64.as_pointer()) for address in (index, masks))
-    indices = [builder.load(emit.at(index, emit.index(lane))) for lane in range(emit.lanes)]
-    source, found = emit.pointer(source), []
-    for i in range(rows):
-        begin, loaded = emit.at(source, builder.mul(row, emit.index(i))), []
-        for lane in range(emit.lanes):
-            place = builder.add(builder.mul(masks_row, emit.index(i)), builder.mul(masks_lane, emit.index(lane)))
-            number = builder.load(emit.at(masks, place))
-            number = number if step == 1 else builder.lshr(number, first)
-            mask = builder.bitcast(builder.trunc(number, ir.IntType(span)), ir.VectorType(ir.IntType(1), span))
-            loaded.append(part.load_masked(emit.at(begin, indices[lane]), mask, part.zero))
-        joined = [_end_to_end(emit, loaded[lane::span]) for lane in range(span)]
-        found.append(emit.transposed(joined, span)[:reach:step])
-    return found
-
-
-@intrinsic(prefer_literal=True)
-def input_transform_gathered(  # type: ignore[no-untyped-def]
-    typing_context, like, form, kind, near, source, index, masks, masks_row, masks_column, row, column, target, stride
-):
-    """The same for tiles anywhere: element (i, j) of lane t is source[index[t] + i · row + j · column], or 0.
-
-    `index` [lanes] are int64; masks[i · masks_row + j · masks_column] are int64 whose bit t says whether the element of
-    lane t is inside. If `near` has a length, columns lie as far apart as the step of the form is, and bit `column` + j
-    of masks[i · masks_row + t · masks_column] says it.
-    """
-    short = kind.literal_value
-    signature = types.void(like, form, kind, near, *[types.intp] * 9)
-    height, width = (axis.input for axis in matrices_of(form))
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        if not _has(form, short):
-            return context.get_dummy_value()
-        emit = Emitter(builder, signature.args[0])
-        *where, target, stride = args[4:]
-        rows, columns = len(height) - short // 2, len(width) - short % 2
-        if len(near):
-            patch = _patch_by_rows(emit, signature.args[0], rows, columns, len(form[1][2]), where)
-        else:
-            patch = _patch_by_elements(emit, rows, columns, where)
-        values = both_sides(emit, at_points, height, width, patch)
-        store_frequencies(emit, emit.pointer(target), stride, values, len(width))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -316,15 +209,16 @@ def few_columns(  # type: ignore[no-untyped-def]
 
 @intrinsic
 def output_transform(  # type: ignore[no-untyped-def]
-    typing_context, like, form, source, stride, apart, start, relu, target, row_step, check
+    typing_context, like, form, unit, source, stride, apart, start, relu, target, row_step, check
 ):
     """Frequencies at source[stride · frequency:] to the outputs of tiles side by side, rows at target[row_step · row:].
 
-    Those of the phases of the outputs lie `apart`; columns of all phases are stored in turns.
+    Those of the phases of the outputs lie `apart`; columns of all phases are stored in turns, as many tiles at a time
+    as the tuple `unit` is long.
     `start` is the address of a value to add (the bias); with `relu` ≠ 0 negative results become 0. Of the vector at
     `check` a lane becomes NaN if a result of its tile, before relu, is not finite; the others keep what they have.
     """
-    signature = types.void(like, form, *[types.intp] * 8)
+    signature = types.void(like, form, unit, *[types.intp] * 8)
     height, width = matrices_of(form)
     steps_h, steps_w = (len(axis[3]) for axis in form)
     spread = spread_of(form)
@@ -334,7 +228,7 @@ def output_transform(  # type: ignore[no-untyped-def]
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0])
-        source, stride, apart, start, relu, target, row_step, check = args[2:]
+        source, stride, apart, start, relu, target, row_step, check = args[3:]
         source, target, check = (emit.pointer(address) for address in (source, target, check))
         bias = emit.splat(builder.load(emit.pointer(start)))
         wanted = builder.icmp_signed("!=", relu, emit.index(0))
@@ -351,7 +245,7 @@ def output_transform(  # type: ignore[no-untyped-def]
                     zeros = emit.fma(value, emit.zero, zeros)
                 place = emit.at(target, builder.mul(row_step, emit.index(i * steps_h + turn)))
                 finished = [emit.relu_if(wanted, builder.fadd(value, bias)) for value in row]
-                for number, vector in enumerate(emit.interleaved(finished)):
+                for number, vector in enumerate(emit.interleaved(finished, len(unit))):
                     emit.store(vector, emit.at(place, emit.index(number * emit.lanes)))
         emit.store(zeros, check)
         return context.get_dummy_value()

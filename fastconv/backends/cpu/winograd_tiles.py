@@ -1,11 +1,11 @@
 """Winograd's tiles from anywhere, for small images and taps far apart; the idea is in winograd_kernels.py.
 
 The tiles of all samples, and of all phases of a dilation, fill the columns of the products, up to 192 at once: rows of
-their patches are loaded and transposed, or with taps apart elements gathered lane by lane. What a vector of them writes
-is stored in runs of neighbours, worked out once for all rows of weights. All channels are transformed before; then each
-task takes blocks of output rows and transforms its own filters, so that these never leave its cache. Tiles of 3×3
-outputs cover what those of 4×4 would leave half empty. Of at most four tiles, one small image, the products have rows
-in the lanes.
+their patches are loaded and transposed, or with taps far apart columns of neighbours loaded together. What a vector of
+them writes is stored in runs of neighbours. Tables say all this once for all channels (winograd_tile_tables.py). All
+channels are transformed before; then each task takes blocks of output rows and transforms its own filters, so that
+these never leave its cache. Tiles of 3×3 outputs cover what those of 4×4 would leave half empty. Of at most four tiles,
+one small image, the products have rows in the lanes.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.axes import Axis
 from fastconv.backends.cpu.estimates import Bill
 from fastconv.backends.cpu.gather import copy_strided, zero_bytes
-from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat, kernel, pointer, routine
+from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat, pointer, routine
 from fastconv.backends.cpu.plan import TILE_VECTORS, Correlation, even_part
 from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
-from fastconv.backends.cpu.simd import ROWS
+from fastconv.backends.cpu.simd import ROWS, take_every
 from fastconv.backends.cpu.team import shared
 from fastconv.backends.cpu.winograd_forms import (
     form_of,
@@ -51,8 +50,10 @@ from fastconv.backends.cpu.winograd_kernels import (
     tile_products,
     tile_spread,
 )
-from fastconv.backends.cpu.winograd_simd import FEW, few_columns, input_transform_gathered, output_transform
+from fastconv.backends.cpu.winograd_patches_simd import input_transform_gathered
+from fastconv.backends.cpu.winograd_simd import FEW, few_columns, output_transform
 from fastconv.backends.cpu.winograd_spread import Spread, reversed_taps
+from fastconv.backends.cpu.winograd_tile_tables import begins, first_outputs, order_of, segment_tables, tile_tables
 from fastconv.backends.threads import share, team_for
 
 _STEP = TILE_VECTORS * LANES
@@ -76,16 +77,17 @@ class Tiles:
         self.correlation = correlation
         if spread:
             self.form = form_of((spread[0].taps, spread[1].taps), outputs, spread=(spread[0].step, spread[1].step))
-            self.rows, self.columns = (_begins(axis.tiles, outputs * axis.step) for axis in spread)
+            self.rows, self.columns = (begins(axis.tiles, outputs * axis.step) for axis in spread)
             self.apart, self.taps = (1, 1), reversed_taps(correlation)
         else:
             self.form = form_of((len(height.offsets), len(width.offsets)), outputs, (height.step, width.step))
-            self.rows, self.columns = (_first_outputs(axis, outputs) for axis in (height, width))
             self.apart, self.taps = (height.spacing, width.spacing), taps_in_order(correlation)
         self.frequencies, self.products = frequencies_of(self.form), math.prod(products_of(self.form))
         self.positions, self.spread = math.prod(patch_of(self.form)), spread_of(self.form)
-        self.near = (0,) if self.apart[1] == 1 and patch_of(self.form)[1] <= LANES else ()
-        """With a length if the columns of a patch are neighbours, and a vector holds a row of it."""
+        self.order = order_of(self.apart[1], patch_of(self.form)[1], len(self.form[1][2]))
+        if not spread:
+            self.rows = first_outputs(height, outputs, 1)
+            self.columns = first_outputs(width, outputs, len(self.order[0]))
         self.channels = phases_of(self.form) * correlation.channels
         """Channels of all phases."""
         most = 4 * self.frequencies * self.channels * 2 * TILE_COLUMNS <= _PANEL_BYTES
@@ -124,123 +126,38 @@ class Tiles:
             filter_bytes = 4 * self.spread * self.frequencies * ROWS * self.channels
             several = max(2, min(several, _NEAR_BYTES // filter_bytes))
         of_block = self.spread * self.frequencies * (ROWS * (self.channels + longest) + FILTER_PADDING + STAGGER)
-        elements = several * of_block + longest + math.prod(outputs_of(self.form)) * LANES
+        elements = several * of_block + longest + (math.prod(outputs_of(self.form)) + 1) * LANES
         not_finite = np.zeros(-(-total // LANES) * LANES, np.bool_)
         for first in range(0, total, longest):
             length = -(-min(longest, total - first) // LANES) * LANES
             vectors, across = length // LANES, outputs_of(self.form)[1]
             index, outputs = np.zeros(length, np.int64), np.zeros((length, 5), np.int64)
-            masks = np.zeros((length, patch_of(self.form)[0]) if self.near else (vectors, self.positions), np.int64)
+            by_rows = length, patch_of(self.form)[0]
+            masks = np.zeros(by_rows if self.order[2] else (vectors, self.positions), np.int64)
             where = self.rows, self.columns, *self.apart
-            tile_tables(self.form, self.near, plan, *where, samples, first, index, masks, outputs)
-            segments, ends = np.empty((length * across, 4), np.int64), np.empty(vectors, np.int64)
-            places = np.empty((vectors, LANES * across), np.int64)
-            segment_tables(self.form, outputs, self.apart[1], segments, ends, places)
+            tile_tables(self.form, self.order, plan, *where, samples, first, index, masks, outputs)
+            segments, ends = np.empty((length * across, 6), np.int64), np.empty(vectors, np.int64)
+            segment_tables(self.form, self.order, outputs, self.apart[1], segments, ends)
             all_columns, first_columns = (self.frequencies * (self.channels * n + STAGGER) for n in (length, FEW))
             memory = call_scratch(all_columns + (first_columns if total <= FEW else 0), x.dtype)
             transformed, few = memory[:all_columns], memory[all_columns:]
             flops = 2 * self.products * c.channels * c.rows * length
             for group in range(c.groups):
-                inputs = self.form, self.near, x, transformed, few, plan, *self.apart, index, masks, group
+                inputs = self.form, self.order, x, transformed, few, plan, *self.apart, index, masks, group
                 share(transform_tiles, inputs, c.channels, 20.0 * self.channels * length)
                 team = team_for(c.blocks, flops * _NS_PER_FLOP)
                 winograd_tiles(
-                    self.form, w, transformed, few, start, y, plan, self.taps, length, segments, ends, places,
-                    scratch_rows(team.size, elements, x.dtype), not_finite[first : first + length], relu, *self.apart,
-                    group, *steps, self.kernel_size, several, team.address, 0, c.blocks,
+                    self.form, self.order, w, transformed, few, start, y, plan, self.taps, length, segments, ends,
+                    scratch_rows(team.size, elements, x.dtype), not_finite[first : first + length], relu,
+                    self.apart[0], group, *steps, self.kernel_size, several, team.address, 0, c.blocks,
                 )  # fmt: skip
         of_samples: npt.NDArray[np.bool_] = np.logical_or.reduce(not_finite[:total].reshape(samples, -1), axis=1)
         return of_samples
 
 
-def _first_outputs(axis: Axis, outputs: int) -> npt.NDArray[np.int64]:
-    """The outputs that the tiles of an axis begin with, and the positions."""
-    apart = axis.spacing
-    rounds = range(0, axis.outputs, outputs * apart)
-    firsts = [first + phase for first in rounds for phase in range(apart) if first + phase < axis.outputs]
-    return np.array([(first, first * axis.step + axis.low) for first in firsts], dtype=np.int64)
-
-
-def _begins(tiles: Axis, outputs: int) -> npt.NDArray[np.int64]:
-    """The same where tiles of so many outputs are the outputs of an axis."""
-    begins = [(tiles.first + i * outputs, tiles.low + i * tiles.step) for i in range(tiles.outputs)]
-    return np.array(begins, dtype=np.int64)
-
-
-@kernel
-def tile_tables(
-    form: Any, near: Any, plan: Any, rows: Any, columns: Any, apart_h: int, apart_w: int, samples: int, first: int,
-    index: Any, masks: Any, outputs: Any,
-) -> None:  # fmt: skip
-    """Of the tiles from number `first` on: where lane t reads in its channel, inside masks, and what it writes.
-
-    Tiles are numbered by sample, by `rows` and by `columns`, the outputs and positions that they begin with. index
-    [lanes], masks [vectors][positions of a patch] of bits for the lanes, or if `near` has a length [lanes][rows of a
-    patch] of bits for its columns, outputs [lanes][where in its row of weights, rows, columns, first row and column of
-    the tile that are inside]; all are zeros before, and lanes behind the last tile read and write nothing.
-    """
-    p = plan[0]
-    (down, across), (tile_rows, tile_columns) = tile_patch(form), tile_outputs(form)
-    per_sample = len(rows) * len(columns)
-    for lane in range(min(index.size, samples * per_sample - first)):
-        n, rest = divmod(first + lane, per_sample)
-        ty, tx = divmod(rest, len(columns))
-        to_y, to_x, y, x = rows[ty, 0], columns[tx, 0], rows[ty, 1], columns[tx, 1]
-        outside_y, outside_x = max(0, -to_y), max(0, -to_x)
-        index[lane] = n * p.groups * p.channels * p.height * p.width + y * p.width + x
-        outputs[lane, 0] = (n * p.groups * p.rows * p.target_h + to_y + outside_y) * p.target_w + to_x + outside_x
-        outputs[lane, 1] = min(tile_rows, -((to_y - p.target_h) // apart_h)) - outside_y
-        outputs[lane, 2] = min(tile_columns, -((to_x - p.target_w) // apart_w)) - outside_x
-        outputs[lane, 3], outputs[lane, 4] = outside_y, outside_x
-        for i in range(down):
-            for j in range(across):
-                if 0 <= y + i * apart_h < p.height and 0 <= x + j * apart_w < p.width:
-                    if len(near):
-                        masks[lane, i] |= 1 << j
-                    else:
-                        masks[lane // LANES, across * i + j] |= 1 << (lane % LANES)
-
-
-@kernel
-def segment_tables(form: Any, outputs: Any, apart_w: int, segments: Any, ends: Any, places: Any) -> None:
-    """What a vector of tiles writes, by segments of neighbours in a row: [segment][where, outputs, rows, first row].
-
-    `outputs` are those of `tile_tables`. ends [vectors]: behind their last segments. places [vectors][…]: where the
-    outputs of its segments, one behind the other, are in a row of `output_transform`; side by side, if taps are not
-    apart.
-    """
-    across = tile_outputs(form)[1]
-    count = 0
-    for v in range(len(ends)):
-        begin, used, lane = count, 0, v * LANES
-        while lane < (v + 1) * LANES and outputs[lane, 1] > 0:
-            last = lane + 1  # behind the tiles that begin side by side: with taps apart their outputs lie in turns
-            while apart_w > 1 and last % LANES > 0 and outputs[last, 1] == outputs[lane, 1] and (
-                outputs[last, 0] == outputs[lane, 0] + last - lane
-            ):  # fmt: skip
-                last += 1
-            for j in range(across):
-                for tile in range(lane, last):
-                    if j >= outputs[tile, 2]:
-                        continue
-                    at, rows, place = outputs[tile, 0] + j * apart_w, outputs[tile, 1], tile % LANES * across + j
-                    place, outside = place + outputs[tile, 4], outputs[tile, 3]
-                    follows = count > begin and at == segments[count - 1, 0] + segments[count - 1, 1]
-                    follows = follows and (apart_w > 1 or place == places[v, used - 1] + 1)
-                    if not follows or rows != segments[count - 1, 2] or outside != segments[count - 1, 3]:
-                        segments[count, 0], segments[count, 1], segments[count, 2] = at, 0, rows
-                        segments[count, 3] = outside
-                        count += 1
-                    segments[count - 1, 1] += 1
-                    places[v, used] = place
-                    used += 1
-            lane = last
-        ends[v] = count
-
-
 @shared
 def transform_tiles(
-    form: Any, near: Any, x: Any, tiles: Any, few: Any, plan: Any, apart_h: int, apart_w: int, index: Any, masks: Any,
+    form: Any, order: Any, x: Any, tiles: Any, few: Any, plan: Any, apart_h: int, apart_w: int, index: Any, masks: Any,
     group: int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Channels begin ≤ c < end of the group to tiles[frequency][phase][channel][column].
@@ -251,9 +168,10 @@ def transform_tiles(
     size, columns, phases, (down, across) = x.itemsize, index.size, tile_phases(form), tile_patch(form)
     row, column, stride = apart_h * p.step_h * p.width, apart_w * p.step_w, phases * p.channels * columns + STAGGER
     down_step, across_step, few_apart = across * p.step_h, p.step_w, phases * p.channels * FEW + STAGGER
-    if len(near):
+    if len(order[2]):
         down_step, across_step = p.step_h, down
     for c in range(begin, end):
+        ahead = p.height * p.width if c + 1 < p.channels else 0
         source = pointer(x) + (group * p.channels + c) * p.height * p.width * size
         for q in range(0, columns, LANES):
             lanes = pointer(index) + 8 * q
@@ -262,23 +180,23 @@ def transform_tiles(
                 at = source + (h * p.width + w) * size
                 to = pointer(tiles) + ((phase * p.channels + c) * columns + q) * size
                 inside = pointer(masks) + (q // LANES * down * across + h * across + w) * 8
-                if len(near):
+                if len(order[2]):
                     inside, column = pointer(masks) + (q * down + h) * 8, w
                 if kind == 0:
                     input_transform_gathered(
-                        x, form, 0, near, at, lanes, inside, down_step, across_step, row, column, to, stride
+                        x, form, 0, order, at, lanes, inside, down_step, across_step, row, column, to, stride, ahead
                     )
                 elif kind == 1:
                     input_transform_gathered(
-                        x, form, 1, near, at, lanes, inside, down_step, across_step, row, column, to, stride
+                        x, form, 1, order, at, lanes, inside, down_step, across_step, row, column, to, stride, ahead
                     )
                 elif kind == 2:
                     input_transform_gathered(
-                        x, form, 2, near, at, lanes, inside, down_step, across_step, row, column, to, stride
+                        x, form, 2, order, at, lanes, inside, down_step, across_step, row, column, to, stride, ahead
                     )
                 else:
                     input_transform_gathered(
-                        x, form, 3, near, at, lanes, inside, down_step, across_step, row, column, to, stride
+                        x, form, 3, order, at, lanes, inside, down_step, across_step, row, column, to, stride, ahead
                     )
         if few.size:
             for f in range(tile_frequencies(form)):
@@ -309,24 +227,21 @@ def _products_of_few(
 
 
 @routine
-def _store_segment(
-    y: Any, to: int, row_step: int, apart: bool, results: Any, pitch: int, places: Any, at: int, count: int, rows: int,
-    first: int,
-) -> None:  # fmt: skip
-    """rows × `count` outputs to y, from row `first`, where places[at:] says: side by side, if taps are not `apart`."""
-    for i in range(rows):
-        target, source = to + i * row_step, (first + i) * pitch
-        if apart:
-            for k in range(np.uintp(count)):
-                y[np.uintp(target) + k] = results[np.uintp(source) + np.uintp(places[np.uintp(at) + k])]
+def _store_segment(y: Any, to: int, row_step: int, results: Any, pitch: int, segments: Any, number: int) -> None:
+    """Segment `number` of `segment_tables` to y[to:]."""
+    to, count, left = to + segments[number, 0], segments[number, 1], segments[number, 5]
+    source = segments[number, 3] * pitch + segments[number, 4]
+    for i in range(segments[number, 2]):
+        if count < LANES <= left:  # what follows is overwritten by those that are left
+            take_every(y, 1, 0, pointer(y, to + i * row_step), pointer(results, source + i * pitch))
         else:
-            copy_strided(y, target, results, source + places[at], 1, count)
+            copy_strided(y, to + i * row_step, results, source + i * pitch, 1, count)
 
 
 @shared(allocates=True)  # type: ignore[untyped-decorator]
 def winograd_tiles(
-    form: Any, w: Any, tiles: Any, few: Any, start: Any, y: Any, plan: Any, taps: Any, length: int, segments: Any, ends:
-    Any, places: Any, memory: Any, not_finite: Any, relu: int, apart_h: int, apart_w: int, group: int, row_step: int,
+    form: Any, order: Any, w: Any, tiles: Any, few: Any, start: Any, y: Any, plan: Any, taps: Any, length: int,
+    segments: Any, ends: Any, memory: Any, not_finite: Any, relu: int, apart_h: int, group: int, row_step: int,
     channel_step: int, kernel_size: int, several: int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Blocks of rows begin ≤ block < end of the group, for `length` lanes; of at most FEW tiles `few` has the columns.
@@ -365,17 +280,11 @@ def winograd_tiles(
             of_row = c + (m // ROWS * spread * frequencies * step + m % ROWS * length) * size
             for q in range(0, length, LANES):
                 output_transform(
-                    w, form, of_row + q * size, step, frequencies * step, bias, relu, pointer(results),
+                    w, form, order[1], of_row + q * size, step, frequencies * step, bias, relu, pointer(results),
                     across * LANES, pointer(checks, q),
                 )  # fmt: skip
-                begin, at = ends[q // LANES - 1] if q > 0 else 0, 0
-                for segment in range(begin, ends[q // LANES]):
-                    to, outputs, rows = segments[segment, 0], segments[segment, 1], segments[segment, 2]
-                    _store_segment(
-                        y, target + to, apart_h * p.target_w, apart_w > 1, results, across * LANES, places[q // LANES],
-                        at, outputs, rows, segments[segment, 3],
-                    )  # fmt: skip
-                    at += outputs
+                for segment in range(ends[q // LANES - 1] if q > 0 else 0, ends[q // LANES]):
+                    _store_segment(y, target, apart_h * p.target_w, results, across * LANES, segments, segment)
     for tile in range(length):
         if checks[tile] != 0:
             not_finite[tile] = True
