@@ -47,6 +47,8 @@ TILE_ELEMENTS = 32 * _LANES4
 SLACK = 16 * _LANES4
 """Scratch behind a box that the last tile may read beyond it."""
 
+_PAGE_BYTES = 4096  # the least: all of a page can be read, or nothing
+
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
 def plan_of(numbers: Any) -> Any:
@@ -174,6 +176,12 @@ def _store_rows(
 
 
 @inlined
+def _readable(x: Any, end: int) -> bool:
+    """Whether tiles may read up to x[end], though nothing they read behind x is used: not beyond its last page."""
+    return bool(pointer(x, end) <= -(-pointer(x, x.size) // _PAGE_BYTES) * _PAGE_BYTES)
+
+
+@inlined
 def _box_tiles(
     like: Any, y: Any, scratch: Any, p: Any, mr: int, valid: int, a: int, a_row: int, a_step: int, start: int, source:
     int, offsets: int, to: int, rows: int, columns: int, relu: int,
@@ -271,6 +279,8 @@ def _boxes(
     volume = p.depth * p.height * p.width
     target = p.target_d * p.target_h * p.target_w
     origin = pointer(scratch) + TILE_ELEMENTS * size
+    # What a last tile reads beyond its box.
+    reach = (_NARROW if p.packed % ROWS == 0 else _N1) * lanes - 1
     gathered = -1
     source_at, offsets = origin, pointer(off)
     for task in range(begin, end):
@@ -283,8 +293,7 @@ def _boxes(
             w0, columns, head = _aligned(p, pointer(x, base) // size, lanes, w0, columns)
         if box != gathered:
             gathered = box
-            # Read in place where the last tile does not reach beyond the array.
-            if p.direct and base + (p.channels - 1) * volume + w0 + columns + SLACK <= x.size:
+            if p.direct and _readable(x, base + (p.channels - 1) * volume + w0 + columns + reach):
                 source_at, offsets = pointer(x) + (base + w0) * size, pointer(off) + p.count * 8
             else:
                 source_at, offsets = origin, pointer(off)
