@@ -21,7 +21,7 @@ import fastconv as fc
 from fastconv.backends import threads
 from fastconv.backends.cpu.atomics import add, load, rest
 from fastconv.backends.cpu.host import pointer
-from fastconv.backends.cpu.team import shared
+from fastconv.backends.cpu.team import LAST_NUMBER, NUMBER, shared
 
 TESTS = Path(__file__).parent
 CALLERS = 8
@@ -202,18 +202,35 @@ def test_a_woken_helper_may_run_where_the_caller_may():
     try:
         for allowed in (before, {min(before)}, before):
             os.sched_setaffinity(0, allowed)
-            pool.call(1, 0)
+            pool.call(1, 0, 0.0)
             deadline = time.monotonic() + 30
             while pool.mailboxes[0] != threads.AWAY:
                 assert time.monotonic() < deadline
                 time.sleep(0.001)
-            pool.call(1, 1)
+            pool.call(1, 1, 0.0)
             helper = pool.threads[0].native_id
             while os.sched_getaffinity(helper) != allowed:
                 assert time.monotonic() < deadline
                 time.sleep(0.001)
     finally:
         os.sched_setaffinity(0, before)
+
+
+def test_little_work_in_a_row_wakes_a_helper(monkeypatch):
+    """One piece is not worth it; that others came just before is, but not that some came long ago."""
+    now, woken = 0, []
+    monkeypatch.setattr(threads.time, "perf_counter_ns", lambda: now)
+    monkeypatch.setattr(threads, "_WAKING", 3)
+    pool = threads._Pool()
+    pool.call(1, 0, 0.0)
+    for apart in [threads._LATELY_NS + 1] * 4 + [threads._LATELY_NS] * 6:
+        deadline = time.monotonic() + 30
+        while pool.mailboxes[0] != threads.AWAY:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        now += apart
+        woken.append(pool.call(1, 0, threads.SERIAL_NS))
+    assert woken == [False] * 4 + [False, True, False, False, True, False]
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -249,9 +266,11 @@ def test_each_task_is_done_once_by_a_member_of_the_team(callers):
         for _ in range(200):
             tasks, cost = chance.choice([2, 5, 64, 1000]), chance.choice([2e4, 1e5, 1e6])
             workers = np.zeros(tasks)
-            size = threads.team_for(tasks, cost).size
-            threads.share(signed, (workers, chance.choice([10, 100])), tasks, cost)
-            assert workers.min() >= 1 and workers.max() <= size
+            team = threads.team_for(tasks, cost)
+            if team.size > 1 and chance.random() < 0.05:
+                team.words[NUMBER] = LAST_NUMBER  # the last number a job can have
+            signed(workers, chance.choice([10, 100]), team.address, 0, tasks)
+            assert workers.min() >= 1 and workers.max() <= team.size
             if chance.random() < 0.1:
                 time.sleep(chance.random() * 0.001)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
@@ -28,6 +29,7 @@ SERIAL_NS = 20_000
 it is awake."""
 
 _WAKING = 4  # times as much work for each thread that has to be woken
+_LATELY_NS = 1_000_000  # twice as long as a helper looks for work
 _RANGE_NS = 10_000  # at least, in one piece: each begins with cold registers, tables and branches
 _LOOKS = 500  # about half a millisecond: so long a helper looks for work before it sleeps
 _MOST_HELPERS = 1023
@@ -36,7 +38,9 @@ _LINE_WORDS = 8  # of a cache line
 LEAD, BOARD, HELPERS, LEAST, FIRST = range(5)
 """Words of a job that Python writes: where `team.lead` is, and the board; most helpers, least tasks of a range, and how
 many tasks are shared out before all others."""
-JOB_WORDS = 24
+PARTS, PART_WORDS = 16, 8
+"""Where the words of the threads' parts of a job begin, and how far apart they lie."""
+JOB_WORDS = PARTS + (_MOST_HELPERS + 1) * PART_WORDS
 COUNT, MAILBOXES, MAILBOX_WORDS = 0, 8, 8
 """Words of the board: how many helpers there are; their mailboxes begin at one word, and lie so many apart."""
 AWAY = -1
@@ -96,7 +100,7 @@ class _Pool:
     def __init__(self) -> None:
         from fastconv.backends.cpu import team  # and Numba with it, which `import fastconv` can do without
 
-        self.lead, self.serve = team.address_of_lead(), team.serve
+        self.lead, self.serve, self.wake = team.address_of_lead(), team.serve, team.wake
         self.board = _words(MAILBOXES + _MOST_HELPERS * MAILBOX_WORDS)
         self.mailboxes = self.board[MAILBOXES::MAILBOX_WORDS].data
         self.serve(self.board, 0, 0)  # compiled here, not by the helpers
@@ -104,21 +108,39 @@ class _Pool:
         self.threads: list[threading.Thread] = []
         self.processors: set[int] = set()
         """Where the last caller that woke a helper may run."""
+        self.missed, self.missed_at = 0.0, 0
+        """Work that too little called for to wake a helper, and when the last of it came."""
         self.lock = threading.Lock()
 
-    def call(self, helpers: int, awake: int) -> None:
-        """See to it that there are so many helpers, and the first `awake` of them awake.
+    def call(self, helpers: int, awake: int, cost: float) -> bool:
+        """See to it that there are so many helpers, and the first `awake` of them awake; whether any of all is.
 
-        A helper that falls asleep just now has left word in its mailbox, and will find that it was called.
+        If all sleep through one little piece of work after the other, they are woken too: this one is of `cost`. A
+        helper that falls asleep just now has left word in its mailbox, and will find that it was called.
         """
         if len(self.queues) < helpers:
             with self.lock:
                 self._grow(helpers)
+        if not awake and all(self.mailboxes[number] == AWAY for number in range(helpers)):
+            if not self._missed(cost):
+                return False
+            awake = helpers
         for number in range(awake):
-            if self.mailboxes[number] == AWAY:
-                self.mailboxes[number] = 0
+            if self.mailboxes[number] == AWAY and self.wake(self.board, number):
                 self._keep_off(self.threads[number].native_id)
                 self.queues[number].put(None)
+        return True
+
+    def _missed(self, cost: float) -> bool:
+        """Whether work of late, and this of `cost`, is enough together to wake helpers."""
+        now = time.perf_counter_ns()
+        if now - self.missed_at > _LATELY_NS:
+            self.missed = 0.0
+        self.missed, self.missed_at = self.missed + cost, now
+        if self.missed < _WAKING * SERIAL_NS:
+            return False
+        self.missed = 0.0
+        return True
 
     def _keep_off(self, helper: int | None) -> None:
         """Keep a helper off the caller's processor, until `_serve` lets it go where the caller may."""
@@ -201,10 +223,11 @@ def team_for(tasks: int, cost: float, first: int = 0) -> Team:
     if helpers < 1:
         return _ALONE
     pool = _pool or _ready_pool()
+    if not pool.call(helpers, awake, cost):
+        return _ALONE
     team = _local.team
     if team.pool is not pool:
         team = _local.team = Team(pool)
-    pool.call(helpers, awake)
     team.size, words = helpers + 1, team.words
     words[HELPERS], words[LEAST], words[FIRST] = helpers, least, first
     return team

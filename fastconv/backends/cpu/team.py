@@ -1,14 +1,18 @@
 """How threads share the tasks of a kernel: in native code, without the GIL, found and done within a microsecond.
 
-The thread that leads a team offers its job to helpers that are awake; then all take ranges of tasks until none is left.
-Ranges become ever smaller (guided self-scheduling, Polychronopoulos and Kuck 1987): who is held up on a shared core
-keeps the others waiting for no more than a small one. What a task computes never depends on how the range was cut, so
-neither the number of threads nor the timing can change a bit of the result.
+The thread that leads a team offers its job to helpers that are awake. Each thread has a part of the tasks of its own,
+the same in every call, so that it finds in its caches what it has read and written there before: what another core has
+written is far away, on some processors farther than memory. Who is done with its part takes from those of others.
+Ranges of tasks become ever smaller (guided self-scheduling, Polychronopoulos and Kuck 1987): who is held up on a shared
+core keeps the others waiting for no more than a small one. What a task computes never depends on how the range was cut,
+so neither the number of threads nor the timing can change a bit of the result.
 
 All is said by words of 64 bits in memory that Python owns (threads.py); those that different threads write lie on lines
 of the cache of their own. A helper's mailbox holds 0 while it looks for work, AWAY while it sleeps, or the address of a
-job: as it is when offered, + _LATE when offered to one that is away but may be on its way, + _TAKEN while it works. The
-leader takes back what nobody took, and waits for those who work: then nobody knows of its job any more.
+job and the helper's number in its team: as they are when offered, + _LATE when offered to one that is away but may be
+on its way, + _TAKEN while it works. The leader takes back what nobody took, and waits for those who work: then nobody
+knows of its job any more. Jobs of a team are numbered, so that nobody need clear what the last one left: a part whose
+word has another number is whole.
 """
 
 from __future__ import annotations
@@ -22,15 +26,32 @@ from numba.core import cgutils
 from numba.core.callconv import excinfo_ptr_t
 from numba.extending import intrinsic
 
-from fastconv.backends.cpu.atomics import add, load, replace, rest, store, word_at
+from fastconv.backends.cpu.atomics import load, replace, rest, store, word_at
 from fastconv.backends.cpu.host import Function, kernel, routine
-from fastconv.backends.threads import AWAY, BOARD, COUNT, FIRST, HELPERS, LEAD, LEAST, MAILBOX_WORDS, MAILBOXES
+from fastconv.backends.threads import (
+    AWAY,
+    BOARD,
+    COUNT,
+    FIRST,
+    HELPERS,
+    JOB_WORDS,
+    LEAD,
+    LEAST,
+    MAILBOX_WORDS,
+    MAILBOXES,
+    PART_WORDS,
+    PARTS,
+)
 
 _I64 = ir.IntType(64)
-_CALL, _ARGUMENTS, _TASKS, _NEXT, _ARRIVED, _FAILED = 5, 6, 7, 8, 16, 17
-"""Words of a job beyond those that Python writes: the kernel, its arguments and tasks; the first task that is left; how
-many helpers have come; whether one has failed."""
+_CALL, _ARGUMENTS, _TASKS, NUMBER, _FAILED = 5, 6, 7, 8, 9
+"""Words of a job beyond those that Python writes: the kernel, its arguments and tasks; its number; whether a helper has
+failed. Of a part: how many of its first and other tasks are taken, with the number of the job."""
 _TAKEN, _LATE = 1, 2
+_TASK_BITS = 32  # of a part's words, below the number of the job
+_TASKS_MASK, LAST_NUMBER = (1 << _TASK_BITS) - 1, (1 << 30) - 1
+_WHO_BIT = 48  # of an offer; the address of a job has fewer bits, and ends with zeros
+_JOB_MASK = (1 << _WHO_BIT) - 64
 
 
 _BYTES, _TOLD = ir.IntType(8).as_pointer(), excinfo_ptr_t
@@ -62,48 +83,70 @@ def _run(typing: Any, function: Any, arguments: Any, who: Any, begin: Any, end: 
 
 
 @routine
-def cut(left: int, threads: int, least: int) -> int:
-    """Tasks of the next range: two thirds of a thread's part of what is left, but at least `least` if there are."""
-    return min(left, max(least, -(-2 * left // (3 * threads))))
+def cut(left: int, own: bool) -> int:
+    """Tasks of the next range of a part of which so many are left: most of an own one, half of another's."""
+    return (2 * left + 2) // 3 if own else (left + 1) // 2
+
+
+@routine
+def _work_on(job: int, who: int, first: int, tasks: int, word: int) -> None:
+    """Take ranges of first ≤ task < tasks, the own part before others, until none is left."""
+    threads, least, number = load(job + 8 * HELPERS) + 1, load(job + 8 * LEAST), load(job + 8 * NUMBER)
+    for other in range(threads):
+        part = (who + other) % threads
+        at = job + 8 * (PARTS + part * PART_WORDS + word)
+        begin = first + (tasks - first) * part // threads
+        left = first + (tasks - first) * (part + 1) // threads - begin
+        while True:
+            seen = load(at)
+            taken = seen & _TASKS_MASK if seen >> _TASK_BITS == number else 0
+            if taken >= left:
+                break
+            count = min(left - taken, max(least, cut(left - taken, other == 0)))
+            if not replace(at, seen, number << _TASK_BITS | taken + count):
+                continue  # another thread was faster
+            if _run(load(job + 8 * _CALL), load(job + 8 * _ARGUMENTS), who, begin + taken, begin + taken + count):
+                store(job + 8 * _FAILED, 1)
 
 
 @routine
 def _work(job: int, who: int) -> None:
     """Take ranges of tasks until none is left."""
-    threads, least = load(job + 8 * HELPERS) + 1, load(job + 8 * LEAST)
     first, tasks = load(job + 8 * FIRST), load(job + 8 * _TASKS)
-    while True:
-        begin = load(job + 8 * _NEXT)
-        if begin >= tasks:
-            return
-        end = begin + cut((first if begin < first else tasks) - begin, threads, least)
-        if not replace(job + 8 * _NEXT, begin, end):
-            continue  # another thread was faster
-        if _run(load(job + 8 * _CALL), load(job + 8 * _ARGUMENTS), who, begin, end):
-            store(job + 8 * _FAILED, 1)
+    if first:
+        _work_on(job, who, 0, first, 0)
+    _work_on(job, who, first, tasks, 1)
 
 
 @routine
 def _lead(job: int) -> Any:
     """Do all tasks, with helpers that are free; returns 0 if none failed."""
-    store(job + 8 * _NEXT, 0)
-    store(job + 8 * _ARRIVED, 0)
-    store(job + 8 * _FAILED, 0)
     board, helpers = load(job + 8 * BOARD), load(job + 8 * HELPERS)
+    if load(job + 8 * NUMBER) == LAST_NUMBER:
+        for word in range(PARTS, JOB_WORDS):
+            store(job + 8 * word, 0)
+        store(job + 8 * NUMBER, 0)
+    store(job + 8 * NUMBER, load(job + 8 * NUMBER) + 1)
+    store(job + 8 * _FAILED, 0)
     mailboxes, count = board + 8 * MAILBOXES, load(board + 8 * COUNT)
     offered, asked = 0, 0
     while asked < count and offered < helpers:
-        mailbox = mailboxes + asked * 8 * MAILBOX_WORDS
-        if replace(mailbox, 0, job) or replace(mailbox, AWAY, job + _LATE):
+        mailbox, offer = mailboxes + asked * 8 * MAILBOX_WORDS, job + (offered + 1 << _WHO_BIT)
+        if replace(mailbox, 0, offer) or replace(mailbox, AWAY, offer + _LATE):
             offered += 1
         asked += 1
     _work(job, 0)
     if offered:
         for i in range(asked):
             mailbox = mailboxes + i * 8 * MAILBOX_WORDS
-            if not replace(mailbox, job, 0) and not replace(mailbox, job + _LATE, AWAY):
-                while load(mailbox) == job + _TAKEN:
+            while True:
+                offer = load(mailbox)
+                if offer == AWAY or offer & _JOB_MASK != job:
+                    break
+                if offer & _TAKEN:
                     rest()
+                elif replace(mailbox, offer, AWAY if offer & _LATE else 0):
+                    break
     return load(job + 8 * _FAILED)
 
 
@@ -117,9 +160,9 @@ def serve(board: Any, number: int, looks: int) -> None:
         if offer == AWAY:  # back again, or a late offer was withdrawn
             replace(mailbox, AWAY, 0)
         elif offer != 0:
-            job = offer & ~_LATE
-            if replace(mailbox, offer, job + _TAKEN):
-                _work(job, 1 + add(job + 8 * _ARRIVED, 1))
+            job = offer & _JOB_MASK
+            if replace(mailbox, offer, offer & ~_LATE | _TAKEN):
+                _work(job, offer >> _WHO_BIT)
                 store(mailbox, 0)
             look = 0
         elif look < looks:
@@ -127,6 +170,12 @@ def serve(board: Any, number: int, looks: int) -> None:
             rest()
         elif replace(mailbox, 0, AWAY):
             return
+
+
+@kernel
+def wake(board: Any, number: int) -> bool:
+    """Let helper `number` look for work again; whether it has slept, and nobody else has called it."""
+    return bool(replace(board.ctypes.data + 8 * (MAILBOXES + number * MAILBOX_WORDS), AWAY, 0))
 
 
 def _outlined(builder: Any, form: Any, name: str) -> tuple[Any, Any]:
