@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.axes import Axis
-from fastconv.backends.cpu.host import kernel
+from fastconv.backends.cpu.host import kernel, routine
 from fastconv.backends.cpu.winograd_kernels import LANES, tile_outputs, tile_patch
 
 
@@ -43,8 +43,8 @@ def begins(tiles: Axis, outputs: int) -> npt.NDArray[np.int64]:
     return np.array(found, dtype=np.int64)
 
 
-@kernel
-def tile_tables(
+@routine
+def _tile_tables(
     form: Any, order: Any, plan: Any, rows: Any, columns: Any, apart_h: int, apart_w: int, samples: int, first: int,
     index: Any, masks: Any, outputs: Any,
 ) -> None:  # fmt: skip
@@ -78,12 +78,12 @@ def tile_tables(
                         masks[lane // LANES, across * i + j] |= 1 << (lane % LANES)
 
 
-@kernel
-def segment_tables(form: Any, order: Any, outputs: Any, apart_w: int, segments: Any, ends: Any) -> None:
+@routine(allocates=True)  # type: ignore[untyped-decorator]
+def _segment_tables(form: Any, order: Any, outputs: Any, apart_w: int, segments: Any, ends: Any) -> None:
     """What a vector of tiles writes, by segments: [segment][where, outputs, rows, first row, place, left].
 
     The outputs of one are neighbours in a row of the target, and from `place` on in one of `output_transform`; so many
-    are `left` with it until others than neighbours follow in the target. `outputs` are those of `tile_tables`. ends
+    are `left` with it until others than neighbours follow in the target. `outputs` are those of `_tile_tables`. ends
     [vectors]: behind their last segments.
     """
     across, unit = tile_outputs(form)[1], len(order[1])
@@ -119,3 +119,28 @@ def segment_tables(form: Any, order: Any, outputs: Any, apart_w: int, segments: 
                 if one[0] + one[1] == other[0] and one[2] == other[2] and one[3] == other[3]:
                     left += other[5]
             one[5] = left
+
+
+@routine(allocates=True)  # type: ignore[untyped-decorator]
+def tables_of_panel(
+    form: Any, order: Any, plan: Any, rows: Any, columns: Any, apart_h: int, apart_w: int, samples: int, first: int,
+    length: int,
+) -> Any:  # fmt: skip
+    """What `length` lanes read and write, whole vectors, from tile `first` on: index and masks, segments and ends."""
+    down, across = tile_patch(form)
+    vectors = length // LANES
+    index, outputs = np.zeros(length, np.int64), np.zeros((length, 5), np.int64)
+    masks = np.zeros((length, down) if len(order[2]) else (vectors, down * across), np.int64)
+    _tile_tables(form, order, plan, rows, columns, apart_h, apart_w, samples, first, index, masks, outputs)
+    segments, ends = np.empty((length * tile_outputs(form)[1], 6), np.int64), np.empty(vectors, np.int64)
+    _segment_tables(form, order, outputs, apart_w, segments, ends)
+    return index, masks, segments, ends
+
+
+@kernel
+def panel_tables(
+    form: Any, order: Any, plan: Any, rows: Any, columns: Any, apart_h: int, apart_w: int, samples: int, first: int,
+    length: int,
+) -> Any:  # fmt: skip
+    """The same for threads that share a panel."""
+    return tables_of_panel(form, order, plan, rows, columns, apart_h, apart_w, samples, first, length)

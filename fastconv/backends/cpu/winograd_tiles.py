@@ -53,13 +53,14 @@ from fastconv.backends.cpu.winograd_kernels import (
 from fastconv.backends.cpu.winograd_patches_simd import input_transform_gathered
 from fastconv.backends.cpu.winograd_simd import FEW, few_columns, output_transform
 from fastconv.backends.cpu.winograd_spread import Spread, reversed_taps
-from fastconv.backends.cpu.winograd_tile_tables import begins, first_outputs, order_of, segment_tables, tile_tables
-from fastconv.backends.threads import share, team_for
+from fastconv.backends.cpu.winograd_tile_tables import begins, first_outputs, order_of, panel_tables, tables_of_panel
+from fastconv.backends.threads import get_num_threads, is_little, team_for
 
 _STEP = TILE_VECTORS * LANES
 _PANEL_BYTES = 8 << 20  # of transformed tiles, at most: twice TILE_COLUMNS where that fits, and half as many filters
 _NEAR_BYTES = SECOND_LEVEL_BYTES * 3 // 4  # of what is read again and again
-_NS_PER_FLOP = 0.015
+_UNEVEN = 1.1  # a thread may have so many times its part of the columns
+_NS_PER_FLOP, _NS_PER_INPUT = 0.015, 20.0
 
 Array = npt.NDArray[Any]
 
@@ -115,50 +116,71 @@ class Tiles:
         self, source: Array, w: Array, steps: tuple[int, int], b: Array | None, target: Array, relu: bool
     ) -> npt.NDArray[np.bool_]:
         """Fill `target`; returns for each sample whether one of its results is not finite."""
-        c, plan, samples = self.correlation, self.correlation.plan, len(source)
-        x, w, y, start = flat(source), flat(w), target.reshape(-1), block_biases(c, b, source.dtype)
-        per_sample = len(self.rows) * len(self.columns)
-        total = samples * per_sample
-        longest = even_part(-(-total // _STEP), self.panel // _STEP) * _STEP
+        c, samples, threads = self.correlation, len(source), get_num_threads()
+        total = samples * len(self.rows) * len(self.columns)
+        inputs = _NS_PER_INPUT * self.channels * total
+        products = 2.0 * self.products * c.channels * c.rows * total * _NS_PER_FLOP
+        cost = c.groups * (inputs + products)
+        longest, each = self._panels(total, threads)
+        each = each or is_little(cost)
+        of_panel = self.frequencies * (self.channels * min(longest, -(-total // LANES) * LANES) + STAGGER)
+        few = self.frequencies * (self.channels * FEW + STAGGER) if total <= FEW else 0
+        several, elements = self._scratch(longest, total)
+        not_finite = np.zeros(-(-total // LANES) * LANES, np.bool_)
+        arrays = flat(source), flat(w), block_biases(c, b, source.dtype), target.reshape(-1), c.plan, self.taps
+        numbers = relu, *self.apart, samples, longest, *steps, self.kernel_size, several, elements
+        if each:
+            tasks = c.groups * -(-total // longest)
+            team = team_for(tasks, cost)
+            memory = scratch_rows(team.size, elements + of_panel + few, source.dtype)
+            what = self.rows, self.columns, _NO_TABLES, memory[0], memory[0], memory, not_finite
+            winograd_tiles(self.form, self.order, *arrays, *what, *numbers, PANELS, 0, 0, team.address, 0, tasks)
+        else:
+            for first in range(0, total, longest):
+                length = -(-min(longest, total - first) // LANES) * LANES
+                tables = panel_tables(
+                    self.form, self.order, c.plan, self.rows, self.columns, *self.apart, samples, first, length
+                )
+                memory = call_scratch(of_panel + few, source.dtype)
+                of_all = memory[:of_panel], memory[of_panel:]
+                for group in range(c.groups):
+                    for unit, tasks, work in (CHANNELS, c.channels, inputs), (BLOCKS, c.blocks, products):
+                        team = team_for(tasks, work * length / total)
+                        own = scratch_rows(team.size, elements, source.dtype)
+                        winograd_tiles(
+                            self.form, self.order, *arrays, self.rows, self.columns, tables, *of_all, own, not_finite,
+                            *numbers, unit, group, first, team.address, 0, tasks,
+                        )  # fmt: skip
+        of_samples: npt.NDArray[np.bool_] = np.logical_or.reduce(not_finite[:total].reshape(samples, -1), axis=1)
+        return of_samples
+
+    def _panels(self, total: int, threads: int) -> tuple[int, bool]:
+        """Columns of the longest panel, and whether each thread takes panels of its own.
+
+        So it does if all have about as much to do: what another core has written is far away.
+        """
+        panels = -(-total // self.panel)
+        shares = -(-panels // threads) * threads
+        longest = -(-total // (shares * LANES)) * LANES
+        if panels >= threads and longest * shares <= _UNEVEN * total:
+            return longest, True
+        return even_part(-(-total // _STEP), self.panel // _STEP) * _STEP, False
+
+    def _scratch(self, longest: int, total: int) -> tuple[int, int]:
+        """Blocks whose filters are transformed at once, and a thread's elements of scratch for the products."""
         several = several_blocks(self.spread * self.frequencies, max(longest, TILE_COLUMNS))
         tile_bytes = 4 * self.frequencies * self.channels * -(-total // LANES) * LANES
         if tile_bytes <= _NEAR_BYTES:  # they cost little to read again: no more filters than stay in the cache
             filter_bytes = 4 * self.spread * self.frequencies * ROWS * self.channels
             several = max(2, min(several, _NEAR_BYTES // filter_bytes))
         of_block = self.spread * self.frequencies * (ROWS * (self.channels + longest) + FILTER_PADDING + STAGGER)
-        elements = several * of_block + longest + (math.prod(outputs_of(self.form)) + 1) * LANES
-        not_finite = np.zeros(-(-total // LANES) * LANES, np.bool_)
-        for first in range(0, total, longest):
-            length = -(-min(longest, total - first) // LANES) * LANES
-            vectors, across = length // LANES, outputs_of(self.form)[1]
-            index, outputs = np.zeros(length, np.int64), np.zeros((length, 5), np.int64)
-            by_rows = length, patch_of(self.form)[0]
-            masks = np.zeros(by_rows if self.order[2] else (vectors, self.positions), np.int64)
-            where = self.rows, self.columns, *self.apart
-            tile_tables(self.form, self.order, plan, *where, samples, first, index, masks, outputs)
-            segments, ends = np.empty((length * across, 6), np.int64), np.empty(vectors, np.int64)
-            segment_tables(self.form, self.order, outputs, self.apart[1], segments, ends)
-            all_columns, first_columns = (self.frequencies * (self.channels * n + STAGGER) for n in (length, FEW))
-            memory = call_scratch(all_columns + (first_columns if total <= FEW else 0), x.dtype)
-            transformed, few = memory[:all_columns], memory[all_columns:]
-            flops = 2 * self.products * c.channels * c.rows * length
-            for group in range(c.groups):
-                inputs = self.form, self.order, x, transformed, few, plan, *self.apart, index, masks, group
-                share(transform_tiles, inputs, c.channels, 20.0 * self.channels * length)
-                team = team_for(c.blocks, flops * _NS_PER_FLOP)
-                winograd_tiles(
-                    self.form, self.order, w, transformed, few, start, y, plan, self.taps, length, segments, ends,
-                    scratch_rows(team.size, elements, x.dtype), not_finite[first : first + length], relu,
-                    self.apart[0], group, *steps, self.kernel_size, several, team.address, 0, c.blocks,
-                )  # fmt: skip
-        of_samples: npt.NDArray[np.bool_] = np.logical_or.reduce(not_finite[:total].reshape(samples, -1), axis=1)
-        return of_samples
+        return several, several * of_block + longest + (math.prod(outputs_of(self.form)) + 1) * LANES
 
 
-@shared
-def transform_tiles(
+@routine
+def _transform(
     form: Any, order: Any, x: Any, tiles: Any, few: Any, plan: Any, apart_h: int, apart_w: int, index: Any, masks: Any,
-    group: int, who: int, begin: int, end: int,
+    group: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Channels begin ≤ c < end of the group to tiles[frequency][phase][channel][column].
 
@@ -228,7 +250,7 @@ def _products_of_few(
 
 @routine
 def _store_segment(y: Any, to: int, row_step: int, results: Any, pitch: int, segments: Any, number: int) -> None:
-    """Segment `number` of `segment_tables` to y[to:]."""
+    """Segment `number` of a panel to y[to:]."""
     to, count, left = to + segments[number, 0], segments[number, 1], segments[number, 5]
     source = segments[number, 3] * pitch + segments[number, 4]
     for i in range(segments[number, 2]):
@@ -238,23 +260,22 @@ def _store_segment(y: Any, to: int, row_step: int, results: Any, pitch: int, seg
             copy_strided(y, to + i * row_step, results, source + i * pitch, 1, count)
 
 
-@shared(allocates=True)  # type: ignore[untyped-decorator]
-def winograd_tiles(
-    form: Any, order: Any, w: Any, tiles: Any, few: Any, start: Any, y: Any, plan: Any, taps: Any, length: int,
-    segments: Any, ends: Any, memory: Any, not_finite: Any, relu: int, apart_h: int, group: int, row_step: int,
-    channel_step: int, kernel_size: int, several: int, who: int, begin: int, end: int,
+@routine(allocates=True)  # type: ignore[untyped-decorator]
+def _multiply(
+    form: Any, order: Any, w: Any, tiles: Any, few: Any, start: Any, y: Any, plan: Any, taps: Any, segments: Any, ends:
+    Any, filters: Any, not_finite: Any, relu: int, apart_h: int, group: int, row_step: int, channel_step: int,
+    kernel_size: int, several: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Blocks of rows begin ≤ block < end of the group, for `length` lanes; of at most FEW tiles `few` has the columns.
+    """Blocks of rows begin ≤ block < end of the group, for a panel; of at most FEW tiles `few` has the columns.
 
-    `segment_tables` says what they write; `not_finite` becomes True for those with a result that is not.
+    Its tables say what is written; `not_finite` becomes True for lanes with a result that is not.
     Scratch: transformed filters of `several` blocks, products, checks, outputs.
     """
-    p = plan[0]
+    p, length = plan[0], len(ends) * LANES
     size, spread = w.itemsize, tile_spread(form)
     count, frequencies, across = p.channels, tile_frequencies(form), tile_outputs(form)[1]
     of_block = spread * frequencies * (tile_phases(form) * count * ROWS + FILTER_PADDING)
     step = ROWS * length + STAGGER
-    filters = memory[who]
     checks = filters[several * (of_block + spread * frequencies * step) :][:length]
     results = filters[several * (of_block + spread * frequencies * step) + length :]
     zero_bytes(pointer(checks), length * size)
@@ -288,3 +309,50 @@ def winograd_tiles(
     for tile in range(length):
         if checks[tile] != 0:
             not_finite[tile] = True
+
+
+PANELS, CHANNELS, BLOCKS = range(3)
+"""Units of work: panels of columns, of all groups; channels or blocks of rows of one panel and group."""
+
+_NO_TABLES = (*(np.empty((0,) * dimensions, np.int64) for dimensions in (1, 2, 2, 1)),)
+
+
+@shared(allocates=True)  # type: ignore[untyped-decorator]
+def winograd_tiles(
+    form: Any, order: Any, x: Any, w: Any, start: Any, y: Any, plan: Any, taps: Any, rows: Any, columns: Any, tables:
+    Any, tiles: Any, few: Any, memory: Any, not_finite: Any, relu: int, apart_h: int, apart_w: int, samples: int,
+    longest: int, row_step: int, channel_step: int, kernel_size: int, several: int, elements: int, unit: int, group:
+    int, first: int, who: int, begin: int, end: int,
+) -> None:  # fmt: skip
+    """Tasks are panels of `longest` columns, which their threads do whole, or a step of the one from `first` on.
+
+    Of such a step threads share `tables`, `tiles` and `few`. A thread's scratch has `elements` for the products, then
+    the same for panels of its own.
+    """
+    p, own = plan[0], memory[who]
+    if unit == CHANNELS:
+        _transform(form, order, x, tiles, few, plan, apart_h, apart_w, tables[0], tables[1], group, begin, end)
+        return
+    if unit == BLOCKS:
+        _multiply(
+            form, order, w, tiles, few, start, y, plan, taps, tables[2], tables[3], own, not_finite[first:], relu,
+            apart_h, group, row_step, channel_step, kernel_size, several, begin, end,
+        )  # fmt: skip
+        return
+    total = samples * len(rows) * len(columns)
+    panels = -(-total // longest)
+    for task in range(begin, end):
+        g, number = divmod(task, panels)
+        at = number * longest
+        length = -(-min(longest, total - at) // LANES) * LANES
+        index, masks, segments, ends = tables_of_panel(
+            form, order, plan, rows, columns, apart_h, apart_w, samples, at, length
+        )
+        own_tiles = own[elements:]
+        behind = tile_frequencies(form) * (tile_phases(form) * p.channels * length + STAGGER)
+        own_few = own_tiles[behind if total <= FEW else own_tiles.size :]
+        _transform(form, order, x, own_tiles, own_few, plan, apart_h, apart_w, index, masks, g, 0, p.channels)
+        _multiply(
+            form, order, w, own_tiles, own_few, start, y, plan, taps, segments, ends, own, not_finite[at:], relu,
+            apart_h, g, row_step, channel_step, kernel_size, several, 0, p.blocks,
+        )  # fmt: skip
