@@ -55,6 +55,7 @@ PRICES = {
     "tiles call": 14000.0,
     "tiles filter": 2.14,
     "tiles input": 8.83,
+    "tiles input, apart": 8.83,
     "tiles input, strided": 8.83,
     "tiles output": 10.6,
     "tiles product": 0.332,

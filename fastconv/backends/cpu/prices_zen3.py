@@ -48,6 +48,7 @@ PRICES = {
     "tiles product": 0.172,
     "tiles tile": 127.0,
     "tiles input": 10.9,
+    "tiles input, apart": 10.9,
     "tiles input, strided": 10.9,
     "tiles filter": 1.8,
     "tiles call": 8690.0,

@@ -53,6 +53,7 @@ PRICES = {
     "tiled box product": 0.327,
     "tiles filter": 4.28,
     "tiles input": 15.8,
+    "tiles input, apart": 15.8,
     "tiles input, strided": 15.8,
     "tiles output": 7.54,
     "tiles product": 0.294,

@@ -63,6 +63,7 @@ PRICES = {
     "tiles call": 5379,
     "tiles filter": 1.42,
     "tiles input": 4.28,
+    "tiles input, apart": 1.5,  # from four layers at dilation 2, 4 and 8, where what is stored costs less too
     "tiles input, strided": 5.52,
     "tiles output": 3.58,
     "tiles product": 0.135,

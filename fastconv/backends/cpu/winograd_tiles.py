@@ -102,11 +102,11 @@ class Tiles:
         vectors = tiles / LANES
         sums = vectors * (self.products if self.spread > 1 else self.frequencies) * blocks
         panels = max(1 / samples, tiles / self.panel)
-        strided = ", strided" if phases_of(self.form) > 1 else ""
+        kind = ", strided" if phases_of(self.form) > 1 else ", apart" if self.apart[1] > 1 else ""
         return {
             "tiles product": vectors * self.products * blocks * channels * ROWS,
             "tiles tile": sums / TILE_VECTORS,
-            f"tiles input{strided}": vectors * self.positions * channels,
+            f"tiles input{kind}": vectors * self.positions * channels,
             "tiles output": sums * ROWS,
             "tiles filter": self.products * panels * channels * blocks,
             "tiles call": 1 / samples,
