@@ -9,8 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.axes import Axis
-from fastconv.backends.cpu.host import kernel, routine
+from fastconv.backends.cpu.host import inlined, routine
+from fastconv.backends.cpu.winograd_forms import Form, outputs_of, patch_of
 from fastconv.backends.cpu.winograd_kernels import LANES, tile_outputs, tile_patch
+
+Array = npt.NDArray[np.int64]
 
 
 def order_of(apart: int, columns: int, step: int) -> tuple[tuple[int, ...], ...]:
@@ -24,7 +27,27 @@ def order_of(apart: int, columns: int, step: int) -> tuple[tuple[int, ...], ...]
     return (0,) * run, (0,) * (run if run == apart else LANES), (0,) * whole
 
 
-def first_outputs(axis: Axis, outputs: int, run: int) -> npt.NDArray[np.int64]:
+def table_shapes(tiles: int, whole: int, patch: tuple[int, int], outputs: int) -> Any:
+    """Of the tables for so many tiles, whole vectors: see `fill_tables`. Compiled into kernels too.
+
+    Are runs loaded by `whole` rows (`order_of`)? A tile has so many `outputs` in a row.
+    """
+    vectors, (down, across) = tiles // LANES, patch
+    masks = (tiles, down) if whole else (vectors, down * across)
+    return (tiles,), masks, (tiles * outputs, 6), (vectors,)
+
+
+_shapes = inlined(table_shapes)
+
+
+def empty_tables(form: Form, order: tuple[tuple[int, ...], ...], tiles: int) -> tuple[Array, Array, Array, Array]:
+    """Tables for so many tiles."""
+    shapes = table_shapes(tiles, len(order[2]), patch_of(form), outputs_of(form)[1])
+    index, masks, segments, ends = (np.empty(shape, np.int64) for shape in shapes)
+    return index, masks, segments, ends
+
+
+def first_outputs(axis: Axis, outputs: int, run: int) -> Array:
     """The outputs that the tiles of an axis begin with, and the positions.
 
     Of the last phases there are as many as fill a `run` of lanes; those that have no outputs are left empty.
@@ -37,7 +60,7 @@ def first_outputs(axis: Axis, outputs: int, run: int) -> npt.NDArray[np.int64]:
     return np.array([(first, first * axis.step + axis.low) for first in firsts], dtype=np.int64)
 
 
-def begins(tiles: Axis, outputs: int) -> npt.NDArray[np.int64]:
+def begins(tiles: Axis, outputs: int) -> Array:
     """The same where tiles of so many outputs are the outputs of an axis."""
     found = [(tiles.first + i * outputs, tiles.low + i * tiles.step) for i in range(tiles.outputs)]
     return np.array(found, dtype=np.int64)
@@ -122,25 +145,22 @@ def _segment_tables(form: Any, order: Any, outputs: Any, apart_w: int, segments:
 
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
-def tables_of_panel(
+def new_tables(form: Any, order: Any, tiles: int) -> Any:
+    """As `empty_tables`."""
+    of_index, of_masks, of_segments, of_ends = _shapes(tiles, len(order[2]), tile_patch(form), tile_outputs(form)[1])
+    index, masks = np.empty(of_index, np.int64), np.empty(of_masks, np.int64)
+    return index, masks, np.empty(of_segments, np.int64), np.empty(of_ends, np.int64)
+
+
+@routine(allocates=True)  # type: ignore[untyped-decorator]
+def fill_tables(
     form: Any, order: Any, plan: Any, rows: Any, columns: Any, apart_h: int, apart_w: int, samples: int, first: int,
-    length: int,
-) -> Any:  # fmt: skip
-    """What `length` lanes read and write, whole vectors, from tile `first` on: index and masks, segments and ends."""
-    down, across = tile_patch(form)
-    vectors = length // LANES
-    index, outputs = np.zeros(length, np.int64), np.zeros((length, 5), np.int64)
-    masks = np.zeros((length, down) if len(order[2]) else (vectors, down * across), np.int64)
+    tables: Any,
+) -> None:  # fmt: skip
+    """What the tiles from number `first` on read and write, to tables for so many: index, masks, segments and ends."""
+    index, masks, segments, ends = tables
+    outputs = np.zeros((index.size, 5), np.int64)
+    index[:] = 0
+    masks[:] = 0
     _tile_tables(form, order, plan, rows, columns, apart_h, apart_w, samples, first, index, masks, outputs)
-    segments, ends = np.empty((length * tile_outputs(form)[1], 6), np.int64), np.empty(vectors, np.int64)
     _segment_tables(form, order, outputs, apart_w, segments, ends)
-    return index, masks, segments, ends
-
-
-@kernel
-def panel_tables(
-    form: Any, order: Any, plan: Any, rows: Any, columns: Any, apart_h: int, apart_w: int, samples: int, first: int,
-    length: int,
-) -> Any:  # fmt: skip
-    """The same for threads that share a panel."""
-    return tables_of_panel(form, order, plan, rows, columns, apart_h, apart_w, samples, first, length)

@@ -11,6 +11,7 @@ one small image, the products have rows in the lanes.
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,14 @@ from fastconv.backends.cpu.winograd_kernels import (
 from fastconv.backends.cpu.winograd_patches_simd import input_transform_gathered
 from fastconv.backends.cpu.winograd_simd import FEW, few_columns, output_transform
 from fastconv.backends.cpu.winograd_spread import Spread, reversed_taps
-from fastconv.backends.cpu.winograd_tile_tables import begins, first_outputs, order_of, panel_tables, tables_of_panel
+from fastconv.backends.cpu.winograd_tile_tables import (
+    begins,
+    empty_tables,
+    fill_tables,
+    first_outputs,
+    new_tables,
+    order_of,
+)
 from fastconv.backends.threads import get_num_threads, is_little, team_for
 
 _STEP = TILE_VECTORS * LANES
@@ -133,24 +141,22 @@ class Tiles:
             tasks = c.groups * -(-total // longest)
             team = team_for(tasks, cost)
             memory = scratch_rows(team.size, elements + of_panel + few, source.dtype)
-            what = self.rows, self.columns, _NO_TABLES, memory[0], memory[0], memory, not_finite
+            none = empty_tables(self.form, self.order, 0), memory[0], memory[0]
+            what = self.rows, self.columns, *none, memory, not_finite
             winograd_tiles(self.form, self.order, *arrays, *what, *numbers, PANELS, 0, 0, team.address, 0, tasks)
         else:
             for first in range(0, total, longest):
                 length = -(-min(longest, total - first) // LANES) * LANES
-                tables = panel_tables(
-                    self.form, self.order, c.plan, self.rows, self.columns, *self.apart, samples, first, length
-                )
-                memory = call_scratch(of_panel + few, source.dtype)
-                of_all = memory[:of_panel], memory[of_panel:]
-                for group in range(c.groups):
-                    for unit, tasks, work in (CHANNELS, c.channels, inputs), (BLOCKS, c.blocks, products):
-                        team = team_for(tasks, work * length / total)
-                        own = scratch_rows(team.size, elements, source.dtype)
-                        winograd_tiles(
-                            self.form, self.order, *arrays, self.rows, self.columns, tables, *of_all, own, not_finite,
-                            *numbers, unit, group, first, team.address, 0, tasks,
-                        )  # fmt: skip
+                tables, memory = empty_tables(self.form, self.order, length), call_scratch(of_panel + few, source.dtype)
+                of_all = self.rows, self.columns, tables, memory[:of_panel], memory[of_panel:]
+                units = (CHANNELS, c.channels, inputs), (BLOCKS, c.blocks, products)
+                for group, (unit, tasks, work) in [(0, (TABLES, 1, 0.0)), *product(range(c.groups), units)]:
+                    team = team_for(tasks, work * length / total)
+                    own = scratch_rows(team.size, elements, source.dtype)
+                    winograd_tiles(
+                        self.form, self.order, *arrays, *of_all, own, not_finite, *numbers, unit, group, first,
+                        team.address, 0, tasks,
+                    )  # fmt: skip
         of_samples: npt.NDArray[np.bool_] = np.logical_or.reduce(not_finite[:total].reshape(samples, -1), axis=1)
         return of_samples
 
@@ -311,10 +317,8 @@ def _multiply(
             not_finite[tile] = True
 
 
-PANELS, CHANNELS, BLOCKS = range(3)
-"""Units of work: panels of columns, of all groups; channels or blocks of rows of one panel and group."""
-
-_NO_TABLES = (*(np.empty((0,) * dimensions, np.int64) for dimensions in (1, 2, 2, 1)),)
+PANELS, TABLES, CHANNELS, BLOCKS = range(4)
+"""Units of work: panels of columns, of all groups; the tables of one; channels or blocks of rows of it and a group."""
 
 
 @shared(allocates=True)  # type: ignore[untyped-decorator]
@@ -330,6 +334,9 @@ def winograd_tiles(
     the same for panels of its own.
     """
     p, own = plan[0], memory[who]
+    if unit == TABLES:
+        fill_tables(form, order, plan, rows, columns, apart_h, apart_w, samples, first, tables)
+        return
     if unit == CHANNELS:
         _transform(form, order, x, tiles, few, plan, apart_h, apart_w, tables[0], tables[1], group, begin, end)
         return
@@ -345,9 +352,9 @@ def winograd_tiles(
         g, number = divmod(task, panels)
         at = number * longest
         length = -(-min(longest, total - at) // LANES) * LANES
-        index, masks, segments, ends = tables_of_panel(
-            form, order, plan, rows, columns, apart_h, apart_w, samples, at, length
-        )
+        own_tables = new_tables(form, order, length)
+        fill_tables(form, order, plan, rows, columns, apart_h, apart_w, samples, at, own_tables)
+        index, masks, segments, ends = own_tables
         own_tiles = own[elements:]
         behind = tile_frequencies(form) * (tile_phases(form) * p.channels * length + STAGGER)
         own_few = own_tiles[behind if total <= FEW else own_tiles.size :]
