@@ -8,7 +8,7 @@ from expected import results
 from problems import Problem, parse
 
 import fastconv as fc
-from fastconv.backends.cpu.team import cut
+from fastconv.backends.cpu.team import cut, part_begins
 
 hypothesis = pytest.importorskip("hypothesis", reason="pip install hypothesis")
 st = hypothesis.strategies
@@ -91,11 +91,16 @@ def test_any_call_returns_a_result_or_says_what_is_wrong(data, problem, transpos
 
 
 @repeatable(200)
-@hypothesis.given(tasks=st.integers(1, 10_000), number=st.integers(1, 64), least=st.integers(0, 20_000))
-def test_pieces_of_work_cover_it_once_and_become_no_larger(tasks, number, least):
-    sizes, left = [], tasks
+@hypothesis.given(
+    tasks=st.integers(1, 10_000), number=st.integers(1, 64), least=st.integers(0, 20_000), own=st.booleans()
+)
+def test_pieces_of_work_cover_it_once_and_become_no_larger(tasks, number, least, own):
+    begins = [part_begins.py_func(tasks, part, number) for part in range(number + 1)]
+    parts = np.diff(begins)
+    assert begins[0] == 0 and begins[-1] == tasks and parts.max() - parts.min() <= 1
+    sizes, left = [], int(parts[-1])
     while left > 0:
-        sizes.append(cut.py_func(left, number, least))
+        sizes.append(cut.py_func(left, least, own))
         left -= sizes[-1]
     assert left == 0 and min(sizes) > 0 and np.all(np.diff(sizes) <= 0)
-    assert sizes[0] <= max(least, -(-tasks // number)) and np.all(np.array(sizes[:-1]) >= least)
+    assert sizes[0] <= max(least, 2 * parts[-1] / 3 + 1) and np.all(np.array(sizes[:-1]) >= least)

@@ -83,9 +83,18 @@ def _run(typing: Any, function: Any, arguments: Any, who: Any, begin: Any, end: 
 
 
 @routine
-def cut(left: int, own: bool) -> int:
-    """Tasks of the next range of a part of which so many are left: most of an own one, half of another's."""
-    return (2 * left + 2) // 3 if own else (left + 1) // 2
+def cut(left: int, least: int, own: bool) -> int:
+    """Tasks of the next range of a part of which so many are left: most of an own one, half of another's.
+
+    But at least `least` if there are.
+    """
+    return min(left, max(least, (2 * left + 2) // 3 if own else (left + 1) // 2))
+
+
+@routine
+def part_begins(count: int, part: int, threads: int) -> int:
+    """The first of so many tasks that belongs to a thread's part, or the first behind all."""
+    return count * part // threads
 
 
 @routine
@@ -95,14 +104,14 @@ def _work_on(job: int, who: int, first: int, tasks: int, word: int) -> None:
     for other in range(threads):
         part = (who + other) % threads
         at = job + 8 * (PARTS + part * PART_WORDS + word)
-        begin = first + (tasks - first) * part // threads
-        left = first + (tasks - first) * (part + 1) // threads - begin
+        begin = first + part_begins(tasks - first, part, threads)
+        left = first + part_begins(tasks - first, part + 1, threads) - begin
         while True:
             seen = load(at)
             taken = seen & _TASKS_MASK if seen >> _TASK_BITS == number else 0
             if taken >= left:
                 break
-            count = min(left - taken, max(least, cut(left - taken, other == 0)))
+            count = cut(left - taken, least, other == 0)
             if not replace(at, seen, number << _TASK_BITS | taken + count):
                 continue  # another thread was faster
             if _run(load(job + 8 * _CALL), load(job + 8 * _ARGUMENTS), who, begin + taken, begin + taken + count):
