@@ -1,8 +1,8 @@
 """The patches of Winograd's tiles from anywhere as LLVM vectors, and their transforms: lanes are tiles.
 
-What the tiles of a vector read is told by tables (winograd_tile_tables.py). Where columns of a patch are neighbours, rows are
-loaded and transposed; where they lie apart, columns of tiles that are neighbours are loaded together; else elements are
-gathered one by one. What lies outside is 0 and is not read.
+What the tiles of a vector read is told by tables (winograd_tile_tables.py). Where columns of a patch are neighbours,
+rows are loaded and transposed; where they lie apart, columns of tiles that are neighbours are loaded together; else
+elements are gathered one by one. What lies outside is 0 and is not read.
 """
 
 from __future__ import annotations
