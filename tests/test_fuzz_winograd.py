@@ -95,6 +95,20 @@ def test_any_way_on_any_geometry(problem, number):
                 assert np.array_equal(found[-1:], of_last[n])
 
 
+@pytest.mark.parametrize("taps", ["f2 d2", "f2 d4", "f2 d8", "f3 d2", "f3 d8", "f5 d2"])
+def test_dilated_taps_by_every_way(taps):
+    """How tiles are loaded goes by the dilation and the width of a patch."""
+    problem = parse(f"n1 c9 hw37x41 k8 {taps} p2")
+    arrays = problem.normal("float32")
+    exact = fc.conv2d(arrays.x.astype("float64"), arrays.w.astype("float64"), **problem.window)
+    for number in range(4):
+        with taking(number):
+            forget()
+            found = fc.conv2d(arrays.x, arrays.w, **problem.window)
+            assert fc.explain(arrays.x, arrays.w, **problem.window).forward.startswith("winograd")
+        assert np.abs(found - exact).max() <= 2e-5 * np.abs(exact).max()
+
+
 def test_ways_are_taken():
     """Or the test above would test direct sums."""
     taken = set()

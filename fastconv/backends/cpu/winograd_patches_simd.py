@@ -111,7 +111,7 @@ def _patch_by_runs(emit: Emitter, like: Any, run: int, rows: int, columns: int, 
 def _patch_by_rows(
     emit: Emitter, like: Any, run: int, rows: int, columns: int, step: int, args: Any
 ) -> list[list[Any]]:
-    """The patches whose columns lie `step` apart, or `run`: a row of each run of lanes at a time, all transposed.
+    """The patches whose columns lie `step` apart, or `run` (1 or 2): a row of each run of lanes at a time, transposed.
 
     An instruction that gathers takes as long as its lanes one after the other, on some processors several times that.
     """

@@ -20,10 +20,10 @@ def order_of(apart: int, columns: int, step: int) -> tuple[tuple[int, ...], ...]
     """How tiles whose columns lie `apart`, as many to a patch, lie in the lanes, as lengths of tuples of zeros.
 
     So many lanes are a run of neighbours; so many are stored in turns, so that the outputs of neighbours lie side by
-    side; and 1 if runs are loaded by rows of their patches, 0 if column by column.
+    side; and 1 if runs are loaded by rows of their patches, which those of up to two are, 0 if column by column.
     """
     run = math.gcd(apart, LANES)
-    whole = run == apart and run * columns <= LANES and (run == 1 or step == 1)
+    whole = run == apart <= 2 and run * columns <= LANES and (run == 1 or step == 1)
     return (0,) * run, (0,) * (run if run == apart else LANES), (0,) * whole
 
 
