@@ -125,7 +125,7 @@ def test_results_may_die_when_the_interpreter_has_cleared_the_module(blocks, mon
     assert blocks.lent == 0 and len(blocks.kept) == 1
 
 
-@pytest.mark.parametrize("columns", [64, 61])
+@pytest.mark.parametrize("columns", [64, 56, 61])
 def test_large_results_have_the_bits_of_small_ones(columns, monkeypatch):
     """They are stored past the caches, where whole vectors begin."""
     generator = np.random.default_rng(0)
@@ -143,5 +143,24 @@ def test_large_results_have_the_bits_of_small_ones(columns, monkeypatch):
 
     usual = list(results())
     for module in (patches, pointwise, resampling):
-        monkeypatch.setattr(module, "STREAMED_BYTES", 0)
+        monkeypatch.setattr(module, "past_caches", lambda result, read: True)
     assert list(results()) == usual
+
+
+@pytest.mark.parametrize(
+    ("columns", "stride", "streamed"), [(64, 2, True), (56, 2, True), (61, 2, False), (64, 4, False)]
+)
+def test_pairs_of_whole_vectors_are_stored_past_the_caches(columns, stride, streamed, monkeypatch):
+    """Transposed convolutions of stride 2, where rows of results are whole vectors."""
+    said = []
+    multiply = patches._multiply
+
+    def spy(*arguments):
+        said.append(arguments[9])
+        multiply(*arguments)
+
+    monkeypatch.setattr(patches, "past_caches", lambda result, read: True)
+    monkeypatch.setattr(patches, "_multiply", spy)
+    x, w = np.ones((4, 8, 64, columns), "float32"), np.ones((8, 8, stride, stride), "float32")  # a block of its own
+    assert (fc.conv_transpose2d(x, w, stride=stride) == 8).all()
+    assert said == [streamed]

@@ -77,13 +77,21 @@ def _cache_bytes(level: int, unknown: int) -> int:
 SECOND_LEVEL_BYTES = _cache_bytes(2, unknown=1 << 20)
 """Second-level cache of a core. Work is cut by it; no sum is."""
 
-STREAMED_BYTES = min(_cache_bytes(3, unknown=32 << 20) * 3 // 4, 40 << 20)
-"""Results from this size on do not stay in the last cache until somebody reads them. Stored past the caches they save
-the read of each line that an ordinary store begins with: a third of the time of a fill. (Smaller ones would have to be
-fetched from memory by who reads them next.) No bit of a result depends on how it is stored.
+_LAST_CACHE_BYTES = min(_cache_bytes(3, unknown=32 << 20), 52 << 20)
+"""Of the last cache, what may be found again. A larger one has many cores, and others use it too: two cores of a Xeon
+found 26 MB in its 300 again, to read them cost a tenth less than with results in memory; of 51 MB it cost a fifth more.
+"""
 
-A larger last cache has many cores, and others use it too: two cores of a Xeon found 26 MB in its 300 again, to read
-them cost a tenth less than with results in memory; of 51 MB it cost a fifth more."""
+
+def past_caches(result: int, read: int) -> bool:
+    """Whether a result of so many bytes, for which `read` bytes are read, is better stored past the caches.
+
+    If it would not stay in the last cache until somebody reads it: then the read of each line is saved that an ordinary
+    store begins with, a third of the time of a fill. (A smaller one would have to be fetched from memory by who reads
+    it next, and one that fits with what is read has most of its lines there already.) No bit of a result depends on how
+    it is stored.
+    """
+    return result >= _LAST_CACHE_BYTES * 3 // 4 and result + read > _LAST_CACHE_BYTES
 
 
 def _source_digest() -> str:

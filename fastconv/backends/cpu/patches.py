@@ -26,7 +26,7 @@ from fastconv.backends.cpu.column_gather import gather_columns
 from fastconv.backends.cpu.correlate import tile_width, tiles_strided
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided
-from fastconv.backends.cpu.host import STREAMED_BYTES, VECTOR_BYTES, flat, inlined, pointer, routine
+from fastconv.backends.cpu.host import VECTOR_BYTES, flat, inlined, past_caches, pointer, routine
 from fastconv.backends.cpu.memory import empty
 from fastconv.backends.cpu.packed_weights import pack
 from fastconv.backends.cpu.plan import PANEL_BYTES, TILE_VECTORS, input_grad_plans
@@ -149,14 +149,14 @@ def _stretches(first: int, count: int, group: int, groups: int, channels: int, s
 
 
 @inlined
-def put_together(rows: Any, source: int, pitch: int, kw: int, x: Any, to: int, count: int, streamed: bool) -> None:
-    """x[to + w · kw + k] = rows[source + k · pitch + w] for k < kw, w < count; past the caches if `streamed`."""
+def put_together(rows: Any, source: int, pitch: int, kw: int, x: Any, to: int, count: int) -> None:
+    """x[to + w · kw + k] = rows[source + k · pitch + w] for k < kw, w < count."""
     lanes = _LANES4 if x.itemsize == 4 else _LANES8
     if kw in (2, 3, 4) and count >= lanes:
-        _put_vectors(rows, source, pitch, kw, x, to, count // lanes, streamed)
+        _put_vectors(rows, source, pitch, kw, x, to, count // lanes)
         if count % lanes:
             last = count - lanes  # these overlap those before
-            _put_vectors(rows, source + last, pitch, kw, x, to + last * kw, 1, False)
+            _put_vectors(rows, source + last, pitch, kw, x, to + last * kw, 1)
     else:
         for k in range(kw):
             line = np.uintp(source + k * pitch)
@@ -165,11 +165,9 @@ def put_together(rows: Any, source: int, pitch: int, kw: int, x: Any, to: int, c
 
 
 @routine
-def _put_vectors(rows: Any, source: int, pitch: int, kw: int, x: Any, to: int, vectors: int, streamed: bool) -> None:
+def _put_vectors(rows: Any, source: int, pitch: int, kw: int, x: Any, to: int, vectors: int) -> None:
     origin, target = pointer(rows, source), pointer(x, to)
-    if kw == 2 and streamed and target % VECTOR_BYTES == 0:
-        stream_pairs(x, origin, pitch, vectors, target)
-    elif kw == 2:
+    if kw == 2:
         interleave(x, 2, origin, pitch, vectors, target)
     elif kw == 3:
         interleave(x, 3, origin, pitch, vectors, target)
@@ -181,8 +179,12 @@ def _put_vectors(rows: Any, source: int, pitch: int, kw: int, x: Any, to: int, v
 def _put_lines(
     rows: Any, pitch: int, x: Any, sizes: Any, first: int, last: int, stretches: Any, streamed: bool
 ) -> None:
-    """Lines first ≤ line < last of (channel, row of a patch), each of kw rows, to where their stretches lie in x."""
+    """Lines first ≤ line < last of (channel, row of a patch), each of kw rows, to where their stretches lie in x.
+
+    Past the caches if `streamed`: all stretches are then whole vectors of pairs.
+    """
     depth, height, width, kd, kh, kw = sizes[:6]
+    half = (_LANES4 if x.itemsize == 4 else _LANES8) // 2
     for line in range(first, last):
         rest, j = divmod(line, kh)
         channel, i = divmod(rest, kd)
@@ -190,7 +192,10 @@ def _put_lines(
         source = (line - first) * kw * pitch
         for n in range(len(stretches)):
             place, column, count = stretches[n]
-            put_together(rows, source + column, pitch, kw, x, to + place, count, streamed)
+            if streamed:
+                stream_pairs(x, pointer(rows, source + column), pitch, count // half, pointer(x, to + place))
+            else:
+                put_together(rows, source + column, pitch, kw, x, to + place, count)
 
 
 @routine
@@ -301,9 +306,15 @@ class InputGrad:
         tasks, cost = pieces * chunks, len(gy) * c.flops * _NS_PER_FLOP + target.size * _NS_PER_ELEMENT
         team = team_for(tasks, cost)
         memory = scratch_rows(team.size, self.elements, dtype)
-        # What is left of a row would be stored over a line on its way to memory, which then has to be read back.
-        streamed = target.nbytes >= STREAMED_BYTES and self.sizes[-1] % lanes_of(dtype.itemsize) == 0
         _multiply(
             source, packed, target, self.plan, self.positions, self.sizes, self.unit, memory, chunks,
-            streamed, team.address, 0, tasks,
+            self._streamed(target, source.nbytes), team.address, 0, tasks,
         )  # fmt: skip
+
+    def _streamed(self, target: Array, read: int) -> bool:
+        """Whether lines are stored past the caches: pairs, in rows of whole vectors.
+
+        What is left of another row would be stored over a line on its way to memory, which then has to be read back.
+        """
+        whole = self.sizes[2] % lanes_of(target.itemsize) == 0 and target.ctypes.data % VECTOR_BYTES == 0
+        return self.sizes[5] == 2 and whole and past_caches(target.nbytes, read)

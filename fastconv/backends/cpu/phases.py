@@ -205,7 +205,7 @@ def _put_rows(
     for m in range(valid):
         for r in range(rows):
             source, target = m * line + r * pitch, to + m * row_step + r * line_step
-            put_together(lines, source, ROWS * line, phases, y, target, columns, False)
+            put_together(lines, source, ROWS * line, phases, y, target, columns)
             for k in range(total - columns * phases):
                 y[target + columns * phases + k] = lines[source + k * ROWS * line + columns]
 

@@ -25,7 +25,7 @@ from fastconv.backends.cpu.elementary import (
     sigmoid_and_slope,
     tanh,
 )
-from fastconv.backends.cpu.host import STREAMED_BYTES, VECTOR_BYTES, inlined, pointer, routine
+from fastconv.backends.cpu.host import VECTOR_BYTES, inlined, past_caches, pointer, routine
 from fastconv.backends.cpu.memory import empty
 from fastconv.backends.cpu.simd import fence, stream_unless
 from fastconv.backends.cpu.team import shared
@@ -46,7 +46,7 @@ def activation_forward(x: Array, name: str, alpha: float) -> Array:
     """See contract.Backend.activation_forward."""
     loop, ns = _FORWARD[name]
     y = empty(x.shape, x.dtype)
-    if name == "relu" and y.nbytes >= STREAMED_BYTES:
+    if name == "relu" and past_caches(y.nbytes, x.nbytes):
         loop = _relu_streamed
     share(loop, (x.reshape(-1), y.reshape(-1), float(alpha)), x.size, ns * x.nbytes)
     return y
@@ -56,7 +56,7 @@ def activation_backward(gy: Array, x: Array, y: Array, name: str, alpha: float) 
     """See contract.Backend.activation_backward."""
     loop, ns = _BACKWARD[name]
     gx = empty(gy.shape, gy.dtype)
-    if name == "relu" and gx.nbytes >= STREAMED_BYTES:
+    if name == "relu" and past_caches(gx.nbytes, gy.nbytes + y.nbytes):
         loop = _relu_grad_streamed
     operand = y if name in _FROM_RESULT else x
     share(loop, (gy.reshape(-1), operand.reshape(-1), gx.reshape(-1), float(alpha)), gy.size, ns * gy.nbytes)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fastconv.backends.cpu import resample_passes
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.host import STREAMED_BYTES, flat
+from fastconv.backends.cpu.host import flat, past_caches
 from fastconv.backends.cpu.memory import empty
 from fastconv.backends.cpu.resample_simd import REGULAR_TAPS
 from fastconv.backends.cpu.scratch import ALIGNED, scratch_rows
@@ -39,7 +39,8 @@ def resample(x: Array, geometry: ResampleGeometry) -> Array:
     if not len(plan.passes):  # nothing but copies
         return x.copy()
     y = empty(x.shape[:2] + geometry.out_spatial, x.dtype)
-    arguments = flat(x), y.reshape(-1), plan.table, plan.weights, plan.passes, plan.block, y.nbytes >= STREAMED_BYTES
+    streamed = past_caches(y.nbytes, x.nbytes)
+    arguments = flat(x), y.reshape(-1), plan.table, plan.weights, plan.passes, plan.block, streamed
     tasks = -(-x.shape[0] * x.shape[1] // plan.block[0]) * plan.block[2]
     team = team_for(tasks, (x.size + y.size) * _NS_PER_ELEMENT)
     memory = scratch_rows(team.size, plan.scratch, x.dtype)

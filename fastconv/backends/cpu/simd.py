@@ -263,20 +263,6 @@ def _store_columns(emit: Emitter, rows: list[Any], target: Any) -> None:
                 emit.store(vector, place)
 
 
-def _by_vectors(
-    emit: Emitter, rows: list[Any], vectors: Any, target: Any, put: Callable[[list[Any], Any], None]
-) -> None:
-    """put(a vector of each row, its place) for all vectors of the rows; their elements together follow at `target`."""
-
-    def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
-        k = emit.builder.mul(i, emit.index(emit.lanes))
-        out = emit.at(target, emit.builder.mul(k, emit.index(len(rows))))
-        put([emit.load(emit.at(row, k)) for row in rows], out)
-        return values
-
-    emit.loop(vectors, [], step)
-
-
 @intrinsic(prefer_literal=True)
 def interleave(typing_context, like, rows, source, stride, vectors, target):  # type: ignore[no-untyped-def]
     """target[k][m] = source[m · stride + k] for m < rows, k < vectors · lanes (vectors ≥ 1).
@@ -292,34 +278,48 @@ def interleave(typing_context, like, rows, source, stride, vectors, target):  # 
         source, target = emit.pointer(source), emit.pointer(target)
         rows_in = [emit.at(source, builder.mul(stride, emit.index(m))) for m in range(mr)]
 
-        def put(loaded: list[Any], out: Any) -> None:
+        def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
+            k = builder.mul(i, emit.index(emit.lanes))
+            out = emit.at(target, builder.mul(k, emit.index(mr)))
+            loaded = [emit.load(emit.at(row, k)) for row in rows_in]
             if 2 * mr > emit.lanes:
                 _store_columns(emit, loaded, out)
             else:
                 for number, vector in enumerate(emit.interleaved(loaded)):
                     emit.store(vector, emit.at(out, emit.index(number * emit.lanes)))
+            return values
 
-        _by_vectors(emit, rows_in, vectors, target, put)
+        emit.loop(vectors, [], step)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic
-def stream_pairs(typing_context, like, source, stride, vectors, target):  # type: ignore[no-untyped-def]
-    """`interleave` of two rows to a target that is aligned to whole vectors, past the caches: `fence` comes after."""
+def stream_pairs(typing_context, like, source, stride, halves, target):  # type: ignore[no-untyped-def]
+    """target[2 · k + m] = source[m · stride + k] for m < 2, k < halves · lanes / 2 (halves ≥ 1), past the caches.
+
+    The target is aligned to whole vectors; `fence` comes after.
+    """
     signature = types.void(like, *[types.intp] * 4)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit = Emitter(builder, signature.args[0])
-        source, stride, vectors, target = args[1:]
+        half = Emitter(builder, signature.args[0], emit.lanes // 2)
+        source, stride, halves, target = args[1:]
         source, target = emit.pointer(source), emit.pointer(target)
+        rows = [source, emit.at(source, stride)]
+        pairs = [m * half.lanes + k for k in range(half.lanes) for m in (0, 1)]
+        mask = ir.Constant(ir.VectorType(_I32, emit.lanes), pairs)
 
-        def put(loaded: list[Any], out: Any) -> None:
-            for number, vector in enumerate(emit.interleaved(loaded)):
-                emit.stream(vector, emit.at(out, emit.index(number * emit.lanes)))
+        def step(i: Any, values: list[list[Any]]) -> list[list[Any]]:
+            k = builder.mul(i, half.index(half.lanes))
+            even, odd = (half.load(half.at(row, k)) for row in rows)
+            place = emit.at(target, builder.mul(i, emit.index(emit.lanes)))
+            emit.stream(builder.shuffle_vector(even, odd, mask), place)
+            return values
 
-        _by_vectors(emit, [source, emit.at(source, stride)], vectors, target, put)
+        emit.loop(halves, [], step)
         return context.get_dummy_value()
 
     return signature, codegen
