@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from unittest import mock
 
@@ -44,7 +45,7 @@ def test_views_hold_on_to_the_memory(blocks):
     assert address(memory.empty((2, FLOATS), FLOAT)) != place
     del view
     blocks.take(8)  # what came back is seen to at the next call at the latest
-    assert any(abs(block.ctypes.data - place) < 64 for block in blocks.kept)
+    assert any(0 <= place - block.ctypes.data < 4096 for block in blocks.kept)
 
 
 def test_what_is_made_of_an_owner_gives_nothing_back(blocks):
@@ -164,3 +165,11 @@ def test_pairs_of_whole_vectors_are_stored_past_the_caches(columns, stride, stre
     x, w = np.ones((4, 8, 64, columns), "float32"), np.ones((8, 8, stride, stride), "float32")  # a block of its own
     assert (fc.conv_transpose2d(x, w, stride=stride) == 8).all()
     assert said == [streamed]
+
+
+def test_neighbouring_results_begin_at_other_places_of_a_page(blocks):
+    """And at none where NumPy's large arrays begin."""
+    results = [memory.empty((FLOATS,), FLOAT) for _ in range(20)]
+    places = [address(result) % 4096 for result in results]
+    assert all(64 <= place <= 4096 - 64 and place % 64 == 0 for place in places)
+    assert all(a != b for a, b in itertools.pairwise(places))

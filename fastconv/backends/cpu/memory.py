@@ -40,7 +40,13 @@ KEPT_BYTES = _memory_bytes() // 8
 
 _SLACK = 1.25
 _LOOSEST = 1.25  # a block may be so many times larger than the result
-_LINE = 64  # bytes of a cache line, at which a result begins
+_PAGE, _APART = 4096, 512
+"""Results begin at other places of a page, one block after the other, so many bytes apart.
+
+A processor takes a load for one of what was just stored if the last 12 bits of their addresses agree, and waits: where
+rows are whole pages, input and output at one place of them, a 3×3 kernel took nearly twice as long (images of 1024²).
+NumPy's large arrays begin where pages do, which is none of the places.
+"""
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -57,7 +63,7 @@ class _Block(np.ndarray):
     blocks: _Blocks
     """Where it is given back."""
     skipped: int
-    """Bytes in front of its first whole line."""
+    """Bytes in front of the result."""
 
 
 class _Lease(np.ndarray):
@@ -83,11 +89,12 @@ class _Blocks:
         self.kept: list[_Block] = []
         self.held = 0  # bytes of these
         self.lent = self.most_lent = 0
+        self.made = 0  # blocks
         self.lock = threading.Lock()
 
     def take(self, size: int) -> _Lease:
         """A lease of at least `size` bytes, at the beginning of a line."""
-        size += _LINE
+        size += _PAGE
         with self.lock:
             if self.returned:
                 self._settle()
@@ -97,9 +104,15 @@ class _Blocks:
             self._drop(int(_SLACK * most_lent) - lent)
             if block is None:  # may fail: nothing is lent until it is there
                 block = _Block(size, np.uint8)
-                block.blocks, block.skipped = self, -block.ctypes.data % _LINE
+                block.blocks, block.skipped = self, self._skipped(block.ctypes.data)
             self.lent, self.most_lent = lent, most_lent
-        return _Lease(size - _LINE, np.uint8, block, block.skipped)
+        return _Lease(size - _PAGE, np.uint8, block, block.skipped)
+
+    def _skipped(self, address: int) -> int:
+        """Bytes from the address of a new block to where its results begin."""
+        place = _APART * (1 + self.made % (_PAGE // _APART - 1))
+        self.made += 1
+        return (place - address) % _PAGE
 
     def give_back(self, block: _Block) -> None:
         """Called wherever an array dies, even inside `take` of the same thread: it must not wait for the lock."""
