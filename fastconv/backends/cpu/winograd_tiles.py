@@ -2,10 +2,11 @@
 
 The tiles of all samples, and of all phases of a dilation, fill the columns of the products, up to 192 at once: rows of
 their patches are loaded and transposed, or with taps far apart columns of neighbours loaded together. What a vector of
-them writes is stored in runs of neighbours. Tables say all this once for all channels (winograd_tile_tables.py). All
-channels are transformed before; then each task takes blocks of output rows and transforms its own filters, so that
-these never leave its cache. Tiles of 3×3 outputs cover what those of 4×4 would leave half empty. Of at most four tiles,
-one small image, the products have rows in the lanes.
+them writes is stored in runs of neighbours. Tables say all this once for all channels (winograd_tile_tables.py). A
+thread takes panels of its own, of any group, where that costs no more than to share one. Those who share one transform
+all channels first; then each task takes blocks of output rows and transforms its own filters, so that these never leave
+its cache. Tiles of 3×3 outputs cover what those of 4×4 would leave half empty. Of at most four tiles, one small image,
+the products have rows in the lanes.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu.estimates import Bill
+from fastconv.backends.cpu.estimates import Bill, cost
 from fastconv.backends.cpu.gather import copy_strided, zero_bytes
-from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat, pointer, routine
+from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, VECTOR_BYTES, flat, pointer, routine
 from fastconv.backends.cpu.plan import TILE_VECTORS, Correlation, even_part
 from fastconv.backends.cpu.scratch import call_scratch, scratch_rows
 from fastconv.backends.cpu.simd import ROWS, take_every
@@ -67,7 +68,8 @@ from fastconv.backends.threads import get_num_threads, is_little, team_for
 _STEP = TILE_VECTORS * LANES
 _PANEL_BYTES = 8 << 20  # of transformed tiles, at most: twice TILE_COLUMNS where that fits, and half as many filters
 _NEAR_BYTES = SECOND_LEVEL_BYTES * 3 // 4  # of what is read again and again
-_UNEVEN = 1.1  # a thread may have so many times its part of the columns
+_MANY = 8  # panels for each thread: one more or less makes no great difference between threads
+_NS_PER_SHARED_BYTE = 0.06  # what a transformed byte costs all threads more if they share it: 0.03 to 0.09 on a Zen 4
 _NS_PER_FLOP, _NS_PER_INPUT = 0.015, 20.0
 
 Array = npt.NDArray[Any]
@@ -106,19 +108,26 @@ class Tiles:
 
     def bill(self, samples: int) -> Bill:
         """What is done for each of so many samples, see estimates.py."""
-        channels, blocks, tiles = self.correlation.channels, self.correlation.blocks, len(self.rows) * len(self.columns)
-        vectors = tiles / LANES
-        sums = vectors * (self.products if self.spread > 1 else self.frequencies) * blocks
+        tiles = len(self.rows) * len(self.columns)
         panels = max(1 / samples, tiles / self.panel)
+        bill = {thing: tiles / LANES * count for thing, count in self._of_vector().items()}
+        return bill | {thing: panels * count for thing, count in self._of_panel().items()} | {"tiles call": 1 / samples}
+
+    def _of_vector(self) -> Bill:
+        """What is done for a vector of columns."""
+        channels, blocks = self.correlation.channels, self.correlation.blocks
+        sums = (self.products if self.spread > 1 else self.frequencies) * blocks
         kind = ", strided" if phases_of(self.form) > 1 else ", apart" if self.apart[1] > 1 else ""
         return {
-            "tiles product": vectors * self.products * blocks * channels * ROWS,
+            "tiles product": self.products * blocks * channels * ROWS,
             "tiles tile": sums / TILE_VECTORS,
-            f"tiles input{kind}": vectors * self.positions * channels,
+            f"tiles input{kind}": self.positions * channels,
             "tiles output": sums * ROWS,
-            "tiles filter": self.products * panels * channels * blocks,
-            "tiles call": 1 / samples,
         }
+
+    def _of_panel(self) -> Bill:
+        """What is done for a panel besides."""
+        return {"tiles filter": self.products * self.correlation.channels * self.correlation.blocks}
 
     def run(
         self, source: Array, w: Array, steps: tuple[int, int], b: Array | None, target: Array, relu: bool
@@ -128,9 +137,9 @@ class Tiles:
         total = samples * len(self.rows) * len(self.columns)
         inputs = _NS_PER_INPUT * self.channels * total
         products = 2.0 * self.products * c.channels * c.rows * total * _NS_PER_FLOP
-        cost = c.groups * (inputs + products)
+        time = c.groups * (inputs + products)
         longest, each = self._panels(total, threads)
-        each = each or is_little(cost)
+        each = each or is_little(time)
         of_panel = self.frequencies * (self.channels * min(longest, -(-total // LANES) * LANES) + STAGGER)
         few = self.frequencies * (self.channels * FEW + STAGGER) if total <= FEW else 0
         several, elements = self._scratch(longest, total)
@@ -139,7 +148,7 @@ class Tiles:
         numbers = relu, *self.apart, samples, longest, *steps, self.kernel_size, several, elements
         if each:
             tasks = c.groups * -(-total // longest)
-            team = team_for(tasks, cost)
+            team = team_for(tasks, time)
             memory = scratch_rows(team.size, elements + of_panel + few, source.dtype)
             none = empty_tables(self.form, self.order, 0), memory[0], memory[0]
             what = self.rows, self.columns, *none, memory, not_finite
@@ -161,15 +170,19 @@ class Tiles:
         return of_samples
 
     def _panels(self, total: int, threads: int) -> tuple[int, bool]:
-        """Columns of the longest panel, and whether each thread takes panels of its own.
+        """Columns of the longest panel of a group, and whether each thread takes panels of its own.
 
-        So it does if all have about as much to do: what another core has written is far away.
+        More panels transform the filters more often, and may be filled less; but of a panel that threads share, each
+        reads what the others have transformed, and that is far away.
         """
-        panels = -(-total // self.panel)
-        shares = -(-panels // threads) * threads
-        longest = -(-total // (shares * LANES)) * LANES
-        if panels >= threads and longest * shares <= _UNEVEN * total:
-            return longest, True
+        groups, vectors, fewest = self.correlation.groups, -(-total // LANES), -(-total // self.panel)
+        even = threads // math.gcd(groups, threads)  # panels of a group that give each thread as many
+        panels = fewest if groups * fewest >= _MANY * threads else -(-fewest // even) * even
+        longest = -(-vectors // panels)
+        of_panel, of_vector = cost(self._of_panel()), cost(self._of_vector())
+        more = (panels - fewest) * of_panel + (panels * longest - vectors) * of_vector
+        if more <= threads * vectors * self.frequencies * self.channels * VECTOR_BYTES * _NS_PER_SHARED_BYTE:
+            return longest * LANES, True
         return even_part(-(-total // _STEP), self.panel // _STEP) * _STEP, False
 
     def _scratch(self, longest: int, total: int) -> tuple[int, int]:
@@ -346,14 +359,14 @@ def winograd_tiles(
             apart_h, group, row_step, channel_step, kernel_size, several, begin, end,
         )  # fmt: skip
         return
-    total = samples * len(rows) * len(columns)
-    panels = -(-total // longest)
+    total, length, filled, own_tables = samples * len(rows) * len(columns), 0, -1, new_tables(form, order, 0)
     for task in range(begin, end):
-        g, number = divmod(task, panels)
+        number, g = divmod(task, p.groups)  # of a panel all groups have the same tables
         at = number * longest
-        length = -(-min(longest, total - at) // LANES) * LANES
-        own_tables = new_tables(form, order, length)
-        fill_tables(form, order, plan, rows, columns, apart_h, apart_w, samples, at, own_tables)
+        if number != filled:
+            filled, length = number, -(-min(longest, total - at) // LANES) * LANES
+            own_tables = new_tables(form, order, length)
+            fill_tables(form, order, plan, rows, columns, apart_h, apart_w, samples, at, own_tables)
         index, masks, segments, ends = own_tables
         own_tiles = own[elements:]
         behind = tile_frequencies(form) * (tile_phases(form) * p.channels * length + STAGGER)
