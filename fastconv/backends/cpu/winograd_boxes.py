@@ -130,8 +130,9 @@ class Boxes:
         bill = self.bill(SAMPLES)
         del bill["tiled box filter"]
         time = cost(bill)
-        self.inputs = cost({thing: count for thing, count in bill.items() if "input" in thing}) / time
-        """The part of the time that goes into the transforms of the inputs."""
+        later = {thing: count for thing, count in bill.items() if "product" in thing or "output" in thing}
+        self.inputs = 1 - cost(later) / time
+        """The part of the time that goes into gathering and transforming the inputs."""
         self.cost = self.tiles.groups * time
         """Nanoseconds for a sample, but for the filters."""
 
