@@ -22,6 +22,7 @@ PRICES = {
     "box vector, step 2, some phases": 7.29,
     "box vector, step 4": 2.11,
     "box vector, step 4, some phases": 7.04,
+    "box vector, step 8": 4,  # not sampled: between steps 4 and 16
     "box weight": 0.341,
     "column element": 1.05,
     "column product": 0.125,
