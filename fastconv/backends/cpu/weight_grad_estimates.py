@@ -92,7 +92,7 @@ def outer_bill(outer: weight_grad_outer.Outer, samples: int) -> Bill:
     units = outer.units(samples) / samples
     runs = int(q["box_d"]) * float(np.sum(outer.taps[:, 5] - outer.taps[:, 4]))
     stretches = c.axes[0].outputs * c.axes[1].outputs * int(q["boxes_w"] + q["parts"] - 1)
-    return {
+    bill: Bill = {
         "outer product": products * (vectors - narrow),
         "outer product, narrow": products * narrow,
         "outer tile": units * runs * rows / ROWS * vectors,
@@ -102,6 +102,7 @@ def outer_bill(outer: weight_grad_outer.Outer, samples: int) -> Bill:
         "outer transposed": outer.boxes * outer.positions * vectors,
         "outer weight": rows * vectors * lanes_of(c.itemsize) * len(c.kernel_taps) / samples,
     }
+    return {thing: outer.shares * count for thing, count in bill.items()}  # of the group that has the shares
 
 
 def tiles_bill(tiles: weight_grad_winograd.Tiles, samples: int) -> Bill:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -31,14 +32,17 @@ _NEAR_UNIT_BYTES = SECOND_LEVEL_BYTES // 2  # the same where boxes share nothing
 _NEAR_OUTPUTS = 512  # of such a unit, at least
 _PACKED_BYTES = SECOND_LEVEL_BYTES // 4  # of gy that all tiles of channels meet before the next blocks of rows do
 _MOST_PARTS = 8  # of the columns: more of them are short runs
+_SHARES = (1, 2, 4, 8)  # of the channels of a group; the output gradient is packed for each
 _NS_PER_FLOP = 0.01
 
 
 class Outer:
     """How a correlation is cut into boxes, and which outputs a tap finds a source for."""
 
-    def __init__(self, correlation: Correlation) -> None:
-        self.correlation = c = correlation
+    def __init__(self, correlation: Correlation, shares: int = 1) -> None:
+        """So many groups of the correlation have part of the channels of one, and all of its rows."""
+        self.correlation, self.shares = correlation, shares
+        c = correlation
         lanes = lanes_of(c.itemsize)
         self.tile, self.pitch = WIDE_VECTORS * lanes, -(-c.channels // lanes) * lanes
         position = self.pitch * c.itemsize
@@ -77,7 +81,7 @@ class Outer:
         c, self.layout = self.correlation, np.zeros(1, LAYOUT)
         q = self.layout[0]
         q["groups"], q["channels"], q["rows"], q["taps"] = c.groups, c.channels, c.rows, len(c.kernel_taps)
-        q["parts"], q["together"] = len(self.cuts) - 1, 1
+        q["parts"], q["together"], q["shares"] = len(self.cuts) - 1, 1, self.shares
         q["depth"], q["height"], q["width"] = (axis.size for axis in c.axes)
         for name, axis, outputs in zip("dhw", c.axes, box):
             q[f"outputs_{name}"], q[f"step_{name}"], q[f"low_{name}"] = axis.outputs, axis.step, axis.low
@@ -118,7 +122,7 @@ class Outer:
         if whole:
             return memory[: c.rows * pitch].reshape(geometry.weight_shape)
         gw: Array = (np.empty if taps == geometry.taps else np.zeros)(geometry.weight_shape, x.dtype)
-        arguments = partial, gw.reshape(-1), c.kernel_taps, geometry.taps, c.rows, c.channels
+        arguments = partial, gw.reshape(-1), c.kernel_taps, geometry.taps, c.rows, c.channels, self.shares
         share(add_slices, arguments, c.groups * c.rows, partial.size)
         return gw
 
@@ -158,9 +162,15 @@ def _outputs_within(axis: Axis, most: int) -> int:
 
 @lru_cache(maxsize=1024)
 def outer_products(geometry: ConvGeometry, itemsize: int) -> Outer | None:
-    """Those of a geometry, if they are a way for it."""
-    found = Outer(weight_grad_plan(geometry, itemsize))
-    return found if found.fits else None
+    """Those of a geometry, if they are a way for it: with parts of the channels where all would not fit."""
+    for shares in _SHARES:
+        if geometry.in_channels // geometry.groups % shares:
+            break
+        shared = replace(geometry, groups=geometry.groups * shares, out_channels=geometry.out_channels * shares)
+        found = Outer(weight_grad_plan(shared, itemsize), shares)
+        if found.fits:
+            return found
+    return None
 
 
 def weight_gradient(gy: Array, x: Array, geometry: ConvGeometry) -> Array:

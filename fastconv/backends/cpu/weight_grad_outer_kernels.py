@@ -33,12 +33,13 @@ _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 _NUMBERS = (
     "groups channels rows taps parts depth height width outputs_d outputs_h outputs_w step_d step_h step_w "
     "low_d low_h low_w reach_d reach_h reach_w box_d box_h box_w boxes_d boxes_h boxes_w planes columns area "
-    "together skips"
+    "together skips shares"
 ).split()
 LAYOUT = np.dtype([(name, np.int64) for name in _NUMBERS])
 """What the kernel reads of a correlation: outputs box_d × box_h × box_w to a box, `together` images to a unit; an
 output reads places `low` to low + reach - 1 behind its own; a box of the source has room for `planes` of `area`
-positions, rows of `columns`; `skips`: whether some tap finds padding."""
+positions, rows of `columns`; `skips`: whether some tap finds padding; `shares`: so many groups here have part of the
+channels of one, and all of its rows."""
 
 
 @routine
@@ -145,7 +146,7 @@ def _packed(
     for i in range(number):
         for d in range(n_d):
             for h in range(0, n_h, joined):
-                at = ((image + i) * q.groups + group) * q.rows + m0
+                at = ((image + i) * (q.groups // q.shares) + group // q.shares) * q.rows + m0
                 at = at * outputs + ((d0 + d) * q.outputs_h + h0 + h) * q.outputs_w + w0
                 source, step = pointer(gy, at), outputs
                 if valid < ROWS or at + (ROWS - 1) * outputs + vectors * lanes > gy.size:
@@ -302,16 +303,20 @@ def _multiply(
 
 @shared
 def add_slices(
-    partial: Any, gw: Any, taps: Any, kernel_size: int, rows: int, channels: int, who: int, begin: int, end: int
-) -> None:
-    """gw[group][row][channel][tap] from the partial gradients of all slices, added in order; tasks are (group, row)."""
+    partial: Any, gw: Any, taps: Any, kernel_size: int, rows: int, channels: int, shares: int, who: int, begin: int,
+    end: int,
+) -> None:  # fmt: skip
+    """gw[group][row][share][channel][tap] from the partial gradients of all slices, added in order.
+
+    Tasks are (group, row), those of a share of the channels being a group of their own in `partial`.
+    """
     slices, groups, padded_rows, used, pitch = partial.shape
     sums = partial.reshape(partial.size)
     one = np.uintp(groups * padded_rows * used * pitch)
     for task in range(begin, end):
         g, m = divmod(task, rows)
         source = np.uintp((g * padded_rows + m) * used * pitch)
-        target = np.uintp(task * channels * kernel_size)
+        target = np.uintp(((g // shares * rows + m) * shares + g % shares) * channels * kernel_size)
         for s in range(np.uintp(1), np.uintp(slices)):  # apart from what follows, so that whole vectors are added
             for i in range(np.uintp(used * pitch)):
                 sums[source + i] += sums[source + s * one + i]
