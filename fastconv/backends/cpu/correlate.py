@@ -24,7 +24,7 @@ import numpy as np
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided, gather_box, place_of_box
-from fastconv.backends.cpu.host import inlined, pointer, routine
+from fastconv.backends.cpu.host import PAGE_BYTES, inlined, pointer, routine
 from fastconv.backends.cpu.packed_weights import (
     block_at,
     pack_blocks,
@@ -46,8 +46,6 @@ TILE_ELEMENTS = 32 * _LANES4
 
 SLACK = 16 * _LANES4
 """Scratch behind a box that the last tile may read beyond it."""
-
-_PAGE_BYTES = 4096  # the least: all of a page can be read, or nothing
 
 
 @routine(allocates=True)  # type: ignore[untyped-decorator]
@@ -178,7 +176,7 @@ def _store_rows(
 @inlined
 def _readable(x: Any, end: int) -> bool:
     """Whether tiles may read up to x[end], though nothing they read behind x is used: not beyond its last page."""
-    return bool(pointer(x, end) <= -(-pointer(x, x.size) // _PAGE_BYTES) * _PAGE_BYTES)
+    return bool(pointer(x, end) <= -(-pointer(x, x.size) // PAGE_BYTES) * PAGE_BYTES)
 
 
 @inlined

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastconv.backends.cpu.emitter import lanes_of
-from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES
+from fastconv.backends.cpu.host import PAGE_BYTES, SECOND_LEVEL_BYTES
 from fastconv.backends.cpu.plan import MANY_ROWS, PANEL_STEP, TILE_VECTORS, Correlation
 from fastconv.backends.cpu.prices import PRICES
 from fastconv.backends.cpu.row_lanes_simd import OUTPUTS
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 Bill = dict[str, float]
 
-PAGE_BYTES, FAR_PAGES = 4096, 64
-"""Bytes of a page of memory, and pages whose addresses the first-level TLB of a core can translate, about."""
+FAR_PAGES = 64
+"""Pages whose addresses the first-level TLB of a core can translate, about."""
 
 LONG_ROW_BYTES, LONG_ROWS = 2 * PAGE_BYTES, 32
 """Of a source in place: rows longer than that, and how many, from which on some processors lose by them."""

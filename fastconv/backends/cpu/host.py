@@ -65,6 +65,9 @@ TWO_UNITS = LANES == 16 and PROCESSOR != "znver4"
 LINE_BYTES = 64
 """Line of the caches."""
 
+PAGE_BYTES = 4096
+"""Page of memory, at least: all of it can be read, or nothing."""
+
 
 def _cache_bytes(level: int, unknown: int) -> int:
     try:

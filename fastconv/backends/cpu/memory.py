@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastconv.backends.cpu.host import PAGE_BYTES
+
 Array = npt.NDArray[Any]
 
 LEAST_BYTES = 1 << 20
@@ -40,7 +42,7 @@ KEPT_BYTES = _memory_bytes() // 8
 
 _SLACK = 1.25
 _LOOSEST = 1.25  # a block may be so many times larger than the result
-_PAGE, _APART = 4096, 512
+_APART = 512
 """Results begin at other places of a page, one block after the other, so many bytes apart.
 
 A processor takes a load for one of what was just stored if the last 12 bits of their addresses agree, and waits: where
@@ -94,7 +96,7 @@ class _Blocks:
 
     def take(self, size: int) -> _Lease:
         """A lease of at least `size` bytes, at the beginning of a line."""
-        size += _PAGE
+        size += PAGE_BYTES
         with self.lock:
             if self.returned:
                 self._settle()
@@ -106,13 +108,13 @@ class _Blocks:
                 block = _Block(size, np.uint8)
                 block.blocks, block.skipped = self, self._skipped(block.ctypes.data)
             self.lent, self.most_lent = lent, most_lent
-        return _Lease(size - _PAGE, np.uint8, block, block.skipped)
+        return _Lease(size - PAGE_BYTES, np.uint8, block, block.skipped)
 
     def _skipped(self, address: int) -> int:
         """Bytes from the address of a new block to where its results begin."""
-        place = _APART * (1 + self.made % (_PAGE // _APART - 1))
+        place = _APART * (1 + self.made % (PAGE_BYTES // _APART - 1))
         self.made += 1
-        return (place - address) % _PAGE
+        return (place - address) % PAGE_BYTES
 
     def give_back(self, block: _Block) -> None:
         """Called wherever an array dies, even inside `take` of the same thread: it must not wait for the lock."""

@@ -163,8 +163,9 @@ def _outputs_within(axis: Axis, most: int) -> int:
 @lru_cache(maxsize=1024)
 def outer_products(geometry: ConvGeometry, itemsize: int) -> Outer | None:
     """Those of a geometry, if they are a way for it: with parts of the channels where all would not fit."""
+    channels = geometry.in_channels // geometry.groups
     for shares in _SHARES:
-        if geometry.in_channels // geometry.groups % shares:
+        if channels % shares or (shares > 1 and channels < shares * lanes_of(itemsize)):
             break
         shared = replace(geometry, groups=geometry.groups * shares, out_channels=geometry.out_channels * shares)
         found = Outer(weight_grad_plan(shared, itemsize), shares)

@@ -105,6 +105,7 @@ class Tiles:
         self.panel = TILE_COLUMNS * (2 if most else 1)
         """Columns at once, at most."""
         self.kernel_size = correlation.kernel_size
+        self.panel_time, self.vector_time = cost(self._of_panel()), cost(self._of_vector())
 
     def bill(self, samples: int) -> Bill:
         """What is done for each of so many samples, see estimates.py."""
@@ -179,8 +180,7 @@ class Tiles:
         even = threads // math.gcd(groups, threads)  # panels of a group that give each thread as many
         panels = fewest if groups * fewest >= _MANY * threads else -(-fewest // even) * even
         longest = -(-vectors // panels)
-        of_panel, of_vector = cost(self._of_panel()), cost(self._of_vector())
-        more = (panels - fewest) * of_panel + (panels * longest - vectors) * of_vector
+        more = (panels - fewest) * self.panel_time + (panels * longest - vectors) * self.vector_time
         if more <= threads * vectors * self.frequencies * self.channels * VECTOR_BYTES * _NS_PER_SHARED_BYTE:
             return longest * LANES, True
         return even_part(-(-total // _STEP), self.panel // _STEP) * _STEP, False
