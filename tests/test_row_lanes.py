@@ -41,6 +41,8 @@ n3 c6 k16 hw14 f5
 n2 c9 k80 hw13 f3 s2 p1
 n1 c40 k112 hw11x9 f3 s2 p1
 n2 c8 k96 hw9 f3 s2 p1 g2
+n2 c6 k160 hw11 f3 s2 p1
+n2 c8 k224 hw9x7 f3 s2 p1 g2
 n2 c9 k20 hw13x11 f3 p1
 n2 c16 k9 hw6 f3 p1 g1
 n2 c8 k32 hw7x9 f2x4 p1x3 g2

@@ -149,10 +149,11 @@ def lanes_bill(lanes: RowLanes, samples: int = SAMPLES) -> Bill:
     c, plan = lanes.correlation, lanes.plan[0]
     tiles = lanes.boxes * -(-int(plan["box_h"] * plan["box_w"]) // OUTPUTS)
     products = tiles * OUTPUTS * c.count
-    three = ", three" if lanes.block_vectors == 3 else ""
+    ones, threes = (max(0, sign * (lanes.vectors - 2 * lanes.blocks)) for sign in (-1, 1))  # blocks of so many vectors
     bill: Bill = {
-        f"lane product{three}": products * lanes.vectors,
-        "lane product, odd": products * (lanes.vectors % lanes.block_vectors == 1),
+        "lane product": products * (lanes.vectors - 3 * threes),
+        "lane product, three": products * 3 * threes,
+        "lane product, odd": products * ones,
         "lane tile": tiles * lanes.vectors * lanes.steps,
         "lane output": c.rows * c.outputs / lanes_of(c.itemsize),
         "lane box": lanes.boxes,

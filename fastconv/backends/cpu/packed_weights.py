@@ -107,14 +107,20 @@ def pack(
 
 
 @routine
-def packing(
-    p: Any, block_rows: int, chunks: int, together: int, begin: int, end: int
-) -> tuple[int, int, int, int, int, int]:
+def first_row(p: Any, block: int, unit: int) -> int:
+    """Of a block of p.blocks: in units of rows, of which each has as many as another or one more; the last unit may
+    not be whole.
+    """
+    return -(-p.packed // unit) * block // p.blocks * unit
+
+
+@routine
+def packing(p: Any, unit: int, chunks: int, together: int, begin: int, end: int) -> tuple[int, int, int, int, int, int]:
     """What a kernel packs before it computes the first of the tasks begin ≤ task < end, see `correlate_boxes`.
 
-    These tasks end before the first number; blocks second ≤ block < third of (group, block) are packed for them. So
-    many rows are left out in front of the packed ones (fourth), so many are there (fifth), and behind them and their
-    biases, if these are the thread's own, its scratch begins (sixth).
+    Blocks begin as `first_row` says. These tasks end before the first number; blocks second ≤ block < third of (group,
+    block) are packed for them. So many rows are left out in front of the packed ones (fourth), so many are there
+    (fifth), and behind them and their biases, if these are the thread's own, its scratch begins (sixth).
     """
     blocks, parts = p.groups * p.blocks, -together
     if together < 0:
@@ -122,8 +128,8 @@ def packing(
     stop = min(end, begin + together)
     first = begin // chunks * p.blocks + begin % chunks * p.blocks // chunks
     last = min(stop // chunks * p.blocks + stop % chunks * p.blocks // chunks, blocks)
-    before = first // p.blocks * p.packed + first % p.blocks * block_rows
-    rows = last // p.blocks * p.packed + last % p.blocks * block_rows - before
+    before = first // p.blocks * p.packed + first_row(p, first % p.blocks, unit)
+    rows = last // p.blocks * p.packed + first_row(p, last % p.blocks, unit) - before
     return stop, first, last, before, rows, -(-rows * (p.count + 1) // ALIGNED) * ALIGNED
 
 

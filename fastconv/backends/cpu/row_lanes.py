@@ -27,7 +27,7 @@ from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.estimates import lanes_time, time_without_lanes
 from fastconv.backends.cpu.gather import gather_rows, place_of_box, zero_bytes
 from fastconv.backends.cpu.host import LINE_BYTES, inlined, pointer, routine
-from fastconv.backends.cpu.packed_weights import packing, tasks_behind_packing
+from fastconv.backends.cpu.packed_weights import first_row, packing, tasks_behind_packing
 from fastconv.backends.cpu.plan import BOX_BYTES, FAR_ROWS, Correlation, even_part
 from fastconv.backends.cpu.row_lanes_simd import MOST_VECTORS, OUTPUTS, VECTORS, ask_for_rows, gathered_outer
 from fastconv.backends.cpu.scratch import ALIGNED
@@ -62,8 +62,10 @@ class RowLanes:
         self.correlation, self.plan = c, c.plan.copy()
         plan = self.plan[0]
         self.vectors = -(-c.rows // lanes)
-        self.block_vectors = _vectors_of_blocks(self.vectors)
-        self.blocks, self.block_rows = -(-self.vectors // self.block_vectors), self.block_vectors * lanes
+        self.blocks = -(-self.vectors // MOST_VECTORS)
+        self.block_vectors = -(-self.vectors // self.blocks)
+        """Of the largest blocks: some have one less, for a block of one vector among them would cost most."""
+        self.block_rows = self.block_vectors * lanes
         plan["blocks"], plan["packed"] = self.blocks, self.vectors * lanes
         box_h, box_w = _box(c)
         plan["box_h"], plan["box_w"] = box_h, box_w
@@ -85,7 +87,7 @@ class RowLanes:
         self.tables = self._tables(planes)
 
     def _tables(self, planes: Ints) -> Ints:
-        """Step of the sum, vectors of a block; planes, offsets of taps, places of a box' outputs, pieces of its source.
+        """Step of the sum; planes, offsets of taps, places of a box' outputs, pieces of its source.
 
         Offsets and places are elements from the beginning of a box, pieces bytes from where the source of one begins.
         """
@@ -101,9 +103,7 @@ class RowLanes:
             np.array(depth.offsets) * area,
             np.arange(0, length, _PIECE_LINES * LINE_BYTES // c.itemsize),
         )
-        return np.concatenate([[self.step, self.block_vectors], depth.offsets, offsets, places, pieces]).astype(
-            np.int64
-        )
+        return np.concatenate([[self.step], depth.offsets, offsets, places, pieces]).astype(np.int64)
 
 
 def row_lanes(c: Correlation) -> RowLanes | None:
@@ -113,11 +113,6 @@ def row_lanes(c: Correlation) -> RowLanes | None:
         return None
     plan = RowLanes(c)
     return plan if lanes_time(plan) < time_without_lanes(c) else None
-
-
-def _vectors_of_blocks(vectors: int) -> int:
-    """Of each block but the last, of so many vectors of rows: a block of one among few would cost most."""
-    return VECTORS if vectors in (1, 2, 4) else MOST_VECTORS
 
 
 def _box(c: Correlation) -> tuple[int, int]:
@@ -152,8 +147,8 @@ def _sums(*parts: Any) -> Any:
 
 @routine
 def _pack(
-    w: Any, b: Any, packed: Any, plan: Any, taps: Any, block_rows: int, row_step: int, channel_step: int, kernel_size:
-    int, before: int, begin: int, end: int,
+    w: Any, b: Any, packed: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size: int, before: int,
+    begin: int, end: int,
 ) -> None:  # fmt: skip
     """Weights and biases into [group][block][1 + k][row of block], biases first; lanes behind the last row repeat it.
 
@@ -168,8 +163,8 @@ def _pack(
     runs, length = (1, p.count) if joined else (p.channels, p.taps)
     for task in range(begin, end):
         g, block = divmod(task, p.blocks)
-        r0 = block * block_rows
-        width = min(block_rows, p.packed - r0)
+        r0 = first_row(p, block, lanes)
+        width = first_row(p, block + 1, lanes) - r0
         to = (g * p.packed + r0 - before) * (1 + p.count)
         for v in range(0, width, lanes):
             first, valid = r0 + v, min(lanes, p.rows - r0 - v)
@@ -272,11 +267,11 @@ def correlate_row_lanes(
     """As `correlate_boxes`; `numbers` holds what `plan_of` says, then the tables of `RowLanes`."""
     plan, taps, rest = plan_of(numbers)
     p, own = plan[0], memory[who]
-    rows = rest[1] * (_LANES4 if x.itemsize == 4 else _LANES8)
+    lanes = _LANES4 if x.itemsize == 4 else _LANES8
     while begin < end:
-        stop, first, last, before, _, at = packing(p, rows, chunks, together, begin, end)
+        stop, first, last, before, _, at = packing(p, lanes, chunks, together, begin, end)
         weights = own if together > 0 else packed
-        _pack(w, b, weights, plan, taps, rows, numbers[0], numbers[1], numbers[2], before, first, last)
+        _pack(w, b, weights, plan, taps, numbers[0], numbers[1], numbers[2], before, first, last)
         low, high = tasks_behind_packing(packed, together, begin, stop)
         _boxes(x, weights, before, y, p, rest, own[at:], chunks, relu, low, high)
         begin = stop
@@ -288,7 +283,7 @@ def _boxes(
     int,
 ) -> None:  # fmt: skip
     """Compute tasks by weights without the first `before` rows."""
-    step, block_vectors, planes, rest = rest[0], rest[1], rest[2:], rest[2 + p.planes :]
+    step, planes, rest = rest[0], rest[1:], rest[1 + p.planes :]
     offsets, places, pieces = pointer(rest), rest[p.count :], rest[p.count + p.box_h * p.box_w :]
     tail = np.empty(OUTPUTS, np.int64)
     size = x.itemsize
@@ -315,8 +310,8 @@ def _boxes(
         for i in range(OUTPUTS):  # what the last tile computes too much is the last output
             tail[i] = places[min(length - length % OUTPUTS + i, length - 1)]
         for block in range(p.blocks * chunk // chunks, p.blocks * (chunk + 1) // chunks):
-            r0 = block * block_vectors * lanes
-            vectors = min(block_vectors, p.packed // lanes - block * block_vectors)
+            r0 = first_row(p, block, lanes)
+            vectors = (first_row(p, block + 1, lanes) - r0) // lanes
             a = pointer(packed, (n % p.groups * p.packed + r0 - before) * (1 + p.count))
             for run in range(runs):
                 piece = _outputs(

@@ -24,7 +24,7 @@ OUTPUTS = 8 if REGISTERS == 32 else 6
 """Outputs of a tile. Their places wait in general registers, of which there are no more where vector registers are."""
 
 VECTORS = 2
-"""Vectors of rows of a whole block; a last one has 1, which takes two thirds of the time."""
+"""Vectors of rows of a whole block; one of 1 takes two thirds of the time."""
 
 MOST_VECTORS = 3 if TWO_UNITS else VECTORS
 """Of a whole block where that is faster: two units are kept busy by fewer loads for each product, one is anyway."""
