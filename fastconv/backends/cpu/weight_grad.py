@@ -117,56 +117,16 @@ def _gather_gy(
             at += zero
 
 
-@shared
-def weight_grad_boxes(
-    gy: Any, x: Any, partial: Any, plan: Any, tables: Any, off: Any, memory: Any, gy_stride: int, slices: int,
-    tile: int, row_tiles: int, chunks: int, exact: bool, who: int, begin: int, end: int,
-) -> None:  # fmt: skip
-    """Tasks begin ≤ task < end of (slice of units, group, chunk of row blocks); partial is [slice][group][tiles]."""
-    p = plan[0]
-    size = x.itemsize
-    lanes = _LANES4 if size == 4 else _LANES8
-    volume = p.depth * p.height * p.width
-    outputs = p.outputs_d * p.outputs_h * p.outputs_w
-    boxes = p.outputs_d * p.boxes_h * p.boxes_w
-    units = x.size // (p.groups * p.channels * volume) * boxes
-    blocks = -(-p.rows // _ROWS)
-    x_size = p.channels * p.channel
-    gy_to, scratch = x_size + lanes, memory[who]
-    for task in range(begin, end):
-        rest, chunk = divmod(task, chunks)
-        s, g = divmod(rest, p.groups)
-        m0, m1 = blocks * chunk // chunks * _ROWS, min(p.rows, blocks * (chunk + 1) // chunks * _ROWS)
-        padded = 1 if p.rows == 1 else -(-(m1 - m0) // _ROWS) * _ROWS
-        to = ((s * p.groups + g) * blocks + m0 // _ROWS) * row_tiles * tile
-        for unit in range(units * s // slices, units * (s + 1) // slices):
-            n, d, h0, w0 = place_of_box(p, unit)
-            rows, columns = min(p.box_h, p.outputs_h - h0), min(p.box_w, p.outputs_w - w0)
-            image = n * p.groups + g
-            gather_box(x, image * p.channels * volume, scratch, 0, plan, tables, d, h0, w0)
-            zero_bytes(pointer(scratch) + x_size * size, lanes * size)
-            base = (image * p.rows + m0) * outputs + (d * p.outputs_h + h0) * p.outputs_w + w0
-            _gather_gy(gy, base, outputs, scratch, gy_to, gy_stride, m1 - m0, rows, columns, plan)
-            zero_bytes(
-                pointer(scratch) + (gy_to + (m1 - m0) * gy_stride) * size, (padded - (m1 - m0)) * gy_stride * size
-            )
-            if exact:
-                _exact_products(
-                    scratch, gy_to, gy_stride, off, partial, to, tile, row_tiles, plan, m1 - m0, rows, columns
-                )
-            else:
-                vectors = -(-((rows - 1) * p.pitch + columns) // lanes)
-                a, c = pointer(scratch) + gy_to * size, pointer(partial) + to * size
-                b = pointer(scratch)
-                _products(x, padded, p.count, a, gy_stride, b, pointer(off), vectors, c, tile, row_tiles, row_tiles)
-
-
 @routine
 def _add_slices(
     partial: Any, gw: Any, taps: Any, slices: int, groups: int, rows: int, channels: int, kernel_size: int, tile: int,
     row_tiles: int, begin: int, end: int,
-) -> None:  # fmt: skip
-    """gw[group][row][channel][tap] from the tiles of all slices, added in order; tasks are (group, row block)."""
+) -> bool:  # fmt: skip
+    """gw[group][row][channel][tap] from the tiles of all slices, added in order; tasks are (group, row block).
+
+    Returns whether all of it is finite.
+    """
+    finite = True
     tile_rows, tile_taps = (1, _TAPS_ONE_ROW) if rows == 1 else (_ROWS, _TAPS)
     row_blocks = -(-rows // tile_rows)
     one = np.uintp(groups * row_blocks * row_tiles * tile)
@@ -182,10 +142,12 @@ def _add_slices(
                     for s in range(np.uintp(1), np.uintp(slices)):
                         total += partial[source + j + s * one]
                     gw[target + np.uintp(c * kernel_size + taps[t])] = total
+                    finite &= total - total == 0
                     t += 1
                     if t == taps.size:
                         t = 0
                         c += 1
+    return finite
 
 
 @shared
@@ -195,6 +157,62 @@ def add_slices(
 ) -> None:  # fmt: skip
     """`_add_slices` for callers in Python."""
     _add_slices(partial, gw, taps, slices, groups, rows, channels, kernel_size, tile, row_tiles, begin, end)
+
+
+@shared
+def weight_grad_boxes(
+    gy: Any, x: Any, partial: Any, gw: Any, numbers: Any, memory: Any, exact: bool, who: int, begin: int, end: int
+) -> None:
+    """Tasks begin ≤ task < end of (slice of units, group, chunk of row blocks); partial is [slice][group][tiles].
+
+    `numbers` as of `_Boxes`. Who does all tasks adds the slices as well, as in `weight_grad_columns`, and says behind
+    them in `partial` whether the result is finite (1) or not (0).
+    """
+    gy_stride, chunks, slices, tile, row_tiles, kernel_size = numbers[:6]
+    plan, tables = plan_at(numbers, 6), numbers[6 + PLAN_NUMBERS :]
+    p = plan[0]
+    taps, entries = tables[: p.taps], p.taps + p.planes + p.phases_h + p.phases_w
+    of_box, off = tables[p.taps : entries], tables[entries:]
+    size = x.itemsize
+    lanes = _LANES4 if size == 4 else _LANES8
+    volume = p.depth * p.height * p.width
+    outputs = p.outputs_d * p.outputs_h * p.outputs_w
+    boxes = p.outputs_d * p.boxes_h * p.boxes_w
+    units = x.size // (p.groups * p.channels * volume) * boxes
+    blocks = -(-p.rows // _ROWS)
+    x_size = p.channels * p.channel
+    gy_to, scratch = x_size + lanes, memory[who]
+    for task in range(begin, end):
+        rest, chunk = divmod(task, chunks)
+        s, g = divmod(rest, p.groups)
+        m0, m1 = blocks * chunk // chunks * _ROWS, min(p.rows, blocks * (chunk + 1) // chunks * _ROWS)
+        padded = 1 if p.rows == 1 else -(-(m1 - m0) // _ROWS) * _ROWS
+        to = ((s * p.groups + g) * blocks + m0 // _ROWS) * row_tiles * tile
+        zero_bytes(pointer(partial, to), -(-(m1 - m0) // _ROWS) * row_tiles * tile * size)
+        for unit in range(units * s // slices, units * (s + 1) // slices):
+            n, d, h0, w0 = place_of_box(p, unit)
+            rows, columns = min(p.box_h, p.outputs_h - h0), min(p.box_w, p.outputs_w - w0)
+            image = n * p.groups + g
+            gather_box(x, image * p.channels * volume, scratch, 0, plan, of_box, d, h0, w0)
+            zero_bytes(pointer(scratch) + x_size * size, lanes * size)
+            base = (image * p.rows + m0) * outputs + (d * p.outputs_h + h0) * p.outputs_w + w0
+            _gather_gy(gy, base, outputs, scratch, gy_to, gy_stride, m1 - m0, rows, columns, plan)
+            zero_bytes(
+                pointer(scratch) + (gy_to + (m1 - m0) * gy_stride) * size, (padded - (m1 - m0)) * gy_stride * size
+            )
+            if exact:
+                _exact_products(
+                    scratch, gy_to, gy_stride, off, partial, to, tile, row_tiles, plan, m1 - m0, rows, columns
+                )
+            else:
+                vectors = -(-((rows - 1) * p.pitch + columns) // lanes)
+                a, c = pointer(scratch) + gy_to * size, pointer(partial) + to * size
+                b = pointer(scratch)
+                _products(x, padded, p.count, a, gy_stride, b, pointer(off), vectors, c, tile, row_tiles, row_tiles)
+    if begin == 0 and end == slices * p.groups * chunks:
+        partial[partial.size - 1] = _add_slices(
+            partial, gw, taps, slices, p.groups, p.rows, p.channels, kernel_size, tile, row_tiles, 0, p.groups * blocks
+        )
 
 
 @shared(allocates=True)  # type: ignore[untyped-decorator]
@@ -247,8 +265,9 @@ def by_columns(correlation: Correlation, gy: Array, x: Array, geometry: ConvGeom
 
 def by_boxes(correlation: Correlation, gy: Array, x: Array, geometry: ConvGeometry) -> Array:
     """The whole weight gradient of any other; see contract.Backend.conv_weight_grad."""
-    gw = _boxes(gy, x, correlation, geometry, exact=False)
-    return gw if all_finite(gw) else _boxes(gy, x, correlation, geometry, exact=True)
+    boxes = _boxes(correlation, len(x))
+    gw, finite = boxes.run(gy, x, geometry, exact=False)
+    return gw if finite else boxes.run(gy, x, geometry, exact=True)[0]
 
 
 def slice_count(units: int, size: int) -> int:
@@ -292,27 +311,35 @@ class _Partial:
         return off
 
 
-def _boxes(gy: Array, x: Array, correlation: Correlation, geometry: ConvGeometry, *, exact: bool) -> Array:
-    p = correlation.plan[0]
-    partial = _Partial(correlation, len(x) * correlation.boxes)
-    pieces = partial.slices * correlation.groups
-    chunks = max(1, min(partial.row_blocks, _MIN_TASKS // pieces))
-    plan = correlation.plan
-    lanes = lanes_of(x.itemsize)
-    length = int((p["box_h"] - 1) * p["pitch"] + p["box_w"])
-    gy_stride = -(-length // lanes) * lanes
-    elements = correlation.box_elements + lanes + partial.row_blocks * partial.tile_rows * gy_stride
-    off = partial.padded_offsets(correlation.box_offsets)
-    flat_gy, flat_x, memory = flat(gy), flat(x), call_scratch(partial.elements, x.dtype)
-    memory[:] = 0
-    team = team_for(pieces * chunks, len(x) * correlation.flops * _NS_PER_FLOP)
-    weight_grad_boxes(
-        flat_gy, flat_x, memory, plan, correlation.tables, off, scratch_rows(team.size, elements, x.dtype), gy_stride,
-        partial.slices, partial.tile, partial.row_tiles, chunks, exact, team.address, 0, pieces * chunks,
-    )  # fmt: skip
-    gw = partial.gradient(geometry, x.dtype)
-    partial.add(memory, gw, geometry)
-    return gw
+class _Boxes:
+    """How the boxes of a batch are cut: all that a call need not work out anew."""
+
+    def __init__(self, correlation: Correlation, samples: int) -> None:
+        c, p, lanes = correlation, correlation.plan[0], lanes_of(correlation.itemsize)
+        self.partial = partial = _Partial(c, samples * c.boxes)
+        pieces = partial.slices * c.groups
+        chunks = max(1, min(partial.row_blocks, _MIN_TASKS // pieces))
+        gy_stride = -(-int((p["box_h"] - 1) * p["pitch"] + p["box_w"]) // lanes) * lanes
+        self.elements = c.box_elements + lanes + partial.row_blocks * partial.tile_rows * gy_stride
+        sizes = gy_stride, chunks, partial.slices, partial.tile, partial.row_tiles, c.kernel_size
+        tables = c.kernel_taps, c.tables, partial.padded_offsets(c.box_offsets)
+        self.numbers = np.concatenate([sizes, c.plan.view(np.int64), *tables])
+        self.tasks, self.cost = pieces * chunks, samples * c.flops * _NS_PER_FLOP
+
+    def run(self, gy: Array, x: Array, geometry: ConvGeometry, *, exact: bool) -> tuple[Array, bool]:
+        """The gradient, and whether it is finite."""
+        dtype, partial = x.dtype, self.partial
+        gw, memory = partial.gradient(geometry, dtype), call_scratch(partial.elements + 1, dtype)
+        arrays = flat(gy), flat(x), memory, gw.ravel(), self.numbers
+        team = team_for(self.tasks, self.cost)
+        weight_grad_boxes(*arrays, scratch_rows(team.size, self.elements, dtype), exact, team.address, 0, self.tasks)
+        if team.size == 1:
+            return gw, bool(memory[-1])
+        partial.add(memory, gw, geometry)
+        return gw, all_finite(gw)
+
+
+_boxes = lru_cache(maxsize=1024)(_Boxes)
 
 
 class _Columns:
