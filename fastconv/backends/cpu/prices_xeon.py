@@ -75,7 +75,7 @@ PRICES = {
     "tiles tile": 3.13,
     # Of weight gradients, 3,200: .6 % and .3 % (1.4 and .7 % by the prices of Zen 4); fitted to one half, of the other
     # .7 %. With later kernels still .6 % of 700 random ones, .4 % of layers of networks.
-    "inner box call": 21100.0,
+    "inner box call": 6500,
     "inner box element": 0.798,
     "inner box gradient row": 5.42,
     "inner box gradient vector": 3.18,
