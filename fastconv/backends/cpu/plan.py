@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -58,7 +59,7 @@ _ROWWISE_GAIN = 1.02
 FAR_ROWS = 64 if REGISTERS == 16 else 128
 """Rows of a source in place from which they are better copied into a panel: more than the ways of a few sets."""
 
-_SHARED_BOXES, _LEAST_PRODUCTS, _SPARE = 4, 1_000_000, 1.03
+_SHARED_BOXES, LEAST_PRODUCTS, _SPARE = 4, 1_000_000, 1.03
 """Boxes that an image is cut into for threads to share, if each has so many products; and what they may cost more."""
 
 MIN_ROW = 240
@@ -299,8 +300,7 @@ def _box_lengths(outputs: int, rows: int, pitch: int, columns: int) -> list[int]
 def _box_rows(height: Axis, limit: int, pitch: int, columns: int, lanes: int, products: int) -> int:
     """Output rows of a box, at most `limit`: those that cost least in vectors computed and rows gathered again.
 
-    All boxes are about as large: threads that have one each are done at the same time. With many products for each of
-    its columns an image has a few boxes for threads to share, if that costs next to nothing.
+    All boxes are about as large: threads that have one each are done at the same time.
     """
 
     def cost(rows: int) -> float:
@@ -312,8 +312,17 @@ def _box_rows(height: Axis, limit: int, pitch: int, columns: int, lanes: int, pr
     limit = min(limit, height.outputs)
     parts = list(dict.fromkeys(even_part(height.outputs, rows) for rows in range(limit, max(0, limit // 4 - 1), -1)))
     best = min(parts, key=cost)
-    small = max(-(-height.outputs // _SHARED_BOXES), _LEAST_PRODUCTS // (products * columns))
-    return next((rows for rows in reversed(parts) if small <= rows < best and cost(rows) <= _SPARE * cost(best)), best)
+    return rows_to_share(height.outputs, best, cost, LEAST_PRODUCTS // (products * columns))
+
+
+def rows_to_share(outputs: int, best: int, cost: Callable[[int], float], least: int) -> int:
+    """Output rows of a box, at least so many, so that an image has a few boxes for threads to share.
+
+    If that costs next to nothing, else `best`, with which `cost` is least.
+    """
+    small, limit = max(1, -(-outputs // _SHARED_BOXES), least), _SPARE * cost(best)
+    parts = dict.fromkeys(even_part(outputs, rows) for rows in range(small, best))
+    return next((rows for rows in parts if small <= rows < best and cost(rows) <= limit), best)
 
 
 @lru_cache(maxsize=4096)

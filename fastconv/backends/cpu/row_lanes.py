@@ -28,7 +28,7 @@ from fastconv.backends.cpu.estimates import lanes_time, time_without_lanes
 from fastconv.backends.cpu.gather import gather_rows, place_of_box, zero_bytes
 from fastconv.backends.cpu.host import LINE_BYTES, inlined, pointer, routine
 from fastconv.backends.cpu.packed_weights import first_row, packing, tasks_behind_packing
-from fastconv.backends.cpu.plan import BOX_BYTES, FAR_ROWS, Correlation, even_part
+from fastconv.backends.cpu.plan import BOX_BYTES, FAR_ROWS, LEAST_PRODUCTS, Correlation, even_part, rows_to_share
 from fastconv.backends.cpu.row_lanes_simd import MOST_VECTORS, OUTPUTS, VECTORS, ask_for_rows, gathered_outer
 from fastconv.backends.cpu.scratch import ALIGNED
 from fastconv.backends.cpu.simd import transpose
@@ -49,6 +49,11 @@ _STEP = 384
 
 _SHORTEST_ROW = 2 * _FINISHED
 """Rows of outputs are cut only above this length, and into no shorter pieces."""
+
+_COPY = 10  # time to copy a vector of the source over that of a vector of products: 6 to 17
+
+_SHARED_OUTPUTS = 192
+"""Of a box of an image that threads share, at least: all weights come past for each box."""
 
 _PIECE_LINES = 16  # of the next source are asked for with each tile
 
@@ -123,7 +128,20 @@ def _box(c: Correlation) -> tuple[int, int]:
     if rows < 1 and width.outputs > _SHORTEST_ROW:
         columns = (available // _reach(height, 1) - _reach(width, 1)) // width.step + 1
         return 1, even_part(width.outputs, max(columns, _SHORTEST_ROW))
-    return even_part(height.outputs, max(1, rows)), width.outputs
+    best, lanes = even_part(height.outputs, max(1, rows)), lanes_of(c.itemsize)
+    if depth.outputs > 1:  # each plane has boxes of its own
+        return best, width.outputs
+    row = 0 if _in_place(c) else _COPY * c.channels * len(depth.offsets) * _reach(width, width.outputs) / lanes
+    products = -(-c.rows // lanes) * c.count
+
+    def cost(rows: int) -> float:
+        boxes, rest = divmod(height.outputs, rows)
+        read = boxes * _reach(height, rows) + (_reach(height, rest) if rest else 0)
+        computed = sum(-(-n * width.outputs // OUTPUTS) * OUTPUTS for n in [rows] * boxes + [rest])
+        return read * row + computed * products
+
+    least = max(-(-_SHARED_OUTPUTS // width.outputs), LEAST_PRODUCTS // (c.rows * c.count * width.outputs))
+    return rows_to_share(height.outputs, best, cost, least), width.outputs
 
 
 def _in_place(c: Correlation) -> bool:
