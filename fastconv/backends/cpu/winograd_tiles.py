@@ -69,7 +69,8 @@ _STEP = TILE_VECTORS * LANES
 _PANEL_BYTES = 8 << 20  # of transformed tiles, at most: twice TILE_COLUMNS where that fits, and half as many filters
 _NEAR_BYTES = SECOND_LEVEL_BYTES * 3 // 4  # of what is read again and again
 _MANY = 8  # panels for each thread: one more or less makes no great difference between threads
-_NS_PER_SHARED_BYTE = 0.06  # what a transformed byte costs all threads more if they share it: 0.03 to 0.09 on a Zen 4
+_NS_PER_SHARED_BYTE = 0.1
+"""What a transformed byte costs all threads more if they share it: 0.03 to 0.09 on a Zen 4, 0.1 to 0.4 on a Xeon."""
 _NS_PER_FLOP, _NS_PER_INPUT = 0.015, 20.0
 
 Array = npt.NDArray[Any]
