@@ -111,7 +111,7 @@ def first_row(p: Any, block: int, unit: int) -> int:
     """Of a block of p.blocks: in units of rows, of which each has as many as another or one more; the last unit may
     not be whole.
     """
-    return -(-p.packed // unit) * block // p.blocks * unit
+    return int(-(-p.packed // unit) * block // p.blocks * unit)
 
 
 @routine
