@@ -42,6 +42,7 @@ n2 c9 k80 hw13 f3 s2 p1
 n1 c40 k112 hw11x9 f3 s2 p1
 n2 c8 k96 hw9 f3 s2 p1 g2
 n2 c6 k160 hw11 f3 s2 p1
+n2 c16 k64 hw48 f3 s2 p1
 n2 c8 k224 hw9x7 f3 s2 p1 g2
 n2 c9 k20 hw13x11 f3 p1
 n2 c16 k9 hw6 f3 p1 g1
@@ -141,3 +142,18 @@ def test_nothing_behind_the_source_is_read_into_an_output():
     x[...] = 1
     y = fc.conv2d(x, np.ones((32, 3, 3, 3), "float32"), stride=2)
     assert np.array_equal(y, np.full((2, 32, 4, 4), 27, "float32"))
+
+
+@pytest.mark.parametrize(
+    "line, boxes",
+    [
+        ("n1 c3 k32 hw224 f3 s2 p1", 4),
+        ("n1 c16 k64 hw48 f3 s2 p1", 3),
+        ("n1 c128 k256 hw28 f3 s2 p1", 1),  # all weights would come past for few outputs
+        ("n1 c16 k16 hw32 f3 s2 p1", 1),  # too little for more than one thread
+    ],
+)
+def test_an_image_has_boxes_for_threads_to_share(line, boxes, monkeypatch):
+    """Whatever fits the second-level cache of this machine."""
+    monkeypatch.setattr(row_lanes, "BOX_BYTES", 3 << 18)
+    assert row_lanes.RowLanes(correlation(parse(line), "float32", gradient=False)).boxes == boxes

@@ -46,7 +46,7 @@ PRICES = {
     "lane vector": 3.64,
     "lane weight": 0.552,
     "moves": 28.8,
-    "panel": 4.46e03,
+    "panel": 4460,
     "stretch": 2.89,
     "stretch of elements": 16.3,
     "tiled box": 694,
