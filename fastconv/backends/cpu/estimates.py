@@ -149,7 +149,8 @@ def lanes_bill(lanes: RowLanes, samples: int = SAMPLES) -> Bill:
     c, plan = lanes.correlation, lanes.plan[0]
     tiles = lanes.boxes * -(-int(plan["box_h"] * plan["box_w"]) // OUTPUTS)
     products = tiles * OUTPUTS * c.count
-    ones, threes = (max(0, sign * (lanes.vectors - 2 * lanes.blocks)) for sign in (-1, 1))  # blocks of so many vectors
+    more = lanes.vectors - 2 * lanes.blocks  # vectors, than if each block had two
+    ones, threes = max(0, -more), max(0, more)  # blocks of one vector, and of three
     bill: Bill = {
         "lane product": products * (lanes.vectors - 3 * threes),
         "lane product, three": products * 3 * threes,

@@ -108,8 +108,9 @@ def pack(
 
 @routine
 def first_row(p: Any, block: int, unit: int) -> int:
-    """Of a block of p.blocks: in units of rows, of which each has as many as another or one more; the last unit may
-    not be whole.
+    """The first row of a block: blocks take the rows in units, each as many as another or one more.
+
+    Units are those of the micro-kernel, blocks of rows or vectors of them; the last one may not be whole.
     """
     return int(-(-p.packed // unit) * block // p.blocks * unit)
 

@@ -316,9 +316,9 @@ def _box_rows(height: Axis, limit: int, pitch: int, columns: int, lanes: int, pr
 
 
 def rows_to_share(outputs: int, best: int, cost: Callable[[int], float], least: int) -> int:
-    """Output rows of a box, at least so many, so that an image has a few boxes for threads to share.
+    """Output rows of a box, so that an image has a few boxes for threads to share, if that costs next to nothing.
 
-    If that costs next to nothing, else `best`, with which `cost` is least.
+    At least `least` rows; else `best`, with which `cost` is least.
     """
     small, limit = max(1, -(-outputs // _SHARED_BOXES), least), _SPARE * cost(best)
     parts = dict.fromkeys(even_part(outputs, rows) for rows in range(small, best))

@@ -74,7 +74,7 @@ PRICES = {
     "tiles product": 0.259,
     "tiles tile": 3.13,
     # Of weight gradients, 3,200: .6 % and .3 % (1.4 and .7 % by the prices of Zen 4); fitted to one half, of the other
-    # .7 %. With later kernels still .6 % of 700 random ones, .4 % of layers of networks.
+    # .7 %. Since calls of boxes cost less: 1.6 % of 500 random ones, .6 and .4 % of layers with one and more samples.
     "inner box call": 6500,
     "inner box element": 0.798,
     "inner box gradient row": 5.42,
