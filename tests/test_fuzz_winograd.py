@@ -89,6 +89,7 @@ def test_any_way_on_any_geometry(problem, number):
         taking(number),
         mock.patch.object(threads, "SERIAL_NS", threads.SERIAL_NS if number < 6 else 0),
         mock.patch.object(winograd_tiles, "_NS_PER_SHARED_BYTE", 1e9 if number % 4 < 2 else 0.0),  # panels of its own
+        mock.patch.object(winograd_tiles, "_NEAR_BYTES", 1 << (20 if number % 3 else 12)),  # few tiles: some channels
     ):
         forget()
         of_last = list(calls(problem, arrays.x[-1:], arrays.w, arrays.gy[-1:]))[:2]
@@ -111,6 +112,19 @@ def test_dilated_taps_by_every_way(taps):
             found = fc.conv2d(arrays.x, arrays.w, **problem.window)
             assert fc.explain(arrays.x, arrays.w, **problem.window).forward.startswith("winograd")
         assert np.abs(found - exact).max() <= 2e-5 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("rows", [8, 16, 24, 70])
+@pytest.mark.parametrize("kernel, way", [("f3 p1", "4×4"), ("f2", "4×4"), ("f3 s2 p1", "3×3"), ("f4 s2 p1", "4×4")])
+def test_a_small_image_is_the_same_in_a_batch(kernel, way, rows, monkeypatch):
+    """Alone its few tiles have the rows in the lanes, and sums go on from some of the channels to the next."""
+    problem = parse(f"n9 c23 hw7 k{rows} {kernel}")
+    arrays = problem.normal("float32")
+    monkeypatch.setattr(winograd_tiles, "_NEAR_BYTES", 1 << 14)
+    monkeypatch.setattr(winograd, "_fastest", lambda found, direct: (way, found[f"tiles of {way}"]))
+    forget()
+    alone = fc.conv2d(arrays.x[4:5], arrays.w, **problem.window)
+    assert np.array_equal(alone, fc.conv2d(arrays.x, arrays.w, **problem.window)[4:5])
 
 
 def test_ways_are_taken():

@@ -61,15 +61,16 @@ tile_phase, frequency_phases = inlined(phase_of), inlined(phases_with)
 @routine(allocates=True)  # type: ignore[untyped-decorator]
 def filters_of_blocks(
     form: Any, w: Any, filters: Any, plan: Any, taps: Any, row_step: int, channel_step: int, kernel_size: int, depth:
-    int, first: int, begin: int, end: int,
+    int, c0: int, c1: int, first: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """w to [group][block][phase of outputs][frequency][phase of inputs][depth tap][channel][row], zeros at the end.
 
     `taps` are those of the form for each of `depth`, in the order of their offsets. A frequency is followed by
-    FILTER_PADDING elements. Blocks begin ≤ block < end of all groups; block `first` is stored first in `filters`.
+    FILTER_PADDING elements. Channels c0 ≤ c < c1 of blocks begin ≤ block < end of all groups; block `first` is stored
+    first in `filters`.
     """
-    p = plan[0]
-    apart = p.channels * depth * ROWS
+    p, channels = plan[0], c1 - c0
+    apart = channels * depth * ROWS
     step, spread = tile_phases(form) * apart + FILTER_PADDING, tile_spread(form)
     if spread > 1:
         apart = tile_frequencies(form) * step
@@ -79,23 +80,23 @@ def filters_of_blocks(
         g, block = divmod(task, p.blocks)
         r0 = block * ROWS
         valid = min(ROWS, p.rows - r0)
-        source = g * p.rows * p.channels * kernel_size + r0 * row_step
+        source = g * p.rows * p.channels * kernel_size + r0 * row_step + c0 * channel_step
         for d in range(depth):  # the order of the filters: a vector reaches into the next, which is written later
             here = plane * d
             span = taps[here + plane - 1] - taps[here]
             turned = span == 1 - plane < 0
             in_place = valid == ROWS and (turned or span == plane - 1)  # the taps are neighbours
             lowest = source + min(taps[here], taps[here + plane - 1])
-            to, done = (task - first) * spread * frequencies * step + d * p.channels * ROWS, 0
+            to, done = (task - first) * spread * frequencies * step + d * channels * ROWS, 0
             if in_place and _BY_PAIRS:
-                done = p.channels // 2 * 2
+                done = channels // 2 * 2
                 for c in range(0, done, 2):
                     at, target = pointer(w, lowest + c * channel_step), pointer(filters, to + c * ROWS)
                     if turned:
                         filter_transform_pair(w, form, True, at, row_step, channel_step, target, step, apart)
                     else:
                         filter_transform_pair(w, form, False, at, row_step, channel_step, target, step, apart)
-            for c in range(done, p.channels):
+            for c in range(done, channels):
                 target = pointer(filters, to + c * ROWS)
                 if in_place:
                     at = pointer(w, lowest + c * channel_step)
@@ -118,7 +119,9 @@ def transform_filters(
     int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """All filters, as `filters_of_blocks` lays them out; tasks are (group, block of rows)."""
-    filters_of_blocks(form, w, filters, plan, taps, row_step, channel_step, kernel_size, depth, 0, begin, end)
+    filters_of_blocks(
+        form, w, filters, plan, taps, row_step, channel_step, kernel_size, depth, 0, plan[0].channels, 0, begin, end
+    )
 
 
 @routine

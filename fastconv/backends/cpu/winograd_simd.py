@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastconv.backends.cpu.emitter import Emitter
+from fastconv.backends.cpu.emitter import Emitter, lanes_of
 from fastconv.backends.cpu.host import inlined
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.backends.cpu.winograd_forms import phase_of, phase_taps, phases_of, spread_of
@@ -26,6 +26,8 @@ from fastconv.backends.cpu.winograd_matrices import Matrices, Matrix, has_zero, 
 
 FILTER_LANES = 8  # of a vector of filters: at least ROWS
 FEW = 4  # columns of `few_columns`
+FEW_BLOCKS = 2 * lanes_of(4) // FILTER_LANES  # blocks of rows at once: two vectors of rows
+_BLOCKS = range(FEW_BLOCKS)
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
@@ -172,36 +174,53 @@ def gradient_transform(typing_context, like, form, source, off, target, stride):
 
 @intrinsic
 def few_columns(  # type: ignore[no-untyped-def]
-    typing_context, like, a, a_apart, b, b_stride, count, c, c_apart, c_stride
+    typing_context, like, last, a, a_apart, b, b_stride, count, c, c_apart, c_stride, before, after
 ):
-    """C[block][m, n] = Σ_k A[block][k, m] · B[k, n] for two blocks, m < ROWS, n < FEW: rows lie in the lanes.
+    """C[block][m, n] = Σ_k A[block][k, m] · B[k, n] for blocks ≤ last, m < ROWS, n < FEW: rows lie in the lanes.
 
-    A vector of a row of C is written, zeros behind its columns; FILTER_LANES elements of A are read for each k. As in
-    simd.py every element is one chain of FMAs in the order of k: bits are those of `outer_strided`.
+    At most FEW_BLOCKS blocks; of fewer the last one is computed for those that are missing. With `after` ≠ 0 the sums
+    have more terms, and stay at C as they are until a call with `before` ≠ 0 goes on. A vector of a row of C is
+    written, zeros behind its columns; FILTER_LANES elements of A are read for each k. As in simd.py every element is
+    one chain of FMAs in the order of k: bits are those of `outer_strided`.
     """
-    signature = types.void(like, *[types.intp] * 8)
+    signature = types.void(like, *[types.intp] * 11)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         emit, vector = Emitter(builder, signature.args[0], FILTER_LANES), Emitter(builder, signature.args[0])
-        a, a_apart, b, b_stride, count, c, c_apart, c_stride = args[1:]
+        last, a, a_apart, b, b_stride, count, c, c_apart, c_stride, before, after = args[1:]
         a, b, c = (emit.pointer(address) for address in (a, b, c))
-        blocks = (a, c), (emit.at(a, a_apart), emit.at(c, c_apart))
+        numbers = [builder.select(builder.icmp_signed("<", emit.index(n), last), emit.index(n), last) for n in _BLOCKS]
+        blocks = [emit.at(a, builder.mul(n, a_apart)) for n in numbers]
+        targets = [emit.at(c, builder.mul(n, c_apart)) for n in numbers]
+        together = vector.lanes // FILTER_LANES  # blocks in the lanes of a vector
+        whole = ir.Constant(ir.VectorType(_I32, vector.lanes), list(range(vector.lanes)))
+        kept = [[emit.at(at, emit.index(n * vector.lanes)) for n in range(FEW)] for at in targets[::together]]
 
         def step(k: Any, values: list[list[Any]]) -> list[list[Any]]:
             row, filters = emit.at(b, builder.mul(k, b_stride)), builder.mul(k, emit.index(ROWS))
-            factors = [emit.splat(builder.load(emit.at(row, emit.index(n)))) for n in range(FEW)]
-            loaded = [emit.load(emit.at(block, filters)) for block, _ in blocks]
-            return [[emit.fma(f, a, s) for f, s in zip(factors, sums)] for a, sums in zip(loaded, values)]
+            factors = [vector.splat(builder.load(emit.at(row, emit.index(n)))) for n in range(FEW)]
+            loaded = [emit.load(emit.at(block, filters)) for block in blocks]
+            if together == 2:
+                loaded = [builder.shuffle_vector(*pair, whole) for pair in zip(loaded[::2], loaded[1::2])]
+            return [[vector.fma(f, a, s) for f, s in zip(factors, sums)] for a, sums in zip(loaded, values)]
 
-        result = emit.loop(count, [[emit.zero] * FEW for _ in blocks], step, 4)
-        for (_, target), sums in zip(blocks, result):
-            by_rows = emit.interleaved(sums)  # FEW columns of each row after the other
-            for m in range(ROWS):
-                held, first = divmod(m * FEW, FILTER_LANES)
-                lanes = [first + n if n < FEW else FILTER_LANES for n in range(vector.lanes)]
-                mask = ir.Constant(ir.VectorType(_I32, vector.lanes), lanes)
-                row = builder.shuffle_vector(by_rows[held], emit.zero, mask)
-                vector.store(row, emit.at(target, builder.mul(c_stride, emit.index(m))))
+        begun = builder.icmp_signed("!=", before, emit.index(0))
+        start = [[builder.select(begun, vector.load(place), vector.zero) for place in places] for places in kept]
+        result = vector.loop(count, start, step, 4)
+        with builder.if_else(builder.icmp_signed("!=", after, emit.index(0))) as (keep, finish):
+            with keep:
+                for sums, places in zip(result, kept):
+                    for value, place in zip(sums, places):
+                        vector.store(value, place)
+            with finish:
+                for number, target in enumerate(targets):
+                    by_rows = vector.interleaved(result[number // together])  # FEW columns of each row after the other
+                    for m in range(ROWS):
+                        held, first = divmod((number % together * FILTER_LANES + m) * FEW, vector.lanes)
+                        lanes = [first + n if n < FEW else vector.lanes for n in range(vector.lanes)]
+                        mask = ir.Constant(ir.VectorType(_I32, vector.lanes), lanes)
+                        row = builder.shuffle_vector(by_rows[held], vector.zero, mask)
+                        vector.store(row, emit.at(target, builder.mul(c_stride, emit.index(m))))
         return context.get_dummy_value()
 
     return signature, codegen

@@ -6,7 +6,8 @@ them writes is stored in runs of neighbours. Tables say all this once for all ch
 thread takes panels of its own, of any group, where that costs no more than to share one. Those who share one transform
 all channels first; then each task takes blocks of output rows and transforms its own filters, so that these never leave
 its cache. Tiles of 3×3 outputs cover what those of 4×4 would leave half empty. Of at most four tiles, one small image,
-the products have rows in the lanes.
+the products have rows in the lanes, and since the filters are nearly all there is to read and write, some channels of
+four blocks are transformed and multiplied at a time, within the second level.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from fastconv.backends.cpu.winograd_kernels import (
     tile_spread,
 )
 from fastconv.backends.cpu.winograd_patches_simd import input_transform_gathered
-from fastconv.backends.cpu.winograd_simd import FEW, few_columns, output_transform
+from fastconv.backends.cpu.winograd_simd import FEW, FEW_BLOCKS, few_columns, output_transform
 from fastconv.backends.cpu.winograd_spread import Spread, reversed_taps
 from fastconv.backends.cpu.winograd_tile_tables import (
     begins,
@@ -144,10 +145,10 @@ class Tiles:
         each = each or is_little(time)
         of_panel = self.frequencies * (self.channels * min(longest, -(-total // LANES) * LANES) + STAGGER)
         few = self.frequencies * (self.channels * FEW + STAGGER) if total <= FEW else 0
-        several, elements = self._scratch(longest, total)
+        several, part, elements = self._scratch(longest, total)
         not_finite = np.zeros(-(-total // LANES) * LANES, np.bool_)
         arrays = flat(source), flat(w), block_biases(c, b, source.dtype), target.reshape(-1), c.plan, self.taps
-        numbers = relu, *self.apart, samples, longest, *steps, self.kernel_size, several, elements
+        numbers = relu, *self.apart, samples, longest, *steps, self.kernel_size, several, part, elements
         if each:
             tasks = c.groups * -(-total // longest)
             team = team_for(tasks, time)
@@ -186,15 +187,25 @@ class Tiles:
             return longest * LANES, True
         return even_part(-(-total // _STEP), self.panel // _STEP) * _STEP, False
 
-    def _scratch(self, longest: int, total: int) -> tuple[int, int]:
-        """Blocks whose filters are transformed at once, and a thread's elements of scratch for the products."""
-        several = several_blocks(self.spread * self.frequencies, max(longest, TILE_COLUMNS))
+    def _scratch(self, longest: int, total: int) -> tuple[int, int, int]:
+        """Blocks and channels whose filters are transformed at once, and a thread's elements of scratch for products.
+
+        Of at most FEW tiles the filters are all there is to read: those of some channels stay near.
+        """
+        channels, of_frequencies = self.correlation.channels, self.spread * self.frequencies
+        several, part = several_blocks(of_frequencies, max(longest, TILE_COLUMNS)), channels
         tile_bytes = 4 * self.frequencies * self.channels * -(-total // LANES) * LANES
-        if tile_bytes <= _NEAR_BYTES:  # they cost little to read again: no more filters than stay in the cache
-            filter_bytes = 4 * self.spread * self.frequencies * ROWS * self.channels
+        filter_bytes = 4 * of_frequencies * ROWS * self.channels
+        if total <= FEW:
+            several = max(FEW_BLOCKS, min(several, _NEAR_BYTES // filter_bytes))
+            if self.channels == channels:
+                part = even_part(channels, max(2, _NEAR_BYTES * channels // (FEW_BLOCKS * filter_bytes)))
+                part += part % 2
+        elif tile_bytes <= _NEAR_BYTES:  # they cost little to read again: no more filters than stay in the cache
             several = max(2, min(several, _NEAR_BYTES // filter_bytes))
-        of_block = self.spread * self.frequencies * (ROWS * (self.channels + longest) + FILTER_PADDING + STAGGER)
-        return several, several * of_block + longest + (math.prod(outputs_of(self.form)) + 1) * LANES
+        of_phase = self.channels // channels * part
+        of_block = of_frequencies * (ROWS * (of_phase + longest) + FILTER_PADDING + STAGGER)
+        return several, part, several * of_block + longest + (math.prod(outputs_of(self.form)) + 1) * LANES
 
 
 @routine
@@ -249,23 +260,26 @@ def _transform(
 
 @routine
 def _products_of_few(
-    like: Any, form: Any, filters: int, few: int, count: int, columns: int, results: int, blocks: int
-) -> None:
+    like: Any, form: Any, filters: int, few: int, count: int, apart: int, columns: int, results: int, blocks: int,
+    before: int, after: int,
+) -> None:  # fmt: skip
     """As `tile_products` of `blocks` numbers for at most FEW tiles: a vector of tiles would be empty mostly.
 
-    So would be the lines of the cache: the tiles lie side by side, and leave its second level to the filters.
+    So would be the lines of the cache: the tiles lie side by side, `apart` from frequency to frequency, and leave its
+    second level to the filters. With `before` ≠ 0 sums go on from the channels before, with `after` ≠ 0 others follow.
     """
     size, frequencies = like.itemsize, tile_frequencies(form)
     a_step, c_step = tile_phases(form) * count * ROWS + FILTER_PADDING, ROWS * columns + STAGGER
-    apart = tile_phases(form) * count * FEW + STAGGER
     for f in range(frequencies):
         low, high = frequency_phases(form, f) if tile_spread(form) == 1 else (0, 1)
         b = few + (f * apart + low * count * FEW) * size
-        for block in range(0, blocks, 2):
+        for block in range(0, blocks, FEW_BLOCKS):
             place = (block * frequencies + f) * size
             a, c = filters + place * a_step + low * count * ROWS * size, results + place * c_step
-            other = frequencies if block + 1 < blocks else 0  # an odd last one is computed twice
-            few_columns(like, a, other * a_step, b, FEW, (high - low) * count, c, other * c_step, columns)
+            few_columns(
+                like, blocks - block - 1, a, frequencies * a_step, b, FEW, (high - low) * count, c,
+                frequencies * c_step, columns, before, after,
+            )  # fmt: skip
 
 
 @routine
@@ -284,37 +298,44 @@ def _store_segment(y: Any, to: int, row_step: int, results: Any, pitch: int, seg
 def _multiply(
     form: Any, order: Any, w: Any, tiles: Any, few: Any, start: Any, y: Any, plan: Any, taps: Any, segments: Any, ends:
     Any, filters: Any, not_finite: Any, relu: int, apart_h: int, group: int, row_step: int, channel_step: int,
-    kernel_size: int, several: int, begin: int, end: int,
+    kernel_size: int, several: int, part: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Blocks of rows begin ≤ block < end of the group, for a panel; of at most FEW tiles `few` has the columns.
 
     Its tables say what is written; `not_finite` becomes True for lanes with a result that is not.
-    Scratch: transformed filters of `several` blocks, products, checks, outputs.
+    Scratch: transformed filters of `several` blocks and `part` of the channels, products, checks, outputs.
     """
     p, length = plan[0], len(ends) * LANES
     size, spread = w.itemsize, tile_spread(form)
-    count, frequencies, across = p.channels, tile_frequencies(form), tile_outputs(form)[1]
-    of_block = spread * frequencies * (tile_phases(form) * count * ROWS + FILTER_PADDING)
+    frequencies, across = tile_frequencies(form), tile_outputs(form)[1]
+    of_block = spread * frequencies * (tile_phases(form) * part * ROWS + FILTER_PADDING)
     step = ROWS * length + STAGGER
     checks = filters[several * (of_block + spread * frequencies * step) :][:length]
     results = filters[several * (of_block + spread * frequencies * step) + length :]
     zero_bytes(pointer(checks), length * size)
     address = pointer(filters)
     c = address + several * of_block * size
-    apart = tile_phases(form) * count * length + STAGGER
+    channels = tile_phases(form) * p.channels
     zeros = np.zeros(ROWS, w.dtype)
     for low in range(begin, end, several):
         last, number = min(low + several, end), group * p.blocks + low
-        filters_of_blocks(
-            form, w, filters, plan, taps, row_step, channel_step, kernel_size, 1, number, number, number + last - low
-        )
-        if few.size:
-            _products_of_few(w, form, address, pointer(few), count, length, c, (last - low) * spread)
-        else:
-            tile_products(
-                w, form, address, pointer(tiles), count, apart, length, count, pointer(zeros), c, 0,
-                (last - low) * spread, 1, False,
+        for c0 in range(0, p.channels, part):
+            c1 = min(c0 + part, p.channels)
+            count = c1 - c0
+            filters_of_blocks(
+                form, w, filters, plan, taps, row_step, channel_step, kernel_size, 1, c0, c1, number, number,
+                number + last - low,
             )  # fmt: skip
+            if few.size:
+                _products_of_few(
+                    w, form, address, pointer(few, c0 * FEW), count, channels * FEW + STAGGER, length, c,
+                    (last - low) * spread, c0, p.channels - c1,
+                )  # fmt: skip
+            else:
+                tile_products(
+                    w, form, address, pointer(tiles, c0 * length), count, channels * length + STAGGER, length, count,
+                    pointer(zeros), c, 0, (last - low) * spread, 1, False,
+                )  # fmt: skip
         for m in range(min((last - low) * ROWS, p.rows - low * ROWS)):
             target = (group * p.rows + low * ROWS + m) * p.target_h * p.target_w
             bias = pointer(start) + (number * ROWS + m) * size
@@ -339,8 +360,8 @@ PANELS, TABLES, CHANNELS, BLOCKS = range(4)
 def winograd_tiles(
     form: Any, order: Any, x: Any, w: Any, start: Any, y: Any, plan: Any, taps: Any, rows: Any, columns: Any, tables:
     Any, tiles: Any, few: Any, memory: Any, not_finite: Any, relu: int, apart_h: int, apart_w: int, samples: int,
-    longest: int, row_step: int, channel_step: int, kernel_size: int, several: int, elements: int, unit: int, group:
-    int, first: int, who: int, begin: int, end: int,
+    longest: int, row_step: int, channel_step: int, kernel_size: int, several: int, part: int, elements: int, unit:
+    int, group: int, first: int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
     """Tasks are panels of `longest` columns, which their threads do whole, or a step of the one from `first` on.
 
@@ -357,7 +378,7 @@ def winograd_tiles(
     if unit == BLOCKS:
         _multiply(
             form, order, w, tiles, few, start, y, plan, taps, tables[2], tables[3], own, not_finite[first:], relu,
-            apart_h, group, row_step, channel_step, kernel_size, several, begin, end,
+            apart_h, group, row_step, channel_step, kernel_size, several, part, begin, end,
         )  # fmt: skip
         return
     total, length, filled, own_tables = samples * len(rows) * len(columns), 0, -1, new_tables(form, order, 0)
@@ -375,5 +396,5 @@ def winograd_tiles(
         _transform(form, order, x, own_tiles, own_few, plan, apart_h, apart_w, index, masks, g, 0, p.channels)
         _multiply(
             form, order, w, own_tiles, own_few, start, y, plan, taps, segments, ends, own, not_finite[at:], relu,
-            apart_h, g, row_step, channel_step, kernel_size, several, 0, p.blocks,
+            apart_h, g, row_step, channel_step, kernel_size, several, part, 0, p.blocks,
         )  # fmt: skip
