@@ -174,6 +174,16 @@ def test_peers_agree_on_a_tiny_convolution(name):
         assert relative_error(results(ours, prepare(ours)()), results(peer, call())) < case.tolerance(direction)
 
 
+@pytest.mark.parametrize("name", ["torch", "torch channels-last", "onnxruntime"])
+def test_peers_agree_on_the_inference_of_a_network(name):
+    pytest.importorskip("torch", reason="pip install torch")
+    if packages := missing(COMPETITORS[name]):
+        pytest.skip(f"pip install {' '.join(packages)}")
+    case, ours, peer = case_named("lenet5_b1"), Fastconv(1), COMPETITORS[name](1)
+    prepare = case.prepare("inference")
+    assert relative_error(results(ours, prepare(ours)()), results(peer, prepare(peer)())) < 1e-5
+
+
 @pytest.mark.parametrize("name", networks.ARCHITECTURES)
 def test_both_libraries_make_the_same_network(name):
     torch = pytest.importorskip("torch", reason="pip install torch")

@@ -1,7 +1,9 @@
-"""ONNX Runtime: models of one node whose weights are constants, as in inference."""
+"""ONNX Runtime: models of one node, or of a network as PyTorch exports it, whose weights are constants."""
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from bench.competitors.base import Competitor, NotOffered
 if TYPE_CHECKING:
     from bench.convolution import Convolution, Operands
     from bench.layers import Layer
+    from bench.networks import Data, Network
 
 NODES = {
     "conv_transpose2d": "ConvTranspose",
@@ -60,17 +63,36 @@ class OnnxRuntime(Competitor):
         self, direction: str, node: str, attributes: dict[str, Any], operands: Sequence[Any], output: np.ndarray
     ) -> Call:
         """A session for one node: the first operand is the input, the others are constants; `output` has the shape."""
-        if direction != "forward":
+        self._check(direction)
+        return self._session(_model(node, attributes, operands, output.shape), operands[0])
+
+    def network(self, case: Network, direction: str, data: Data) -> Call:
+        self._check(direction)
+        from bench.competitors.torch import Torch
+
+        try:
+            torch = Torch(self.threads)
+        except ModuleNotFoundError:
+            raise NotOffered("networks are exported by PyTorch: pip install torch") from None
+        model, written = torch.model(case, data).eval(), io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # about the exporter that needs no other package
+            torch.torch.onnx.export(model, (torch.torch.from_numpy(data.x),), written, dynamo=False)
+        return self._session(written.getvalue(), data.x)
+
+    def _check(self, direction: str) -> None:
+        if direction not in ("forward", "inference"):
             raise NotOffered("ONNX Runtime computes no gradients")
+
+    def _session(self, model: bytes, x: np.ndarray) -> Call:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        model = _model(node, attributes, operands, output.shape)
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        feed = {"x": operands[0]}
+        feed = {session.get_inputs()[0].name: x}
         return lambda: session.run(None, feed)[0]
 
 

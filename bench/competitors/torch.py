@@ -107,7 +107,7 @@ class Torch(Competitor):
     def network(self, case: Network, direction: str, data: Data) -> Call:
         from bench.networks import SGD
 
-        model, x = self._model(case, data), self.tensor(data.x, case.rank)
+        model, x = self.model(case, data), self.tensor(data.x, case.rank)
         if direction != "training":
             folded = _batch_norm_folded(model.eval())
             return self.torch.inference_mode()(lambda: folded(x))
@@ -124,7 +124,7 @@ class Torch(Competitor):
 
         return step
 
-    def _model(self, case: Network, data: Data) -> Any:
+    def model(self, case: Network, data: Data) -> Any:
         """With the given weights, and with every ReLU in place, as torchvision has them."""
         from bench.networks import ARCHITECTURES
 
