@@ -14,6 +14,7 @@ from problems import Problem, parse
 import fastconv as fc
 from fastconv.backends import threads
 from fastconv.backends.cpu import convolution, weight_grad_estimates, winograd, winograd_tiles
+from fastconv.backends.cpu.prices import PRICES
 
 hypothesis = pytest.importorskip("hypothesis", reason="pip install hypothesis")
 st = hypothesis.strategies
@@ -88,7 +89,7 @@ def test_any_way_on_any_geometry(problem, number):
     with (
         taking(number),
         mock.patch.object(threads, "SERIAL_NS", threads.SERIAL_NS if number < 6 else 0),
-        mock.patch.object(winograd_tiles, "_NS_PER_SHARED_BYTE", 1e9 if number % 4 < 2 else 0.0),  # panels of its own
+        mock.patch.dict(PRICES, {"tiles shared byte": 1e9 if number % 4 < 2 else 0.0}),  # panels of its own
         mock.patch.object(winograd_tiles, "_NEAR_BYTES", 1 << (20 if number % 3 else 12)),  # few tiles: some channels
     ):
         forget()

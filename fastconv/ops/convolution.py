@@ -213,10 +213,12 @@ def _conv(
     geometry = ConvGeometry.of(
         op, x.shape, w.shape, stride, padding, dilation, groups, None if b is None else b.shape, padding_mode
     )
-    if plain and padding_mode == "zeros":  # nothing to record: a small call is over before a closure would be made
+    recorded = not plain and (needs_grad(input) or needs_grad(weight) or needs_grad(bias))
+    if not recorded and padding_mode == "zeros":  # a small call is over before a closure would be made
         y = backends.of(x).conv_forward(x, w, b, geometry, activation)
-        return y if batched else y[0]
-    if activation not in (None, "relu") and any(map(needs_grad, (input, weight, bias))):
+        y = y if batched else y[0]
+        return y if plain else record(y, (input, weight, bias), None)
+    if activation not in (None, "relu") and recorded:
         # The gradient of these needs the value before the activation, which the fused form does not keep.
         linear = _conv(op, rank, input, weight, bias, stride, padding, dilation, groups, padding_mode, None)
         return pointwise.apply(activation, linear)

@@ -72,6 +72,7 @@ PRICES = {
     "tiles input, strided": 14,
     "tiles output": 3.3,
     "tiles product": 0.259,
+    "tiles shared byte": 0.1,  # measured at eight layers: 0.1 to 0.4
     "tiles tile": 3.13,
     # Of weight gradients, 3,200: .6 % and .3 % (1.4 and .7 % by the prices of Zen 4); fitted to one half, of the other
     # .7 %. Since calls of boxes cost less: 1.6 % of 500 random ones, .6 and .4 % of layers with one and more samples.

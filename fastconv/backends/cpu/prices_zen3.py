@@ -46,6 +46,7 @@ PRICES = {
     # Winograd's tiles from anywhere (winograd_tiles.py), fitted to 2,330 convolutions of small images: a product as
     # above, a tile of them, and a vector of a frequency of what is transformed.
     "tiles product": 0.172,
+    "tiles shared byte": 0.06,  # not measured: that of a Zen 4
     "tiles tile": 127.0,
     "tiles input": 10.9,
     "tiles input, apart": 10.9,

@@ -68,6 +68,7 @@ PRICES = {
     "tiles input, strided": 5.52,
     "tiles output": 3.58,
     "tiles product": 0.135,
+    "tiles shared byte": 0.05,  # measured at sixteen layers whose cores shared a cache: 0.03 to 0.05
     "tiles tile": 0.0707,
     # Of weight gradients, 1,200 random ones and 311 of networks: .3 % and .05 % (1.4 and 3.3 %); fitted to one half, of
     # the other .5 and .25 %.

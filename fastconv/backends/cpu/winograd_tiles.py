@@ -70,8 +70,6 @@ _STEP = TILE_VECTORS * LANES
 _PANEL_BYTES = 8 << 20  # of transformed tiles, at most: twice TILE_COLUMNS where that fits, and half as many filters
 _NEAR_BYTES = SECOND_LEVEL_BYTES * 3 // 4  # of what is read again and again
 _MANY = 8  # panels for each thread: one more or less makes no great difference between threads
-_NS_PER_SHARED_BYTE = 0.1
-"""What a transformed byte costs all threads more if they share it: 0.03 to 0.09 on a Zen 4, 0.1 to 0.4 on a Xeon."""
 _NS_PER_FLOP, _NS_PER_INPUT = 0.015, 20.0
 
 Array = npt.NDArray[Any]
@@ -141,16 +139,16 @@ class Tiles:
         inputs = _NS_PER_INPUT * self.channels * total
         products = 2.0 * self.products * c.channels * c.rows * total * _NS_PER_FLOP
         time = c.groups * (inputs + products)
-        longest, each = self._panels(total, threads)
+        panels, longest, each = self._panels(total, threads)
         each = each or is_little(time)
         of_panel = self.frequencies * (self.channels * min(longest, -(-total // LANES) * LANES) + STAGGER)
         few = self.frequencies * (self.channels * FEW + STAGGER) if total <= FEW else 0
         several, part, elements = self._scratch(longest, total)
         not_finite = np.zeros(-(-total // LANES) * LANES, np.bool_)
         arrays = flat(source), flat(w), block_biases(c, b, source.dtype), target.reshape(-1), c.plan, self.taps
-        numbers = relu, *self.apart, samples, longest, *steps, self.kernel_size, several, part, elements
+        numbers = relu, *self.apart, samples, panels, *steps, self.kernel_size, several, part, elements
         if each:
-            tasks = c.groups * -(-total // longest)
+            tasks = c.groups * panels
             team = team_for(tasks, time)
             memory = scratch_rows(team.size, elements + of_panel + few, source.dtype)
             none = empty_tables(self.form, self.order, 0), memory[0], memory[0]
@@ -172,20 +170,21 @@ class Tiles:
         of_samples: npt.NDArray[np.bool_] = np.logical_or.reduce(not_finite[:total].reshape(samples, -1), axis=1)
         return of_samples
 
-    def _panels(self, total: int, threads: int) -> tuple[int, bool]:
-        """Columns of the longest panel of a group, and whether each thread takes panels of its own.
+    def _panels(self, total: int, threads: int) -> tuple[int, int, bool]:
+        """Panels of a group, columns of the longest, and whether each thread takes panels of its own.
 
         More panels transform the filters more often, and may be filled less; but of a panel that threads share, each
         reads what the others have transformed, and that is far away.
         """
         groups, vectors, fewest = self.correlation.groups, -(-total // LANES), -(-total // self.panel)
         even = threads // math.gcd(groups, threads)  # panels of a group that give each thread as many
-        panels = fewest if groups * fewest >= _MANY * threads else -(-fewest // even) * even
-        longest = -(-vectors // panels)
-        more = (panels - fewest) * self.panel_time + (panels * longest - vectors) * self.vector_time
-        if more <= threads * vectors * self.frequencies * self.channels * VECTOR_BYTES * _NS_PER_SHARED_BYTE:
-            return longest * LANES, True
-        return even_part(-(-total // _STEP), self.panel // _STEP) * _STEP, False
+        panels = min(vectors, fewest if groups * fewest >= _MANY * threads else -(-fewest // even) * even)
+        more = (panels - fewest) * self.panel_time + (even * -(-vectors // even) - vectors) * self.vector_time
+        shared = threads * vectors * self.frequencies * self.channels * VECTOR_BYTES
+        if more <= cost({"tiles shared byte": shared}):
+            return panels, -(-vectors // panels) * LANES, True
+        longest = even_part(-(-total // _STEP), self.panel // _STEP) * _STEP
+        return -(-total // longest), longest, False
 
     def _scratch(self, longest: int, total: int) -> tuple[int, int, int]:
         """Blocks and channels whose filters are transformed at once, and a thread's elements of scratch for products.
@@ -360,10 +359,10 @@ PANELS, TABLES, CHANNELS, BLOCKS = range(4)
 def winograd_tiles(
     form: Any, order: Any, x: Any, w: Any, start: Any, y: Any, plan: Any, taps: Any, rows: Any, columns: Any, tables:
     Any, tiles: Any, few: Any, memory: Any, not_finite: Any, relu: int, apart_h: int, apart_w: int, samples: int,
-    longest: int, row_step: int, channel_step: int, kernel_size: int, several: int, part: int, elements: int, unit:
+    panels: int, row_step: int, channel_step: int, kernel_size: int, several: int, part: int, elements: int, unit:
     int, group: int, first: int, who: int, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Tasks are panels of `longest` columns, which their threads do whole, or a step of the one from `first` on.
+    """Tasks are panels, which their threads do whole, one of each group in turn, or a step of the one from `first` on.
 
     Of such a step threads share `tables`, `tiles` and `few`. A thread's scratch has `elements` for the products, then
     the same for panels of its own.
@@ -382,11 +381,12 @@ def winograd_tiles(
         )  # fmt: skip
         return
     total, length, filled, own_tables = samples * len(rows) * len(columns), 0, -1, new_tables(form, order, 0)
+    vectors = -(-total // LANES)
     for task in range(begin, end):
         number, g = divmod(task, p.groups)  # of a panel all groups have the same tables
-        at = number * longest
+        at = vectors * number // panels * LANES
         if number != filled:
-            filled, length = number, -(-min(longest, total - at) // LANES) * LANES
+            filled, length = number, vectors * (number + 1) // panels * LANES - at
             own_tables = new_tables(form, order, length)
             fill_tables(form, order, plan, rows, columns, apart_h, apart_w, samples, at, own_tables)
         index, masks, segments, ends = own_tables
