@@ -29,6 +29,7 @@ from fastconv.backends.cpu.winograd_simd import (
 )
 
 _AHEAD = 2 * LINE_BYTES // 4  # elements from a filter that is stored to those whose lines are asked for
+_SOURCE_AHEAD = 8 * LINE_BYTES // 4  # elements from the taps of a filter to those that are asked for
 
 _I32 = ir.IntType(32)
 
@@ -151,6 +152,8 @@ def filter_transform_pair(  # type: ignore[no-untyped-def]
         source, target = emit.pointer(source), emit.pointer(target)
         channels = source, emit.at(source, channel_step)
         rows = [[emit.at(c, builder.mul(row_step, emit.index(m))) for m in range(ROWS)] for c in channels]
+        for row in rows[0]:  # as many streams as rows, which the hardware follows too late if they come from memory
+            emit.prefetch(emit.at(row, emit.index(_SOURCE_AHEAD)))
         taps_of = partial(_eight_of_two, half, rows)
         _filter_transform(emit, form, taps_of, turned.literal_value, target, stride, apart)
         return context.get_dummy_value()
