@@ -14,6 +14,8 @@ from fastconv.geometry import ConvGeometry
 GEOMETRIES = {
     "1×1": (24, 32, 1, (7, 7), 1, 1),
     "1×1, many rows": (40, 264, 1, (5, 9), 1, 1),
+    "1×1, many channels": (88, 24, 1, (5, 9), 1, 1),
+    "1×1, many channels of groups": (144, 16, 2, (5, 5), 1, 1),
     "1×1 of groups": (24, 36, 3, (6, 6), 1, 1),
     "1×1 at step 2": (16, 48, 1, (13, 13), 1, 2),
     "1×1, 5 rows behind whole blocks": (16, 21, 1, (8, 8), 1, 1),

@@ -22,6 +22,7 @@ from fastconv.backends.cpu.team import shared
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 
 _TOGETHER = 16  # channels whose taps are transposed before any is picked
+_BLOCKS_OF_LINES = 8  # of rows that are neighbours: those that are copied together
 
 
 def line_elements(kernel_size: int) -> int:
@@ -70,6 +71,7 @@ def pack_blocks(
     tap_to, channel_to = (p.channels, 1) if tap_major else (1, p.taps)
     joined = channel_step == kernel_size
     run = p.count // lanes if joined else -(-p.taps // lanes)
+    turned, copied = row_step == kernel_size == 1, begin
     for task in range(begin, end):
         g, block = divmod(task, p.blocks)
         r0 = block * ROWS
@@ -80,6 +82,11 @@ def pack_blocks(
         source = g * group_step + r0 * row_step
         for r in range(mr):
             start[row + r] = b[g * p.rows + r0 + r] if r < valid and b.size else start.dtype.type(0)
+        if turned and valid == ROWS:
+            if task == copied:
+                copied = min(end, task + _BLOCKS_OF_LINES, (g + 1) * p.blocks - (p.rows % ROWS > 0))
+                _copy_blocks(w, packed, to, source, channel_step, p.count, copied - task)
+            continue
         first = 0
         if valid == ROWS and not in_order:
             first = p.taps * _pick_taps(
@@ -94,6 +101,16 @@ def pack_blocks(
                 interleave(w, ROWS, pointer(w) + from_ * size, row_step, run, pointer(packed) + target * size)
                 first = at + (run * lanes if joined else p.taps)
         _pack_block(w, packed, to, source, row_step, channel_step, taps, tap_to, channel_to, first, p.count, mr, valid)
+
+
+@routine
+def _copy_blocks(w: Any, packed: Any, to: int, source: int, channel_step: int, count: int, blocks: int) -> None:
+    """Blocks side by side of weights whose rows are neighbours: a line of the cache has parts of several."""
+    size = w.itemsize
+    for k in range(count):
+        from_, target = pointer(w) + (source + k * channel_step) * size, pointer(packed) + (to + k * ROWS) * size
+        for block in range(blocks):
+            copy_rows(w, target + block * count * ROWS * size, from_ + block * ROWS * size)
 
 
 @shared(allocates=True)  # type: ignore[untyped-decorator]
