@@ -32,7 +32,7 @@ LONG_ROW_BYTES, LONG_ROWS = 2 * PAGE_BYTES, 32
 STEPS, BOX_STEPS = (1, 2, 4), (1, 2, 4, 8, 16)
 """Steps along a row that are gathered by shuffles, anywhere and where a box takes all phases of a row."""
 
-SAMPLES = 4
+SAMPLES = 3
 """Samples that are assumed to share what is done once, such as transforms of filters."""
 
 WINOGRAD_GAIN = 1.05

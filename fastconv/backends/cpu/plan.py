@@ -62,6 +62,9 @@ FAR_ROWS = 64 if REGISTERS == 16 else 128
 _SHARED_BOXES, LEAST_PRODUCTS, _SPARE = 4, 1_000_000, 1.03
 """Boxes that an image is cut into for threads to share, if each has so many products; and what they may cost more."""
 
+_SHARED_COLUMNS = 96
+"""Of a box of tiles of a signal that is cut so, at least: whole tiles of columns."""
+
 MIN_ROW = 240
 """Rows of outputs are cut only above this length, and into no shorter pieces."""
 
@@ -115,6 +118,7 @@ class Correlation:
         weight_grad: bool = False,
         flat: int = 0,
         most: int = 0,
+        parts: int = 1,
     ):
         depth, height, width = axes
         self.axes = axes
@@ -134,7 +138,7 @@ class Correlation:
             return
         self.plan = np.zeros(1, PLAN)
         self._sizes()
-        self._layout(rows if weight_grad else 0, flat, most)
+        self._layout(rows if weight_grad else 0, flat, most, parts)
         plan = self.plan[0]
         self.count, self.packed_rows, self.blocks = int(plan["count"]), int(plan["packed"]), int(plan["blocks"])
         self.small = self.outputs <= SMALL_OUTPUTS
@@ -182,11 +186,12 @@ class Correlation:
         apart = math.gcd(self.outputs * self.itemsize, SECOND_LEVEL_BYTES // _WAYS)
         return self.rows > _FEW_BLOCKS * simd.ROWS and self.channels * apart >= SECOND_LEVEL_BYTES
 
-    def _layout(self, rows: int, flat: int, most: int) -> None:
+    def _layout(self, rows: int, flat: int, most: int, parts: int) -> None:
         """Size of a box of outputs and the layout [channel][tap plane][phase h][phase w][row][pitch] of its source.
 
         `rows` of output gradient, if any, share the scratch with it; `flat` outputs are taken even if they do not fit,
-        and with `most` about that many at most, even if more would fit.
+        and with `most` about that many at most, even if more would fit. A plane or a signal is cut into at least
+        `parts`, as far as there are rows of outputs, or with `flat` vectors of them.
         """
         plan, itemsize = self.plan[0], self.itemsize
         depth, height, width = self.axes
@@ -204,6 +209,9 @@ class Correlation:
         if box_w + width.halo > row_limit and box_w > MIN_ROW:
             box_w = even_part(width.outputs, max(MIN_ROW, 2 * width.halo, row_limit - width.halo))
             box_w = min(width.outputs, -(-box_w // TILE_VECTORS // lanes) * TILE_VECTORS * lanes)
+        elif flat and height.outputs == 1 and (box_w > _SHARED_COLUMNS or parts > 1):
+            least = -(-box_w // parts) if parts > 1 else max(_SHARED_COLUMNS, -(-box_w // _SHARED_BOXES))
+            box_w = -(-even_part(box_w, least) // TILE_VECTORS // lanes) * TILE_VECTORS * lanes
         shared = 0
         if box_w == width.outputs and width.step == 1:
             left, right = max(0, -width.low), max(0, width.outputs - 1 + max(width.offsets) - (width.size - 1))
@@ -212,6 +220,8 @@ class Correlation:
         rows_fit = available // pitch - height.halo
         most_rows = max(1, height.halo, rows_fit, -(-flat // pitch))
         box_h = _box_rows(height, most_rows, pitch, box_w, lanes, int(plan["packed"] * plan["count"]))
+        if parts > 1:
+            box_h = min(box_h, -(-height.outputs // parts))
         plan["box_h"], plan["box_w"] = box_h, box_w
         plan["boxes_h"], plan["boxes_w"] = -(-height.outputs // box_h), -(-width.outputs // box_w)
         plan["box_rows"], plan["pitch"], plan["shared"] = box_h + height.halo, pitch, shared

@@ -6,6 +6,7 @@ import itertools
 import math
 from bisect import bisect_right
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ from fastconv.backends.cpu.winograd_kernels import (
 )
 from fastconv.backends.cpu.winograd_matrices import OUTPUTS
 from fastconv.backends.cpu.winograd_spread import Spread, reversed_taps
-from fastconv.backends.threads import get_num_threads, share, team_for
+from fastconv.backends.threads import get_num_threads, is_little, share, team_for
 
 _PLANES = 4  # of outputs that share the transformed planes of a volume
 _MANY_CHANNELS = 256  # beyond them a transformed box of TILE_COLUMNS takes more than its share of the third level
@@ -83,8 +84,12 @@ class Boxes:
     With taps e apart, outputs e apart depend on positions e apart alone: e · e images, each an ordinary convolution.
     """
 
-    def __init__(self, correlation: Correlation, spread: tuple[Spread, Spread] | None = None) -> None:
-        """With `spread`: all phases of a strided input gradient in height and width; `correlation` is any of them."""
+    def __init__(self, correlation: Correlation, spread: tuple[Spread, Spread] | None = None, parts: int = 1) -> None:
+        """With `spread`: all phases of a strided input gradient in height and width; `correlation` is any of them.
+
+        A plane is cut into boxes as is best, or into at least so many `parts`.
+        """
+        self.correlation, self.axes_of_all, self.parts = correlation, spread, parts
         depth, height, width = correlation.axes
         planes, channels = len(depth.offsets), correlation.channels
         if spread:
@@ -106,7 +111,9 @@ class Boxes:
         least = max(least, min(fitting, 2 * TILE_COLUMNS))
         kernel = planes, *patch_of(self.form)
         by_phase = [
-            Correlation([several, h, w], channels, correlation.rows, correlation.groups, kernel, 4, flat=least)
+            Correlation(
+                [several, h, w], channels, correlation.rows, correlation.groups, kernel, 4, flat=least, parts=parts
+            )
             for h, w in axes
         ]
         self.tiles = by_phase[0]
@@ -173,14 +180,19 @@ class Boxes:
     ) -> npt.NDArray[np.bool_]:
         """Fill `target`; returns for each sample whether one of its results is not finite."""
         tiles, samples, threads = self.tiles, len(source), get_num_threads()
-        x, w, y, start = flat(source), flat(w), target.reshape(-1), block_biases(tiles, b, source.dtype)
-        not_finite = np.zeros(samples, np.bool_)
         boxes = samples * self.ends[-1]
         of_box = samples * self.cost / boxes
-        # Boxes that not all threads find one of may be shared: the others would wait for those who have.
+        # Boxes that not all threads find one of may be smaller, or shared: the others would wait for those who have.
         shared = boxes % threads if boxes < _MANY_BOXES * threads else 0
-        if shared * (of_box / threads + SHARED_NS) >= of_box:
+        time_of_shared = shared * (of_box / threads + SHARED_NS)
+        if shared and self.parts == 1 and not is_little(samples * self.cost):
+            finer = _in_parts(self, self._parts(boxes, threads))
+            if finer.time(samples, threads) < boxes // threads * of_box + min(of_box, time_of_shared):
+                return finer.run(source, w, steps, b, target, relu)
+        if time_of_shared >= of_box:
             shared = 0
+        not_finite = np.zeros(samples, np.bool_)
+        x, w, y, start = flat(source), flat(w), target.reshape(-1), block_biases(tiles, b, source.dtype)
         memory = call_scratch(self.filters + (self.transformed if shared else 0), x.dtype)
         filters, transformed = memory[: self.filters], memory[self.filters :]
         arguments = self.form, w, filters, tiles.plan, self.taps, *steps, self.kernel_size, self.depth
@@ -195,6 +207,18 @@ class Boxes:
             self._boxes(arrays, relu, n, NUMBERS, number, self.phases[n].numbers, (1 - self.inputs) * of_box)
         return not_finite
 
+    def _parts(self, boxes: int, threads: int) -> int:
+        """Parts of a plane, more than there are, of which threads find equally many."""
+        plan = self.tiles.plan[0]
+        rows = int(plan["boxes_h"] if plan["outputs_h"] > 1 else plan["boxes_w"])
+        even = threads // math.gcd(boxes // rows, threads)
+        return (rows // even + 1) * even
+
+    def time(self, samples: int, threads: int) -> float:
+        """Nanoseconds of so many samples, if no thread helps another with its boxes."""
+        boxes = samples * self.ends[-1]
+        return samples * self.cost / boxes * -(-boxes // threads)
+
     def _boxes(
         self, arrays: tuple[Array, ...], relu: bool, phase: int, unit: int, box: int, tasks: int, cost: float
     ) -> None:
@@ -206,6 +230,12 @@ class Boxes:
             self.form, x, filters, start, y, self.plans, self.tables, self.offsets, self.numbers, memory, transformed,
             not_finite, relu, self.depth, self.together, self.outputs_d, phase, unit, box, team.address, 0, tasks,
         )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _in_parts(boxes: Boxes, parts: int) -> Boxes:
+    """The same in smaller boxes, for threads that would find too few."""
+    return Boxes(boxes.correlation, boxes.axes_of_all, parts)
 
 
 def tiled(axis: Axis) -> list[Axis]:

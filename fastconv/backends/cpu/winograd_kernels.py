@@ -18,6 +18,7 @@ or a NaN would spread over its tile: samples with a result that is not finite ar
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ import numpy.typing as npt
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather import copy_strided
-from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, inlined, pointer, routine
+from fastconv.backends.cpu.host import SECOND_LEVEL_BYTES, flat, inlined, pointer, routine
 from fastconv.backends.cpu.plan import Correlation
 from fastconv.backends.cpu.simd import ROWS, WIDE, outer_strided
 from fastconv.backends.cpu.team import shared
@@ -196,11 +197,20 @@ def taps_in_order(correlation: Correlation) -> npt.NDArray[np.int64]:
 
 
 def block_biases(correlation: Correlation, b: Array | None, dtype: Any) -> Array:
-    """[group][row of whole blocks], zeros where there is no bias."""
-    start = np.zeros((correlation.groups, correlation.blocks * ROWS), dtype)
-    if b is not None:
-        start[:, : correlation.rows] = b.reshape(correlation.groups, correlation.rows)
+    """[group][row of whole blocks], zeros where there is no bias. Only for reading."""
+    shape = correlation.groups, correlation.blocks * ROWS
+    if b is None:
+        return _zeros(shape, dtype)
+    if correlation.rows == shape[1]:
+        return flat(b).reshape(shape)
+    start = np.zeros(shape, dtype)
+    start[:, : correlation.rows] = b.reshape(correlation.groups, correlation.rows)
     return start
+
+
+@lru_cache(maxsize=64)
+def _zeros(shape: tuple[int, int], dtype: Any) -> Array:
+    return np.zeros(shape, dtype)
 
 
 def several_blocks(frequencies: int, columns: int) -> int:
