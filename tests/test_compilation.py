@@ -76,7 +76,7 @@ def test_nothing_is_compiled_again_for_another_shape():
     output = subprocess.run([sys.executable, "-c", CALLS], cwd=ROOT, capture_output=True, text=True)
     assert output.returncode == 0, output.stderr
     before, after = json.loads(output.stdout)
-    kernels = "correlate.correlate_boxes", "columns.correlate_columns", "winograd_tiles.winograd_tiles"
+    kernels = "correlate.correlate_boxes", "columns.correlate_columns", "winograd_tile_kernels.winograd_tiles"
     assert {f"fastconv.backends.cpu.{kernel}" for kernel in kernels} <= set(before)
     assert after == before
     assert not any("pool" in name or "softmax" in name for name in after)
