@@ -13,6 +13,8 @@ four blocks are transformed and multiplied at a time, within the second level.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -52,9 +54,32 @@ _STEP = TILE_VECTORS * LANES
 _PANEL_BYTES = 8 << 20  # of transformed tiles, at most: twice TILE_COLUMNS where that fits, and half as many filters
 _NEAR_BYTES = SECOND_LEVEL_BYTES * 3 // 4  # of what is read again and again
 _MANY = 8  # panels for each thread: one more or less makes no great difference between threads
-_NS_PER_FLOP, _NS_PER_INPUT = 0.015, 20.0
+_KEPT_COLUMNS = 4 * LANES  # of tables that are kept for the next call: a few KiB
 
 Array = npt.NDArray[Any]
+
+
+@dataclass(slots=True)
+class Division:
+    """Tiles of some samples for some threads; counts are those of columns, or of elements of scratch."""
+
+    tiles: int
+    lanes: int
+    """Of whole vectors of tiles."""
+    panels: int
+    longest: int
+    each: bool
+    """Whether a thread does whole panels."""
+    several: int
+    part: int
+    elements: int
+    of_panel: int
+    few: int
+    inputs: float
+    """Nanoseconds for the transforms of the input."""
+    products: float
+    tables: tuple[Array, ...] | None
+    """Those of a small panel that threads share, once they are filled: they depend on nothing else."""
 
 
 class Tiles:
@@ -87,7 +112,10 @@ class Tiles:
         self.panel = TILE_COLUMNS * (2 if most else 1)
         """Columns at once, at most."""
         self.kernel_size = correlation.kernel_size
-        self.panel_time, self.vector_time = cost(self._of_panel()), cost(self._of_vector())
+        of_vector = self._of_vector()
+        self.panel_time, self.vector_time = cost(self._of_panel()), cost(of_vector)
+        self.input_time = cost({thing: count for thing, count in of_vector.items() if "input" in thing})
+        self.no_tables = empty_tables(self.form, self.order, 0)
 
     def bill(self, samples: int) -> Bill:
         """What is done for each of so many samples, see estimates.py."""
@@ -116,41 +144,61 @@ class Tiles:
         self, source: Array, w: Array, steps: tuple[int, int], b: Array | None, target: Array, relu: bool
     ) -> npt.NDArray[np.bool_]:
         """Fill `target`; returns for each sample whether one of its results is not finite."""
-        c, samples, threads = self.correlation, len(source), get_num_threads()
-        total = samples * len(self.rows) * len(self.columns)
-        inputs = _NS_PER_INPUT * self.channels * total
-        products = 2.0 * self.products * c.channels * c.rows * total * _NS_PER_FLOP
-        time = c.groups * (inputs + products)
-        panels, longest, each = self._panels(total, threads)
-        each = each or is_little(time)
-        of_panel = self.frequencies * (self.channels * min(longest, -(-total // LANES) * LANES) + STAGGER)
-        few = self.frequencies * (self.channels * FEW + STAGGER) if total <= FEW else 0
-        several, part, elements = self._scratch(longest, total)
-        not_finite = np.zeros(-(-total // LANES) * LANES, np.bool_)
+        c, samples = self.correlation, len(source)
+        d = _division(self, samples, get_num_threads())
+        not_finite = np.zeros(d.lanes, np.bool_)
         arrays = flat(source), flat(w), block_biases(c, b, source.dtype), target.reshape(-1), c.plan, self.taps
-        numbers = relu, *self.apart, samples, panels, *steps, self.kernel_size, several, part, elements
-        if each:
-            tasks = c.groups * panels
-            team = team_for(tasks, time)
-            memory = scratch_rows(team.size, elements + of_panel + few, source.dtype)
-            none = empty_tables(self.form, self.order, 0), memory[0], memory[0]
-            what = self.rows, self.columns, *none, memory, not_finite
+        numbers = relu, *self.apart, samples, d.panels, *steps, self.kernel_size, d.several, d.part, d.elements
+        if d.each or is_little(d.inputs + d.products):
+            tasks = c.groups * d.panels
+            team = team_for(tasks, d.inputs + d.products)
+            memory = scratch_rows(team.size, d.elements + d.of_panel + d.few, source.dtype)
+            what = self.rows, self.columns, self.no_tables, memory[0], memory[0], memory, not_finite
             winograd_tiles(self.form, self.order, *arrays, *what, *numbers, PANELS, 0, 0, team.address, 0, tasks)
         else:
-            for first in range(0, total, longest):
-                length = -(-min(longest, total - first) // LANES) * LANES
-                tables, memory = empty_tables(self.form, self.order, length), call_scratch(of_panel + few, source.dtype)
-                of_all = self.rows, self.columns, tables, memory[:of_panel], memory[of_panel:]
-                units = (CHANNELS, c.channels, inputs), (BLOCKS, c.blocks, products)
-                for group, (unit, tasks, work) in [(0, (TABLES, 1, 0.0)), *product(range(c.groups), units)]:
-                    team = team_for(tasks, work * length / total)
-                    own = scratch_rows(team.size, elements, source.dtype)
-                    winograd_tiles(
-                        self.form, self.order, *arrays, *of_all, own, not_finite, *numbers, unit, group, first,
-                        team.address, 0, tasks,
-                    )  # fmt: skip
-        of_samples: npt.NDArray[np.bool_] = np.logical_or.reduce(not_finite[:total].reshape(samples, -1), axis=1)
+            self._in_steps(d, arrays, not_finite, numbers)
+        if np.count_nonzero(not_finite) == 0:  # a tenth of the time of the sum
+            return _all_finite(samples)
+        of_samples: npt.NDArray[np.bool_] = np.logical_or.reduce(not_finite[: d.tiles].reshape(samples, -1), axis=1)
         return of_samples
+
+    def _in_steps(
+        self, d: Division, arrays: tuple[Array, ...], not_finite: npt.NDArray[np.bool_], numbers: tuple[int, ...]
+    ) -> None:
+        """All threads share each panel."""
+        c, dtype = self.correlation, arrays[0].dtype
+        memory = call_scratch(d.of_panel + d.few, dtype)
+        for first in range(0, d.tiles, d.longest):
+            length = -(-min(d.longest, d.tiles - first) // LANES) * LANES
+            kept = d.tables  # read once: another thread may be here as well
+            tables = empty_tables(self.form, self.order, length) if kept is None else kept
+            of_all = self.rows, self.columns, tables, memory[: d.of_panel], memory[d.of_panel :]
+            units = (CHANNELS, c.channels, d.inputs), (BLOCKS, c.blocks, d.products)
+            to_fill = [(0, (TABLES, 1, 0.0))] if kept is None else []
+            for group, (unit, tasks, work) in [*to_fill, *product(range(c.groups), units)]:
+                team = team_for(tasks, work / c.groups * length / d.lanes)
+                own = scratch_rows(team.size, d.elements, dtype)
+                winograd_tiles(
+                    self.form, self.order, *arrays, *of_all, own, not_finite, *numbers, unit, group, first,
+                    team.address, 0, tasks,
+                )  # fmt: skip
+            if length == d.lanes <= _KEPT_COLUMNS:
+                d.tables = tables
+
+    def division(self, samples: int, threads: int) -> Division:
+        """How the tiles of so many samples are divided among threads."""
+        total = samples * len(self.rows) * len(self.columns)
+        panels, longest, each = self._panels(total, threads)
+        few = self.frequencies * (self.channels * FEW + STAGGER) if total <= FEW else 0
+        lanes = -(-total // LANES) * LANES
+        of_panel = self.frequencies * (self.channels * min(longest, lanes) + STAGGER)
+        groups, vectors = self.correlation.groups, lanes // LANES
+        inputs = groups * vectors * self.input_time
+        products = groups * (vectors * (self.vector_time - self.input_time) + panels * self.panel_time)
+        several, part, elements = self._scratch(longest, total)
+        return Division(
+            total, lanes, panels, longest, each, several, part, elements, of_panel, few, inputs, products, None
+        )
 
     def _panels(self, total: int, threads: int) -> tuple[int, int, bool]:
         """Panels of a group, columns of the longest, and whether each thread takes panels of its own.
@@ -187,3 +235,13 @@ class Tiles:
         of_phase = self.channels // channels * part
         of_block = of_frequencies * (ROWS * (of_phase + longest) + FILTER_PADDING + STAGGER)
         return several, part, several * of_block + longest + (math.prod(outputs_of(self.form)) + 1) * LANES
+
+
+@lru_cache(maxsize=1024)
+def _division(tiles: Tiles, samples: int, threads: int) -> Division:
+    return tiles.division(samples, threads)
+
+
+@lru_cache(maxsize=64)
+def _all_finite(samples: int) -> npt.NDArray[np.bool_]:
+    return np.zeros(samples, np.bool_)
