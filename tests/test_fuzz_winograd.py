@@ -13,7 +13,7 @@ from problems import Problem, parse
 
 import fastconv as fc
 from fastconv.backends import threads
-from fastconv.backends.cpu import convolution, weight_grad_estimates, winograd, winograd_tiles
+from fastconv.backends.cpu import convolution, weight_grad_estimates, winograd, winograd_boxes, winograd_tiles
 from fastconv.backends.cpu.prices import PRICES
 
 hypothesis = pytest.importorskip("hypothesis", reason="pip install hypothesis")
@@ -126,6 +126,38 @@ def test_a_small_image_is_the_same_in_a_batch(kernel, way, rows, monkeypatch):
     forget()
     alone = fc.conv2d(arrays.x[4:5], arrays.w, **problem.window)
     assert np.array_equal(alone, fc.conv2d(arrays.x, arrays.w, **problem.window)[4:5])
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize(
+    "line, parts",
+    [
+        ("n1 c16 l300 k16 f7 p3", {2: 2, 3: 3, 5: 5}),
+        ("n1 c16 hw32 k16 f3 p1", {2: 2, 3: 3, 5: 5}),
+        ("n2 c16 hw32 k16 f3 p1", {2: None, 3: 3, 5: 5}),  # of two threads each has a sample
+        ("n1 c16 hw17x40 k16 f3 p1 s2", {2: 2, 3: 3, 5: 5}),
+        ("n1 c16 hw30 k16 f3 p2 d2", {2: None, 3: 3, 5: 5}),  # four phases of the dilation
+    ],
+)
+def test_boxes_are_smaller_where_threads_would_find_too_few(line, parts, count, monkeypatch):
+    problem, given = parse(line), []
+    arrays = problem.normal("float32")
+    monkeypatch.setattr(winograd, "_fastest", lambda found, direct: ("boxes", found["boxes"]))
+    monkeypatch.setattr(threads, "SERIAL_NS", 0)
+    monkeypatch.setattr(winograd_boxes, "SHARED_NS", 1_000_000_000)
+    in_parts = winograd_boxes._in_parts
+    monkeypatch.setattr(winograd_boxes, "_in_parts", lambda *args: given.append(args[1]) or in_parts(*args))
+    before = fc.get_num_threads()
+    try:
+        fc.set_num_threads(1)
+        forget()
+        expected = fc.conv(arrays.x, arrays.w, **problem.window)
+        assert not given
+        fc.set_num_threads(count)
+        assert np.array_equal(fc.conv(arrays.x, arrays.w, **problem.window), expected)
+    finally:
+        fc.set_num_threads(before)
+    assert given == ([] if parts[count] is None else [parts[count]])
 
 
 def test_ways_are_taken():
