@@ -210,8 +210,8 @@ class Correlation:
             box_w = even_part(width.outputs, max(MIN_ROW, 2 * width.halo, row_limit - width.halo))
             box_w = min(width.outputs, -(-box_w // TILE_VECTORS // lanes) * TILE_VECTORS * lanes)
         elif flat and height.outputs == 1 and (box_w > _SHARED_COLUMNS or parts > 1):
-            least = -(-box_w // parts) if parts > 1 else max(_SHARED_COLUMNS, -(-box_w // _SHARED_BOXES))
-            box_w = -(-even_part(box_w, least) // TILE_VECTORS // lanes) * TILE_VECTORS * lanes
+            most_w = -(-box_w // parts) if parts > 1 else max(_SHARED_COLUMNS, -(-box_w // _SHARED_BOXES))
+            box_w = -(-even_part(box_w, most_w) // TILE_VECTORS // lanes) * TILE_VECTORS * lanes
         shared = 0
         if box_w == width.outputs and width.step == 1:
             left, right = max(0, -width.low), max(0, width.outputs - 1 + max(width.offsets) - (width.size - 1))

@@ -89,7 +89,7 @@ class Boxes:
 
         A plane is cut into boxes as is best, or into at least so many `parts`.
         """
-        self.correlation, self.axes_of_all, self.parts = correlation, spread, parts
+        self.correlation, self.spread_axes, self.parts = correlation, spread, parts
         depth, height, width = correlation.axes
         planes, channels = len(depth.offsets), correlation.channels
         if spread:
@@ -235,7 +235,7 @@ class Boxes:
 @lru_cache(maxsize=1024)
 def _in_parts(boxes: Boxes, parts: int) -> Boxes:
     """The same in smaller boxes, for threads that would find too few."""
-    return Boxes(boxes.correlation, boxes.axes_of_all, parts)
+    return Boxes(boxes.correlation, boxes.spread_axes, parts)
 
 
 def tiled(axis: Axis) -> list[Axis]:
