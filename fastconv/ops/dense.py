@@ -30,6 +30,8 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     if plain:  # nothing to record
         return y
     wanted = needs_grad(input), needs_grad(weight), needs_grad(bias)
+    if not any(wanted):
+        return record(y, (input, weight, bias), None)
 
     def backward(gy: Array) -> tuple[Array | None, ...]:
         flat_gy = gy.reshape(rows, len(w))
