@@ -41,19 +41,10 @@ def record(y: Array, inputs: Sequence[Any], backward: Backward | None) -> Any:
             tensor, needed = True, needed or x.requires_grad
     if not tensor:
         return y
-    result = _of_result(y)
+    result = Tensor(y)
     if needed and backward is not None and is_grad_enabled():
         parents = [(x._node or x) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs]
         result.requires_grad, result._node = True, Node(parents, backward)
-    return result
-
-
-def _of_result(y: Array) -> Tensor:
-    """A Tensor of what an operation has computed, which needs no check."""
-    if type(y) is not np.ndarray:
-        return Tensor(y)
-    result = Tensor.__new__(Tensor)
-    result.data, result.requires_grad, result.grad, result._node = y, False, None, None
     return result
 
 
@@ -356,14 +347,11 @@ def stack(tensors: Sequence[Any], axis: int = 0) -> Any:
     return concatenate([tensor[key] for tensor in tensors], len(key) - 1)
 
 
-_OF_THE_HOST = {np.ndarray, float, int, bool}
-
-
 def _apply(rule: Callable[..., tuple[Any, ...]], inputs: tuple[Any, ...], *options: Any) -> Tensor:
     """Run a rule of _derivatives on the arrays of `inputs`; keep the vjps of those inputs that need a gradient."""
     arrays = [raw(x) for x in inputs]
     first = arrays[0]
-    if any(type(array) not in _OF_THE_HOST for array in arrays):
+    if not {type(array) for array in arrays} <= {np.ndarray, float, int, bool}:
         devices = {backends.device_of(array): array for array in arrays if hasattr(array, "dtype")}
         if len(devices) > 1:
             places = " and ".join(sorted(devices))

@@ -71,6 +71,7 @@ n2 c3 hw30x27 k16 f7 s2 p3
 n1 c3 hw28 k24 f4 s4
 n2 c3 hw9x11 k5 f2x3 s2x3
 n1 c4 hw8x35 k6 f4 s4 g2
+n2 c150 hw5 k16 f1 g2
 n2 c2 dhw4x6x20 k3 f2 s2
 n2 c7 hw4x42 k9 f2 s2
 n1 c5 hw7x60 k4 f3x4 s3x4

@@ -83,7 +83,7 @@ def pack_blocks(
         for r in range(mr):
             start[row + r] = b[g * p.rows + r0 + r] if r < valid and b.size else start.dtype.type(0)
         if turned and valid == ROWS:
-            if task == copied:
+            if task >= copied:  # behind the last ones, or in the next group
                 copied = min(end, task + _BLOCKS_OF_LINES, (g + 1) * p.blocks - (p.rows % ROWS > 0))
                 _copy_blocks(w, packed, to, source, channel_step, p.count, copied - task)
             continue
