@@ -26,7 +26,8 @@ from fastconv.backends.cpu.winograd_matrices import Matrices, Matrix, has_zero, 
 
 FILTER_LANES = 8  # of a vector of filters: at least ROWS
 FEW = 4  # columns of `few_columns`
-FEW_BLOCKS = 2 * lanes_of(4) // FILTER_LANES  # blocks of rows at once: two vectors of rows
+_FEW_LANES = max(lanes_of(4), FILTER_LANES)  # of its vectors of rows
+FEW_BLOCKS = 2 * _FEW_LANES // FILTER_LANES  # blocks of rows at once: two such vectors
 _BLOCKS = range(FEW_BLOCKS)
 
 _I64 = ir.IntType(64)
@@ -186,7 +187,8 @@ def few_columns(  # type: ignore[no-untyped-def]
     signature = types.void(like, *[types.intp] * 11)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        emit, vector = Emitter(builder, signature.args[0], FILTER_LANES), Emitter(builder, signature.args[0])
+        emit, row_of_c = Emitter(builder, signature.args[0], FILTER_LANES), Emitter(builder, signature.args[0])
+        vector = Emitter(builder, signature.args[0], _FEW_LANES)
         last, a, a_apart, b, b_stride, count, c, c_apart, c_stride, before, after = args[1:]
         a, b, c = (emit.pointer(address) for address in (a, b, c))
         numbers = [builder.select(builder.icmp_signed("<", emit.index(n), last), emit.index(n), last) for n in _BLOCKS]
@@ -217,10 +219,10 @@ def few_columns(  # type: ignore[no-untyped-def]
                     by_rows = vector.interleaved(result[number // together])  # FEW columns of each row after the other
                     for m in range(ROWS):
                         held, first = divmod((number % together * FILTER_LANES + m) * FEW, vector.lanes)
-                        lanes = [first + n if n < FEW else vector.lanes for n in range(vector.lanes)]
-                        mask = ir.Constant(ir.VectorType(_I32, vector.lanes), lanes)
+                        lanes = [first + n if n < FEW else vector.lanes for n in range(row_of_c.lanes)]
+                        mask = ir.Constant(ir.VectorType(_I32, row_of_c.lanes), lanes)
                         row = builder.shuffle_vector(by_rows[held], vector.zero, mask)
-                        vector.store(row, emit.at(target, builder.mul(c_stride, emit.index(m))))
+                        row_of_c.store(row, emit.at(target, builder.mul(c_stride, emit.index(m))))
         return context.get_dummy_value()
 
     return signature, codegen

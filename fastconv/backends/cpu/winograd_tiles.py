@@ -44,7 +44,7 @@ from fastconv.backends.cpu.winograd_kernels import (
     several_blocks,
     taps_in_order,
 )
-from fastconv.backends.cpu.winograd_simd import FEW, FEW_BLOCKS
+from fastconv.backends.cpu.winograd_simd import FEW, FEW_BLOCKS, FILTER_LANES
 from fastconv.backends.cpu.winograd_spread import Spread, reversed_taps
 from fastconv.backends.cpu.winograd_tile_kernels import BLOCKS, CHANNELS, PANELS, TABLES, winograd_tiles
 from fastconv.backends.cpu.winograd_tile_tables import begins, empty_tables, first_outputs, order_of
@@ -227,7 +227,7 @@ class Tiles:
         filter_bytes = 4 * of_frequencies * ROWS * self.channels
         if total <= FEW:
             several = max(FEW_BLOCKS, min(several, _NEAR_BYTES // filter_bytes))
-            if self.channels == channels:
+            if self.channels == channels and LANES >= FILTER_LANES:  # else no room for sums that go on
                 part = even_part(channels, max(2, _NEAR_BYTES * channels // (FEW_BLOCKS * filter_bytes)))
                 part += part % 2
         elif tile_bytes <= _NEAR_BYTES:  # they cost little to read again: no more filters than stay in the cache
