@@ -17,9 +17,8 @@ class Sequential(Module):
             _put(self, name, module)
 
     def forward(self, input: Any) -> Any:
-        for module in vars(self).values():  # as `children`, without its generators: this runs for every call
-            if isinstance(module, Module):
-                input = module(input)
+        for module in self.children():
+            input = module(input)
         return input
 
     def fusible(self) -> Sequence[Sequence[str]]:

@@ -61,23 +61,31 @@ Array = npt.NDArray[Any]
 
 @dataclass(slots=True)
 class Division:
-    """Tiles of some samples for some threads; counts are those of columns, or of elements of scratch."""
+    """How the tiles of some samples are divided among some threads."""
 
     tiles: int
-    lanes: int
-    """Of whole vectors of tiles."""
+    padded: int
+    """Tiles, filled up to whole vectors."""
     panels: int
+    """Of a group."""
     longest: int
+    """Columns of the longest panel."""
     each: bool
     """Whether a thread does whole panels."""
     several: int
+    """Blocks of rows whose filters are transformed at once."""
     part: int
+    """Channels of these."""
     elements: int
+    """Of a thread's scratch for the products."""
     of_panel: int
+    """Elements of the transformed tiles of the longest panel."""
     few: int
+    """Elements of the same side by side, of at most FEW tiles."""
     inputs: float
-    """Nanoseconds for the transforms of the input."""
+    """Nanoseconds of the transforms of the input, of all groups."""
     products: float
+    """Nanoseconds of all the rest."""
     tables: tuple[Array, ...] | None
     """Those of a small panel that threads share, once they are filled: they depend on nothing else."""
 
@@ -146,7 +154,7 @@ class Tiles:
         """Fill `target`; returns for each sample whether one of its results is not finite."""
         c, samples = self.correlation, len(source)
         d = _division(self, samples, get_num_threads())
-        not_finite = np.zeros(d.lanes, np.bool_)
+        not_finite = np.zeros(d.padded, np.bool_)
         arrays = flat(source), flat(w), block_biases(c, b, source.dtype), target.reshape(-1), c.plan, self.taps
         numbers = relu, *self.apart, samples, d.panels, *steps, self.kernel_size, d.several, d.part, d.elements
         if d.each or is_little(d.inputs + d.products):
@@ -176,13 +184,13 @@ class Tiles:
             units = (CHANNELS, c.channels, d.inputs), (BLOCKS, c.blocks, d.products)
             to_fill = [(0, (TABLES, 1, 0.0))] if kept is None else []
             for group, (unit, tasks, work) in [*to_fill, *product(range(c.groups), units)]:
-                team = team_for(tasks, work / c.groups * length / d.lanes)
+                team = team_for(tasks, work / c.groups * length / d.padded)
                 own = scratch_rows(team.size, d.elements, dtype)
                 winograd_tiles(
                     self.form, self.order, *arrays, *of_all, own, not_finite, *numbers, unit, group, first,
                     team.address, 0, tasks,
                 )  # fmt: skip
-            if length == d.lanes <= _KEPT_COLUMNS:
+            if length == d.padded <= _KEPT_COLUMNS:
                 d.tables = tables
 
     def division(self, samples: int, threads: int) -> Division:
@@ -190,14 +198,14 @@ class Tiles:
         total = samples * len(self.rows) * len(self.columns)
         panels, longest, each = self._panels(total, threads)
         few = self.frequencies * (self.channels * FEW + STAGGER) if total <= FEW else 0
-        lanes = -(-total // LANES) * LANES
-        of_panel = self.frequencies * (self.channels * min(longest, lanes) + STAGGER)
-        groups, vectors = self.correlation.groups, lanes // LANES
+        padded = -(-total // LANES) * LANES
+        of_panel = self.frequencies * (self.channels * min(longest, padded) + STAGGER)
+        groups, vectors = self.correlation.groups, padded // LANES
         inputs = groups * vectors * self.input_time
         products = groups * (vectors * (self.vector_time - self.input_time) + panels * self.panel_time)
         several, part, elements = self._scratch(longest, total)
         return Division(
-            total, lanes, panels, longest, each, several, part, elements, of_panel, few, inputs, products, None
+            total, padded, panels, longest, each, several, part, elements, of_panel, few, inputs, products, None
         )
 
     def _panels(self, total: int, threads: int) -> tuple[int, int, bool]:
