@@ -41,8 +41,10 @@ def get(device: str) -> Any:
 
 
 def of(array: Any) -> Any:
-    """The backend module that owns this array."""
-    return _backend("cpu" if isinstance(array, np.ndarray) or not is_cupy(array) else "cuda")
+    """The backend module that owns this array, or what stands in for it while a pass is recorded."""
+    if type(array) is np.ndarray:
+        return _backend("cpu")
+    return array.backend if is_recorded(array) else _backend("cuda" if is_cupy(array) else "cpu")
 
 
 def device_of(array: Any) -> str:
@@ -71,6 +73,11 @@ def on(array: Any) -> AbstractContextManager[Any]:
 def is_cupy(array: Any) -> bool:
     """True for a CuPy array, told by its type's module so that CuPy need not be imported."""
     return type(array).__module__.partition(".")[0] == "cupy"
+
+
+def is_recorded(array: Any) -> bool:
+    """True for an array of the CPU backend on which a pass is recorded."""
+    return isinstance(array, np.ndarray) and hasattr(array, "recording")
 
 
 def is_floating(dtype: Any) -> bool:

@@ -12,13 +12,21 @@ Geometry arrives checked: a primitive raises nothing but MemoryError.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from fastconv.geometry import ConvGeometry, PoolGeometry, ResampleGeometry
 
 Array = Any
 """An array of the backend: numpy.ndarray or cupy.ndarray."""
+
+
+class Graph(Protocol):
+    """Recorded work: `launch()` repeats it for what lies in `inputs`; `results` are the arrays that it writes."""
+
+    inputs: list[Array]
+    results: list[Array]
+    launch: Callable[[], None]
 
 
 class Backend(Protocol):
@@ -182,6 +190,17 @@ class Backend(Protocol):
         """Gradient of `row_norm`, given its mean and variance → gx (R, L), gradients of weight and of bias (G, K).
 
         Without `weights_too` the last two are not wanted, and may be None.
+        """
+        ...
+
+    def capture(
+        self, work: Callable[[Sequence[Array], Sequence[Array]], list[Array]], example: Sequence[Array],
+        parameters: Sequence[Array],
+    ) -> Graph:  # fmt: skip
+        """Record what `work(inputs, parameters)` does, for inputs of the shapes and dtypes of the example.
+
+        The arrays that it gets stand for these: it may give them to primitives and to functions of `xp`. Parameters are
+        read where they are at each repetition.
         """
         ...
 

@@ -15,8 +15,8 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from queue import SimpleQueue
 from typing import Any
@@ -189,9 +189,20 @@ _starting = threading.Lock()
 
 class _Local(threading.local):
     team = _ALONE
+    all_awake = False
 
 
 _local = _Local()
+
+
+@contextmanager
+def all_awake() -> Iterator[None]:
+    """Every helper that a call of this thread asks for is woken: whether work is shared depends on the work alone."""
+    _local.all_awake = True
+    try:
+        yield
+    finally:
+        _local.all_awake = False
 
 
 def _forget_pool() -> None:
@@ -223,7 +234,7 @@ def team_for(tasks: int, cost: float, first: int = 0) -> Team:
     if helpers < 1:
         return _ALONE
     pool = _pool or _ready_pool()
-    if not pool.call(helpers, awake, cost):
+    if not pool.call(helpers, helpers if _local.all_awake else awake, cost):
         return _ALONE
     team = _local.team
     if team.pool is not pool:

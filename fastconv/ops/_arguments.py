@@ -81,6 +81,8 @@ def _converted(op: str, name: str, value: Any) -> Array:
     if backends.is_cupy(array):
         with backends.on(array):
             return backends.of(array).xp.asarray(array, order="C")
+    if backends.is_recorded(array):
+        return array.astype(dtype.newbyteorder("="), order="C", copy=False)
     return np.asarray(array, dtype=dtype.newbyteorder("="), order="C")  # ascontiguousarray gives a 0-d array an axis
 
 

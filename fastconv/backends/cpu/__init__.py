@@ -28,6 +28,7 @@ from fastconv.backends.cpu.pooling import avg_pool_backward as avg_pool_backward
 from fastconv.backends.cpu.pooling import avg_pool_forward as avg_pool_forward
 from fastconv.backends.cpu.pooling import max_pool_backward as max_pool_backward
 from fastconv.backends.cpu.pooling import max_pool_forward as max_pool_forward
+from fastconv.backends.cpu.recording import capture as capture
 from fastconv.backends.cpu.resampling import resample as resample
 from fastconv.backends.cpu.row_norm import row_norm as row_norm
 from fastconv.backends.cpu.row_norm import row_norm_backward as row_norm_backward

@@ -57,6 +57,11 @@ def _forward(geometry: ConvGeometry, itemsize: int, precision: str) -> list[Algo
     return [algorithm(forward_plan(geometry, itemsize), steps, precision)]
 
 
+def forward_is_kernels(geometry: ConvGeometry, itemsize: int) -> bool:
+    """Whether `conv_forward` does nothing but call kernels, which read x, w and b where they lie."""
+    return all(algorithm.is_kernels for algorithm in _forward(geometry, itemsize, get_precision()))
+
+
 def conv_input_grad(gy: Array, w: Array, b: Array | None, geometry: ConvGeometry) -> Array:
     """See contract.Backend.conv_input_grad."""
     gx = empty(geometry.input_shape(len(gy)), gy.dtype)
@@ -191,6 +196,8 @@ class Algorithm(NamedTuple):
     name: str
     run: Callable[[Array, Array, Array | None, Array, bool], None]
     """run(source, w, b, target, relu) writes the correlation into its part of `target`, which is not empty."""
+    is_kernels: bool = True
+    """Whether a run is nothing but calls of kernels, the same for all values of its arrays."""
 
 
 def algorithm(correlation: Correlation, steps: tuple[int, int], precision: str) -> Algorithm:
@@ -199,7 +206,7 @@ def algorithm(correlation: Correlation, steps: tuple[int, int], precision: str) 
     `steps`: how far apart in the flat w the rows (target channels) and the source channels of a group lie.
     """
     if correlation.empty:
-        return Algorithm("constant", partial(_fill, correlation))
+        return Algorithm("constant", partial(_fill, correlation), False)
     if correlation.itemsize == 4 and precision != "highest":
         faster = _with_more_rounding(correlation, steps)
         if faster is not None:
@@ -221,12 +228,12 @@ def _with_more_rounding(correlation: Correlation, steps: tuple[int, int]) -> Alg
     if found := winograd.fastest(correlation):
         name, tiles = found
         run = partial(_where_finite, tiles, steps, [algorithm(correlation, steps, "highest")])
-        return Algorithm(f"winograd {name}", run)
+        return Algorithm(f"winograd {name}", run, False)
     if fft.suits(correlation):
         transforms = fft.Fft(correlation)
         if transforms.pays:
             direct = [algorithm(correlation, steps, "highest")]
-            return Algorithm("fft", partial(_where_finite, transforms, steps, direct))
+            return Algorithm("fft", partial(_where_finite, transforms, steps, direct), False)
     return None
 
 

@@ -59,11 +59,16 @@ def linear(x: Array, w: Array, b: Array | None) -> Array:
         arrays = flat(x), flat(w), flat(bias), y.reshape(-1)
         _few_features(*arrays, memory, samples, k, rows, panels, team.address, 0, panels * chunks)
         return y
-    if rows < _ROWS:  # a tile reads as many
+    if not reads_in_place(w):
         w = np.concatenate([w, np.zeros((_ROWS - rows, k), w.dtype)])
     arrays = flat(x), flat(w), flat(bias), y.reshape(-1)
     share(_many_features, (*arrays, samples, k, rows), -(-rows // _ROWS), cost)
     return y
+
+
+def reads_in_place(w: Array) -> bool:
+    """Whether there are as many rows as a tile reads: fewer are copied."""
+    return len(w) >= _ROWS
 
 
 @shared(allocates=True)  # type: ignore[untyped-decorator]

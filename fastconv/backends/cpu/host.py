@@ -26,6 +26,8 @@ from numba.core.types.misc import Omitted, unliteral
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
+from fastconv.backends.cpu.calls import Kernel
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _ENVIRONMENT = "FASTCONV_VECTOR_WIDTH"
@@ -170,6 +172,7 @@ def kernel(
     if function is None:
         return lambda f: kernel(f, fastmath=fastmath)
     dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath, no_cfunc_wrapper=True)(function)
+    dispatcher.__class__ = Kernel
     dispatcher._cache = _HostCache(cached_as or function)
     _kernels.append(dispatcher)
     return dispatcher

@@ -12,6 +12,8 @@ import math
 import os
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +55,14 @@ NumPy's large arrays begin where pages do, which is none of the places.
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """An uninitialised array, as of `numpy.empty`."""
+    place = _place.array
+    if place is not None and place.shape == shape and place.dtype == dtype:
+        _place.array = None
+        return place
     size = math.prod(shape) * dtype.itemsize
     if size < LEAST_BYTES:
         return np.empty(shape, dtype)
-    return np.ndarray(shape, dtype, _blocks.take(size))
+    return np.ndarray(shape, dtype, (_place.blocks or _blocks).take(size))
 
 
 class _Block(np.ndarray):
@@ -153,6 +159,62 @@ class _Blocks:
 
 
 _blocks = _Blocks()
+
+
+class _Apart(_Blocks):
+    """Blocks that are all kept: what was computed in them once is computed there again."""
+
+    def _drop(self, bytes_left: int) -> None:
+        pass
+
+
+class _Place(threading.local):
+    array: Array | None = None
+    blocks: _Blocks | None = None
+
+
+_place = _Place()
+
+
+@contextmanager
+def placed(array: Array) -> Iterator[None]:
+    """The first result of this thread that is of this shape and dtype is that array, and not a new one."""
+    _place.array = array
+    try:
+        yield
+    finally:
+        _place.array = None
+
+
+@contextmanager
+def set_apart() -> Iterator[None]:
+    """Large results of this thread lie in blocks of their own, see `unheld`."""
+    _place.blocks = _Apart()
+    try:
+        yield
+    finally:
+        _place.blocks = None
+
+
+class _Unheld:
+    """The memory of an array, and with it its block, but not the array's lease."""
+
+    __slots__ = ("__array_interface__", "_blocks")
+
+    def __init__(self, array: Array, blocks: _Blocks) -> None:
+        self.__array_interface__, self._blocks = array.__array_interface__, blocks
+
+
+def unheld(array: Array) -> Array:
+    """The same memory, where it was `set_apart`, as it may serve other results when nobody needs the array any more.
+
+    For who repeats what was done, in the same order: each result lies there again until it is no longer needed.
+    """
+    base = array.base
+    while base is not None and not isinstance(base, _Lease):
+        base = getattr(base, "base", None)
+    blocks = getattr(getattr(base, "base", None), "blocks", None)
+    return np.asarray(_Unheld(array, blocks)) if isinstance(blocks, _Apart) else array
 
 
 def _forget_blocks() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,17 @@ class _Local(threading.local):
 
 
 _local = _Local()
+
+
+@contextmanager
+def set_apart() -> Iterator[None]:
+    """Memory that no call gets that is made after this: for calls that will be repeated, at any time, in any thread."""
+    tasks, calls = _local.tasks, _local.calls
+    _local.tasks, _local.calls = _Kept(), _Kept()
+    try:
+        yield
+    finally:
+        _local.tasks, _local.calls = tasks, calls
 
 
 def scratch_rows(threads: int, elements: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:

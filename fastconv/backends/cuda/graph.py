@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastconv.backends.cuda import platform, tables
@@ -10,18 +10,25 @@ from fastconv.backends.cuda import platform, tables
 Array = Any
 
 
-class Graph:
-    """The recorded work: `launch()` repeats it on the current stream; `results` are the arrays it writes.
+Work = Callable[[Sequence[Array], Sequence[Array]], list[Array]]
 
-    It reads the tables that it `used`, which the caches of geometries may forget meanwhile.
+
+class Graph:
+    """The recorded work: `launch()` repeats it on the current stream.
+
+    `inputs` are the arrays that it reads, `results` those that it writes. It reads the parameters and the tables that
+    it `used` as well, which the caches of geometries may forget meanwhile.
     """
 
-    def __init__(self, launch: Callable[[], None], results: list[Array], used: list[tables.Table]) -> None:
-        self.launch, self.results, self._used = launch, results, used
+    def __init__(
+        self, launch: Callable[[], None], inputs: list[Array], results: list[Array], used: tuple[Any, ...]
+    ) -> None:
+        self.launch, self.inputs, self.results, self._used = launch, inputs, results, used
 
 
-def capture(work: Callable[[], list[Array]]) -> Graph:
-    """Record `work`, which reads and writes the same memory whenever the graph is launched."""
+def capture(work: Work, example: Sequence[Array], parameters: Sequence[Array]) -> Graph:
+    """See contract.Backend.capture."""
+    inputs = [array.copy() for array in example]
     with tables.collected() as used:
-        launch, results = platform.current().record(work)
-    return Graph(launch, results, used)
+        launch, results = platform.current().record(lambda: work(inputs, parameters))
+    return Graph(launch, inputs, results, (used, parameters))
