@@ -1,6 +1,6 @@
 """Whole networks: inference on batches of 1 and 16, and training steps (forward, loss, backward, SGD with momentum).
 
-On a GPU also "captured": the same inference by fastconv as a recorded CUDA graph, against the peers as they were.
+"captured" is the same inference by fastconv as a recorded pass (`nn.capture`), against the peers as they were.
 """
 
 from __future__ import annotations
@@ -146,7 +146,8 @@ def load() -> list[Network]:
     cases = []
     for name, architecture in ARCHITECTURES.items():
         for batch in sorted({*INFERENCE_BATCHES, architecture.training_batch}):
-            wanted = {"inference": batch in INFERENCE_BATCHES, "training": batch == architecture.training_batch}
-            directions = tuple(direction for direction, holds in wanted.items() if holds)
+            directions = ("inference", "captured") if batch in INFERENCE_BATCHES else ()
+            if batch == architecture.training_batch:
+                directions += ("training",)
             cases.append(Network(f"{name}_b{batch}", "networks", directions, name, batch))
     return cases

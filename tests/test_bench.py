@@ -180,8 +180,15 @@ def test_peers_agree_on_the_inference_of_a_network(name):
     if packages := missing(COMPETITORS[name]):
         pytest.skip(f"pip install {' '.join(packages)}")
     case, ours, peer = case_named("lenet5_b1"), Fastconv(1), COMPETITORS[name](1)
-    prepare = case.prepare("inference")
-    assert relative_error(results(ours, prepare(ours)()), results(peer, prepare(peer)())) < 1e-5
+    for direction in ("inference", "captured"):
+        prepare = case.prepare(direction)
+        assert relative_error(results(ours, prepare(ours)()), results(peer, prepare(peer)())) < 1e-5
+
+
+def test_inference_is_captured_too():
+    captured = [case.name for case in networks.load() if "captured" in case.directions]
+    assert captured == [case.name for case in networks.load() if "inference" in case.directions]
+    assert "unet1d_b1" in captured and "unet1d_b32" not in captured
 
 
 @pytest.mark.parametrize("name", networks.ARCHITECTURES)
@@ -219,7 +226,7 @@ def test_quick_run_writes_tables_json_and_charts(tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="pip install matplotlib")
     assert compare.main(["--quick", "--cases", compare.TINY, "lenet5_b1", "--output", str(tmp_path / "quick")]) == 0
     summary = json.loads((tmp_path / "quick.json").read_text(encoding="utf-8"))
-    titles = ["convolution forward", "convolution backward", "networks inference"]
+    titles = ["convolution forward", "convolution backward", "networks inference", "networks captured"]
     assert list(report.tables(summary["cases"])) == titles
     assert summary["tiny_call"]["ms"]["fastconv"] > 0
     table = (tmp_path / "quick.md").read_text(encoding="utf-8")

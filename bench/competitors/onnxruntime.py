@@ -81,7 +81,7 @@ class OnnxRuntime(Competitor):
         return self._session(written.getvalue(), data.x)
 
     def _check(self, direction: str) -> None:
-        if direction not in ("forward", "inference"):
+        if direction not in ("forward", "inference", "captured"):
             raise NotOffered("ONNX Runtime computes no gradients")
 
     def _session(self, model: bytes, x: np.ndarray) -> Call:

@@ -52,8 +52,8 @@ FORMATS = {
 
 
 def load() -> list[Case]:
-    """All lines; inference of networks once more as recorded CUDA graphs, against the same peers."""
-    usual: list[Case] = [*convolution.load(), *layers.load(), *map(_with_graph, networks.load())]
+    """All lines."""
+    usual: list[Case] = [*convolution.load(), *layers.load(), *networks.load()]
     named = {case.name: case for case in usual}
     large = [_larger(named[name]) for name in DENSE + MEMORY]
     half = [
@@ -71,8 +71,3 @@ def _larger(case: Case) -> Case:
     assert isinstance(case, Layer)
     (batch, *rest), *others = case.operands
     return replace(case, **names, operands=((TIMES * batch, *rest), *others))
-
-
-def _with_graph(case: networks.Network) -> networks.Network:
-    more = ("captured",) if "inference" in case.directions else ()
-    return replace(case, directions=(*case.directions, *more))
