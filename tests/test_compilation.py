@@ -194,6 +194,32 @@ def test_only_what_is_not_cached_sets_up_the_compiler(tmp_path):
     assert found == [compiled, cached, [*cached, "100.0 1 True"], [*cached, "100.0 0 False"]]
 
 
+# Whether Python looks for garbage before, while and after a kernel is compiled; with "disabled" its user had said no.
+GARBAGE = """
+import gc
+import sys
+import numpy as np
+import fastconv as fc
+from numba.core import event
+
+class Listener(event.Listener):
+    def on_start(self, event): found.add(gc.isenabled())
+    def on_end(self, event): found.add(gc.isenabled())
+
+if "disabled" in sys.argv:
+    gc.disable()
+before, found = gc.isenabled(), set()
+event.register("numba:compile", Listener())
+fc.relu(np.ones(3, "float32"))
+print(before, found, gc.isenabled())
+"""
+
+
+def test_nobody_looks_for_garbage_while_a_kernel_is_compiled(tmp_path):
+    assert _printed(GARBAGE, [], tmp_path / "1") == ["True {False} True"]
+    assert _printed(GARBAGE, ["disabled"], tmp_path / "2") == ["False {False} False"]
+
+
 def _printed(script: str, arguments: list[str], cache: Path) -> list[str]:
     """The lines that a process with a cache of its own prints."""
     command, environment = [sys.executable, "-c", script, *arguments], {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
