@@ -120,6 +120,7 @@ n1 c1 hw3 k2 f2 p1 s4 d3
 n1 c3 hw8 k1 f1 p2
 n2 c3 hw8 k4 f1 s2
 n2 c8 hw11x12 k6 f1 s2x5 g2
+n2 c72 hw90x86 k24 f1
 n1 c33 hw15 k20 f1 s2
 n2 c17 hw6x5 k19 f1
 n1 c48 hw16 k24 f1

@@ -54,7 +54,7 @@ _I64, _I32 = ir.IntType(64), ir.IntType(32)
 
 
 def _outer_product(
-    emit: Emitter, shape: tuple[int, int], row_of_b: Callable[[Any], Any], args: tuple[Any, ...]
+    emit: Emitter, shape: tuple[int, int], row_of_b: Callable[[Any], Any], args: tuple[Any, ...], ahead: Any = None
 ) -> None:
     """The code of `outer` and `outer_strided`; `row_of_b` gives the address of row k of B."""
     (mr, nv), builder = shape, emit.builder
@@ -65,6 +65,8 @@ def _outer_product(
 
     def step(k: Any, values: list[list[Any]]) -> list[list[Any]]:
         row_b, from_a = row_of_b(k), builder.mul(k, a_step)
+        if ahead is not None:
+            emit.prefetch(emit.at(row_b, ahead), 2)
         vectors_b = [emit.load(emit.at(row_b, emit.index(v * emit.lanes))) for v in range(nv)]
         new = []
         for m in range(mr):
@@ -101,6 +103,28 @@ def outer(  # type: ignore[no-untyped-def]
         *a, b, off = args[3:8]
         b, off = emit.pointer(b), builder.inttoptr(off, _I64.as_pointer())
         _outer_product(emit, shape, lambda k: emit.at(b, builder.load(emit.at(off, k))), (*a, *args[8:]))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def outer_asking(  # type: ignore[no-untyped-def]
+    typing_context, like, rows, vectors, a, a_row, a_step, b, off, count, start, c, c_stride, relu, add, ahead
+):
+    """As `outer`, and for each k the line `ahead` elements behind row k of B comes into the second-level cache.
+
+    Where a next tile's rows lie in as many pages, the hardware does not foresee them.
+    """
+    shape = rows.literal_value, vectors.literal_value
+    signature = types.void(like, rows, vectors, *[types.intp] * 12)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        emit = Emitter(builder, signature.args[0])
+        *a, b, off = args[3:8]
+        b, off = emit.pointer(b), builder.inttoptr(off, _I64.as_pointer())
+        rest, ahead = args[8:-1], args[-1]
+        _outer_product(emit, shape, lambda k: emit.at(b, builder.load(emit.at(off, k))), (*a, *rest), ahead)
         return context.get_dummy_value()
 
     return signature, codegen
