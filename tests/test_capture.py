@@ -134,6 +134,18 @@ def test_tensors_and_several_inputs():
         assert bits(results) == bits(eager(model, *given))
 
 
+def test_arrays_of_other_libraries():
+    class Other:
+        def __init__(self, array):
+            self.array = array
+
+        def __array__(self, dtype=None, copy=None):
+            return self.array
+
+    model, x = nn.Linear(6, 3).eval(), drawn((4, 6))
+    assert bits(nn.capture(model, Other(x))(Other(-x))) == bits(eager(model, -x))
+
+
 def test_changed_parameters_count():
     model = nn.Sequential(nn.Conv1d(2, 6, 3), nn.BatchNorm1d(6), nn.Flatten(), nn.Linear(54, 2), nn.ReLU()).eval()
     x = drawn((3, 2, 11))
@@ -219,7 +231,8 @@ def test_a_model_that_cannot_be_repeated_is_refused(name):
     [
         (lambda x: nn.capture(nn.ReLU().train(), x), ValueError, r"in training mode; call model.eval\(\) first"),
         (lambda x: nn.capture(nn.ReLU().eval()), ValueError, r"an example of the input is needed, e.g. capture\(mod"),
-        (lambda x: nn.capture(nn.ReLU().eval(), [1.0]), TypeError, "must be an array or a Tensor, got list"),
+        (lambda x: nn.capture(nn.ReLU().eval(), [1.0]), TypeError, "input must be an array or a Tensor, got list"),
+        (lambda x: nn.capture(nn.ReLU().eval(), x)([1.0]), TypeError, "input must be an array or a Tensor, got list"),
         (lambda x: nn.capture(Forward(lambda self, x: {"y": x}).eval(), x), TypeError, "tuple of arrays, got dict"),
         (
             lambda x: nn.capture(nn.ReLU().eval(), x)(x[:1]),

@@ -33,7 +33,7 @@ class Captured:
         self._wanted = [_kind(x) for x in self._graph.inputs]
 
     def __call__(self, *inputs: Any) -> Any:
-        given = [raw(x) for x in inputs]
+        given = _arrays(inputs)
         if [_kind(x) for x in given] != self._wanted:
             shapes, got = (", ".join(map(_in_words, kinds)) for kinds in (self._wanted, map(_kind, given)))
             raise ValueError(f"capture: the graph is of {shapes}, got {got}; capture the model for those too")
@@ -56,18 +56,16 @@ def capture(model: Module, *example: Any) -> Captured:
     one thread stays with one.
 
     The forward pass must not look at values (`item`, `if x > 0`), nor take arrays out of what fastconv, Tensors and
-    NumPy do with them (`numpy.asarray`), and gives an array or a tuple of arrays. Raises ValueError where that shows,
-    and for a model in training mode or no example, TypeError for an example that is no array, DeviceError for a model
-    and an example on different devices.
+    NumPy do with them (`numpy.asarray`); it gives an array or a tuple of arrays. Hooks run while it is recorded alone.
+
+    Raises ValueError where it cannot be repeated, for a model in training mode and for no example, TypeError for what
+    is no array, DeviceError for a model and an example on different devices.
     """
     if any(module.training for module in model.modules()):
         raise ValueError("capture: the model is in training mode; call model.eval() first")
     if not example:
         raise ValueError("capture: an example of the input is needed, e.g. capture(model, x)")
-    arrays = [backends.adopted(raw(x)) for x in example]
-    for array, given in zip(arrays, example):
-        if array is None:
-            raise TypeError(f"capture: the example must be an array or a Tensor, got {type(given).__name__}")
+    arrays = _arrays(example)
     places = {backends.device_of(array): None for array in (*arrays, *model.state_dict().values())}
     if len(places) > 1:
         raise DeviceError(
@@ -75,6 +73,14 @@ def capture(model: Module, *example: Any) -> Captured:
             'e.g. capture(model.to("cuda"), fc.asarray(x, device="cuda"))'
         )
     return Captured(model, arrays)
+
+
+def _arrays(inputs: tuple[Any, ...]) -> list[Array]:
+    arrays = [backends.adopted(raw(x)) for x in inputs]
+    for array, given in zip(arrays, inputs):
+        if array is None:
+            raise TypeError(f"capture: an input must be an array or a Tensor, got {type(given).__name__}")
+    return arrays
 
 
 def _with(model: Module, state: Sequence[Array], parameters: Sequence[Array]) -> Module:
