@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -201,6 +202,17 @@ def test_memory_of_what_is_no_longer_needed_serves_again():
     places = {array.ctypes.data for _, (_, arguments, y) in captured._graph._steps for array in (arguments[0], y)}
     assert len(places) <= 4
     assert bits(captured(x)) == bits(eager(model, x))
+
+
+def test_what_was_recorded_is_freed_with_it():
+    """By the last reference, not when Python looks for garbage."""
+    model = nn.Sequential(*(nn.Conv2d(8, 8, 1) for _ in range(4))).eval()
+    x = drawn((8, 8, 80, 80))
+    captured = nn.capture(model, x)
+    blocks = [weakref.ref(array.base._block) for _, (_, (array, *_), _) in captured._graph._steps[1:]]
+    assert all(block() is not None for block in blocks) and blocks
+    del captured
+    assert [block() for block in blocks] == [None] * len(blocks)
 
 
 def draws(self, x):

@@ -6,6 +6,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fastconv import backends
 from fastconv.autograd import Tensor, no_grad, raw
 from fastconv.errors import DeviceError
@@ -102,7 +104,7 @@ def _forward(model: Module, inputs: Sequence[Array]) -> list[Array]:
 
 
 def _kind(array: Any) -> tuple[Any, ...]:
-    return array.shape, array.dtype, backends.device_of(array)
+    return array.shape, array.dtype, "cpu" if type(array) is np.ndarray else backends.device_of(array)
 
 
 def _in_words(kind: tuple[Any, ...]) -> str:

@@ -162,10 +162,24 @@ _blocks = _Blocks()
 
 
 class _Apart(_Blocks):
-    """Blocks that are all kept: what was computed in them once is computed there again."""
+    """Blocks for the results of a pass that is recorded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = True
+
+    def give_back(self, block: _Block) -> None:
+        if self.open:
+            super().give_back(block)
 
     def _drop(self, bytes_left: int) -> None:
-        pass
+        """None goes to the system while it is open: what was computed in a block once is computed there again."""
+
+    def close(self) -> None:
+        """Leave the blocks to who holds them."""
+        self.open = False
+        self.returned.clear()
+        self.kept.clear()
 
 
 class _Place(threading.local):
@@ -189,20 +203,21 @@ def placed(array: Array) -> Iterator[None]:
 @contextmanager
 def set_apart() -> Iterator[None]:
     """Large results of this thread lie in blocks of their own, see `unheld`."""
-    _place.blocks = _Apart()
+    blocks = _place.blocks = _Apart()
     try:
         yield
     finally:
         _place.blocks = None
+        blocks.close()
 
 
 class _Unheld:
     """The memory of an array, and with it its block, but not the array's lease."""
 
-    __slots__ = ("__array_interface__", "_blocks")
+    __slots__ = ("__array_interface__", "_block")
 
-    def __init__(self, array: Array, blocks: _Blocks) -> None:
-        self.__array_interface__, self._blocks = array.__array_interface__, blocks
+    def __init__(self, array: Array, block: _Block) -> None:
+        self.__array_interface__, self._block = array.__array_interface__, block
 
 
 def unheld(array: Array) -> Array:
@@ -213,8 +228,9 @@ def unheld(array: Array) -> Array:
     base = array.base
     while base is not None and not isinstance(base, _Lease):
         base = getattr(base, "base", None)
-    blocks = getattr(getattr(base, "base", None), "blocks", None)
-    return np.asarray(_Unheld(array, blocks)) if isinstance(blocks, _Apart) else array
+    block = getattr(base, "base", None)
+    apart = isinstance(getattr(block, "blocks", None), _Apart)
+    return np.asarray(_Unheld(array, block)) if apart else array  # type: ignore[arg-type]
 
 
 def _forget_blocks() -> None:
