@@ -317,7 +317,7 @@ def test_cross_entropy_has_the_same_bits_for_any_threads_and_batch(device, shape
 
 
 @every_dtype
-@pytest.mark.parametrize("features", [60, 300])
+@pytest.mark.parametrize("features", [60, 300, 2101])
 def test_linear_has_the_same_bits_for_any_threads_and_batch(device, features, dtype, monkeypatch):
     monkeypatch.setattr(threads, "SERIAL_NS", 0)
     shapes = (64, features), (50, features), (50,)

@@ -37,6 +37,8 @@ FEW_FEATURES = 128
 
 _ROWS, _SAMPLES = INNER_TILE
 _TILE4, _TILE8 = (inner_tile_size(_ROWS, _SAMPLES, size) for size in (4, 8))
+_ROWS_OF_ONE = 8
+"""Rows of a tile of one sample: as many chains of additions as two units with a latency of four cycles keep going."""
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
 _STEP = 1024  # elements of k: the rows of a tile take 24 or 16 KiB in float32
 _CHUNK = 192  # samples of a task, whole tiles, for which its weights are transposed once
@@ -62,7 +64,10 @@ def linear(x: Array, w: Array, b: Array | None) -> Array:
     if not reads_in_place(w):
         w = np.concatenate([w, np.zeros((_ROWS - rows, k), w.dtype)])
     arrays = flat(x), flat(w), flat(bias), y.reshape(-1)
-    share(_many_features, (*arrays, samples, k, rows), -(-rows // _ROWS), cost)
+    if samples == 1 and rows >= _ROWS_OF_ONE:
+        share(_one_sample, (*arrays, k, rows), -(-rows // _ROWS_OF_ONE), cost)
+    else:
+        share(_many_features, (*arrays, samples, k, rows), -(-rows // _ROWS), cost)
     return y
 
 
@@ -97,6 +102,27 @@ def _many_features(
             for t in range(len(places) // _SAMPLES):
                 _add_rest(x, w, k, whole, m0, sums, t, tile, samples)
                 _finish(y, sums, t, tile, b, m0, rows, samples)
+
+
+@shared(allocates=True)  # type: ignore[untyped-decorator]
+def _one_sample(x: Any, w: Any, b: Any, y: Any, k: int, rows: int, who: int, begin: int, end: int) -> None:
+    """As `_many_features`, with the same sums, for tasks of _ROWS_OF_ONE rows and one sample."""
+    size = x.itemsize
+    lanes = _LANES4 if size == 4 else _LANES8
+    whole = k // lanes * lanes
+    place, sums = np.zeros(1, np.int64), np.empty(max(_ROWS_OF_ONE, lanes), x.dtype)
+    for task in range(begin, end):
+        m0 = min(task * _ROWS_OF_ONE, rows - _ROWS_OF_ONE)
+        sums[:] = 0
+        for k0 in range(0, whole, _STEP):
+            vectors = min(_STEP, whole - k0) // lanes
+            a = pointer(w, m0 * k + k0)
+            inner(x, _ROWS_OF_ONE, 1, a, k, pointer(x, k0), pointer(place), vectors, pointer(sums))
+        for r in range(np.uintp(_ROWS_OF_ONE)):
+            total, row = sums[r], (np.uintp(m0) + r) * np.uintp(k)
+            for i in range(np.uintp(whole), np.uintp(k)):
+                total += x[i] * w[row + i]
+            y[np.uintp(m0) + r] = total + b[np.uintp(m0) + r]
 
 
 @routine
