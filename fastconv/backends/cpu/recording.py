@@ -116,18 +116,18 @@ class Recorded(np.ndarray):
         return self.recording.ufunc(call, _plain(inputs), _plain(out))
 
     def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
-        return self.recording.noted(function, arguments, options)
+        return self.recording.call(function, arguments, options)
 
     def __getitem__(self, key: Any) -> Any:
-        return self.recording.noted(np.ndarray.__getitem__, (self, key), {})
+        return self.recording.call(np.ndarray.__getitem__, (self, key), {})
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.recording.noted(np.ndarray.__setitem__, (self, key, value), {})
+        self.recording.call(np.ndarray.__setitem__, (self, key, value), {})
 
 
 def _method(name: str) -> Callable[..., Any]:
     function = getattr(np.ndarray, name)
-    return lambda self, *arguments, **options: self.recording.noted(function, (self, *arguments), options)
+    return lambda self, *arguments, **options: self.recording.call(function, (self, *arguments), options)
 
 
 def _refused(name: str) -> Callable[..., Any]:
@@ -189,7 +189,7 @@ class Recording:
             self._again(partial(primitive, **options), plain, result)
         return self.made(result)
 
-    def noted(self, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def call(self, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Call a function of NumPy: a view is no step, a result in memory of its own is one."""
         plain, options = _plain(arguments), _plain(options)
         result = function(*plain, **options)
