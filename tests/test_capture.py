@@ -168,21 +168,17 @@ def test_the_model_itself_is_left_alone():
 @pytest.mark.parametrize(("recorded", "called"), [(1, 2), (2, 1), (2, 2)])
 def test_whoever_calls_it_and_with_how_many_threads(recorded, called):
     model, shape = MODELS["two threads"]
-    model = evaluated(model)
-    x = drawn((2, *shape))
-    expected, found = bits(eager(model, x)), []
-    try:
-        fc.set_num_threads(recorded)
-        captured = nn.capture(model, x)
-        fc.set_num_threads(called)
-        other = threading.Thread(target=lambda: found.append(bits(captured(x))))
-        other.start()
-        other.join()
-        for _ in range(3):
-            found.append(bits(captured(x)))
-            eager(model, -x)  # works in the same scratch memory as the model did when it was recorded
-    finally:
-        fc.set_num_threads(2)
+    model, x, found = evaluated(model), drawn((2, *shape)), []
+    expected = bits(eager(model, x))
+    fc.set_num_threads(recorded)
+    captured = nn.capture(model, x)
+    fc.set_num_threads(called)
+    other = threading.Thread(target=lambda: found.append(bits(captured(x))))
+    other.start()
+    other.join()
+    for _ in range(3):
+        found.append(bits(captured(x)))
+        eager(model, -x)  # works in the same scratch memory as the model did when it was recorded
     assert found == [expected] * 4
 
 
