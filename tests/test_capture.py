@@ -12,6 +12,7 @@ import pytest
 
 import fastconv as fc
 from fastconv import nn
+from fastconv.backends.cpu import memory, scratch
 from fastconv.backends.cpu.calls import Kernel
 from fastconv.errors import DeviceError
 
@@ -95,9 +96,12 @@ def eager(model, *inputs):
         return model(*inputs)
 
 
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_captured_model_gives_the_bits_of_the_model(name, dtype):
+def test_a_captured_model_gives_the_bits_of_the_model(name, dtype, count):
+    """With one thread more of it is recorded as calls of kernels."""
+    fc.set_num_threads(count)
     model, shape = MODELS[name]
     model = evaluated(model, dtype)
     inputs = [drawn((2, *shape), seed, dtype) for seed in range(3)]
@@ -116,12 +120,22 @@ def test_little_work_is_nothing_but_kernels():
     assert {type(call) for call, _ in captured._graph._steps} == {Kernel}
 
 
+def test_bare_kernels_have_scratch_of_their_own():
+    """The thread that recorded them may be at work while another repeats them."""
+    captured = nn.capture(nn.fuse(LENET), drawn((1, 1, 28, 28)))
+    arrays = [x for _, arguments in captured._graph._steps for x in arguments if isinstance(x, np.ndarray)]
+    eager(LENET, drawn((1, 1, 28, 28)))
+    shared = scratch._local.tasks.buffer, scratch._local.calls.buffer
+    assert not any(np.may_share_memory(x, buffer) for x in arrays for buffer in shared)
+
+
 def test_work_for_several_threads_is_not_recorded_as_that_of_one():
     """Though the helpers sleep, and would not be woken for so little."""
     fc.set_num_threads(2)
-    x = drawn((4, 16, 40, 40))
+    model = nn.Conv2d(16, 16, 1).eval()
+    eager(model, drawn((64, 16, 40, 40)))  # now there are helpers
     time.sleep(0.05)
-    captured = nn.capture(nn.Conv2d(16, 16, 1).eval(), x)
+    captured = nn.capture(model, drawn((1, 16, 40, 40)))
     assert {type(call) for call, _ in captured._graph._steps} == {type(lambda: None)}
 
 
@@ -147,14 +161,23 @@ def test_arrays_of_other_libraries():
     assert bits(nn.capture(model, Other(x))(Other(-x))) == bits(eager(model, -x))
 
 
-def test_changed_parameters_count():
-    model = nn.Sequential(nn.Conv1d(2, 6, 3), nn.BatchNorm1d(6), nn.Flatten(), nn.Linear(54, 2), nn.ReLU()).eval()
-    x = drawn((3, 2, 11))
+@pytest.mark.parametrize("name", [name for name, (model, _) in MODELS.items() if model.state_dict()])
+def test_changed_parameters_count(name):
+    fc.set_num_threads(1)
+    model, shape = MODELS[name]
+    model, x = evaluated(model), drawn((2, *shape))
     captured = nn.capture(model, x)
-    before = bits(captured(x))
-    state = model.state_dict()
-    model.load_state_dict({name: abs(drawn(array.shape, i)) for i, (name, array) in enumerate(state.items())})
+    before, state = bits(captured(x)), model.state_dict()
+    model.load_state_dict({name: abs(drawn(array.shape, 99 - i)) for i, (name, array) in enumerate(state.items())})
     assert bits(captured(x)) == bits(eager(model, x)) != before
+
+
+def test_an_array_of_another_kind_that_has_a_recording():
+    class Signal(np.ndarray):
+        recording = "of an earthquake"
+
+    x = drawn((2, 3)).view(Signal)
+    assert bits(fc.relu(x)) == bits(nn.capture(nn.ReLU().eval(), x)(x)) == bits(fc.relu(np.asarray(x)))
 
 
 def test_the_model_itself_is_left_alone():
@@ -230,7 +253,7 @@ def test_a_model_that_cannot_be_repeated_is_refused(name):
     with pytest.raises(ValueError, match=message):
         nn.capture(Forward(function).eval(), drawn((2, 3)))
     assert "__call__" not in vars(Kernel), "nobody listens any more"
-    assert fc.relu(drawn((600, 600))).base is not None  # of the blocks of everybody
+    assert fc.relu(drawn((600, 600))).base.base.blocks is memory._blocks, "memory is that of everybody again"
     assert bits(nn.capture(nn.ReLU().eval(), drawn(3))(drawn(3))) == bits(fc.relu(drawn(3)))
 
 

@@ -77,7 +77,7 @@ def is_cupy(array: Any) -> bool:
 
 def is_recorded(array: Any) -> bool:
     """True for an array of the CPU backend on which a pass is recorded."""
-    return isinstance(array, np.ndarray) and hasattr(array, "recording")
+    return getattr(type(array), "is_recorded_by_fastconv", False)
 
 
 def is_floating(dtype: Any) -> bool:

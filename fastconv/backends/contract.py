@@ -200,7 +200,7 @@ class Backend(Protocol):
         """Record what `work(inputs, parameters)` does, for inputs of the shapes and dtypes of the example.
 
         The arrays that it gets stand for these: it may give them to primitives and to functions of `xp`. Parameters are
-        read where they are at each repetition.
+        read where they are at each repetition. No primitive: work that cannot be repeated may be refused (ValueError).
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Compiled kernels as Python calls them, and which calls a thread makes: what a recorded pass repeats (recording.py).
+"""Kernels as Python compiles and calls them, and which calls a thread makes: what a recorded pass repeats.
 
 Numba's dispatchers are called in C, and there is nothing to listen to. While some thread listens, the class of all
 kernels has a `__call__` in Python, which costs 150 ns; at any other time it has none, and a call costs nothing more.

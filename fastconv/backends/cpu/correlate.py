@@ -11,10 +11,11 @@ One call packs and computes: two would cost a small convolution more than its ar
 comes as one array of numbers, because every argument of a call costs time too.
 
 A box of a 1×1 convolution is read in place, unless its channels share sets of the cache; its tiles begin where vectors
-do in memory, if all channels allow it: loads across lines of the cache took a quarter longer. The tiles of a box ask
-for the next one, if it has many channels and comes from far. Where boxes would waste
-more than it costs to gather each tap apart, exact columns are taken, see columns.py; where a stride or the ends of
-short rows would cost much, the operands are exchanged, see row_lanes.py. estimates.py says where.
+do in memory, if all channels allow it: loads across lines of the cache took a quarter longer. The tiles of a box
+prefetch the next one, if it has many channels and comes from far.
+
+Where boxes would waste more than it costs to gather each tap apart, exact columns are taken, see columns.py; where a
+stride or the ends of short rows would cost much, the operands are exchanged, see row_lanes.py. estimates.py says where.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from fastconv.backends.cpu.packed_weights import (
     tasks_behind_packing,
 )
 from fastconv.backends.cpu.plan import PLAN_NUMBERS, plan_at
-from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, outer, outer_asking, outer_strided
+from fastconv.backends.cpu.simd import NARROW, ROWS, WIDE, outer, outer_prefetching, outer_strided
 from fastconv.backends.cpu.team import shared
 
 _WIDE, _W4, _W3, _W2, _W1 = (WIDE[rows] for rows in (ROWS, 4, 3, 2, 1))
@@ -48,8 +49,8 @@ TILE_ELEMENTS = 32 * _LANES4
 _LINES = _WIDE * _LANES4 * 4 // LINE_BYTES  # of a tile's columns in a row of the source
 
 _MANY_STREAMS, _FAR_BYTES = 64, 4 << 20
-"""Of a source with more channels, which takes at least so many bytes, a box in place is asked for while the one before
-is computed: the hardware foresees fewer rows of memory by itself, and what is near need not be asked for."""
+"""Of a source with more channels, which takes at least so many bytes, a box in place is prefetched while the one before
+is computed: the hardware foresees fewer rows of memory by itself, and what is near need not be prefetched."""
 
 SLACK = 16 * _LANES4
 """Scratch behind a box that the last tile may read beyond it."""
@@ -145,14 +146,14 @@ tiles_strided_anywhere = _either(tiles_strided, _tiles_in_place_by(outer_strided
 
 
 @routine
-def _tiles_asking(
+def _tiles_prefetching(
     zero: Any, a: int, a_row: int, a_step: int, b: int, offsets: int, k: int, start: int, c: int, ldc: int, relu: int,
     count: int, step: int, ahead: int,
 ) -> None:  # fmt: skip
-    """As `_tiles_anywhere`, for wide tiles of ROWS rows that ask for what lies `ahead`."""
+    """As `_tiles_anywhere`, for wide tiles of ROWS rows that prefetch what lies `ahead`."""
     row, next_ = (a_row, a_step) if a_step else (1, ROWS)
     for _ in range(count):
-        outer_asking(zero, ROWS, _WIDE, a, row, next_, b, offsets, k, start, c, ldc, relu, 0, ahead)
+        outer_prefetching(zero, ROWS, _WIDE, a, row, next_, b, offsets, k, start, c, ldc, relu, 0, ahead)
         b += step
         c += step
 
@@ -206,7 +207,7 @@ def _box_tiles(
 ) -> None:  # fmt: skip
     """A block of rows of weights times all columns of a box at `source`, stored from y[to] on.
 
-    Whole tiles ask for the lines `ahead` elements behind the first vector of theirs, unless that is 0.
+    Whole tiles prefetch the lines `ahead` elements behind the first vector of theirs, unless that is 0.
     """
     zero, lanes = like.dtype.type(0), _LANES4 if like.itemsize == 4 else _LANES8
     target, line = p.target_d * p.target_h * p.target_w, p.stride_h * p.target_w
@@ -225,7 +226,7 @@ def _box_tiles(
                 count = count if wide else 1
                 place = pointer(y, to + row * line + column)
                 if ahead != 0 and wide and mr == ROWS:
-                    _tiles_asking(
+                    _tiles_prefetching(
                         zero, a, a_row, a_step, b, offsets, p.count, start, place, target, relu, count, step, ahead
                     )
                     q += count * width
@@ -268,8 +269,8 @@ def _ahead(p: Any, task: int, chunks: int, end: int, at: int) -> int:
 
 
 @inlined
-def _line_to_ask(block: int, blocks: int) -> int:
-    """The line of a tile's columns that block number `block` of all asks for, each one once; -1: none."""
+def _line_to_prefetch(block: int, blocks: int) -> int:
+    """The line of a tile's columns that block number `block` of all prefetches, each one once; -1: none."""
     line = block * _LINES // max(blocks, _LINES)
     return line if block == 0 or line != (block - 1) * _LINES // max(blocks, _LINES) else -1
 
@@ -324,7 +325,7 @@ def _boxes(
     origin = pointer(scratch) + TILE_ELEMENTS * size
     # What a last tile reads beyond its box.
     reach = (_NARROW if p.packed % ROWS == 0 else _N1) * lanes - 1
-    asks = p.channels > _MANY_STREAMS and p.blocks >= _LINES and x.size * size >= _FAR_BYTES
+    prefetches = p.channels > _MANY_STREAMS and p.blocks >= _LINES and x.size * size >= _FAR_BYTES
     gathered = -1
     source_at, offsets = origin, pointer(off)
     for task in range(begin, end):
@@ -342,7 +343,7 @@ def _boxes(
             else:
                 source_at, offsets = origin, pointer(off)
                 gather_box(x, base, scratch, TILE_ELEMENTS, plan, tables, d, h0, w0)
-        ahead = _ahead(p, task, chunks, end, base + w0) if asks and source_at != origin else 0
+        ahead = _ahead(p, task, chunks, end, base + w0) if prefetches and source_at != origin else 0
         to = image * p.rows * target + (p.first_d + d * p.stride_d) * p.target_h * p.target_w
         to += (p.first_h + h0 * p.stride_h) * p.target_w + p.first_w + w0 * p.stride_w
         for block in range(p.blocks * chunk // chunks, p.blocks * (chunk + 1) // chunks):
@@ -350,14 +351,14 @@ def _boxes(
             mr = min(ROWS, p.packed - r0)
             valid = min(mr, p.rows - r0)
             row = g * p.packed + r0 - before
-            line = _line_to_ask(block, p.blocks)
-            asked = ahead + line * (LINE_BYTES // size) if ahead != 0 and line >= 0 else 0
+            line = _line_to_prefetch(block, p.blocks)
+            prefetched = ahead + line * (LINE_BYTES // size) if ahead != 0 and line >= 0 else 0
             a, s = pointer(packed, block_at(g * p.packed - before, r0, p.count, row_step)), pointer(start, row)
             done = 0
             while done < columns:  # twice, if some columns lie in front of the first aligned one
                 some = head if done < head else columns - done
                 _box_tiles(
                     x, y, scratch, p, mr, valid, a, row_step, step, s, source_at + done * size, offsets,
-                    to + r0 * target + done, rows, some, relu, asked,
+                    to + r0 * target + done, rows, some, relu, prefetched,
                 )  # fmt: skip
                 done += some

@@ -85,6 +85,17 @@ def _outer_product(
             emit.store(emit.relu_if(wanted, value), place)
 
 
+def _outer_by_table(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """The code of `outer`, and of `outer_prefetching` if there is another argument."""
+    emit = Emitter(builder, signature.args[0])
+    shape = signature.args[1].literal_value, signature.args[2].literal_value
+    *a, b, off = args[3:8]
+    b, off = emit.pointer(b), builder.inttoptr(off, _I64.as_pointer())
+    rest, ahead = args[8:14], args[14] if len(args) > 14 else None
+    _outer_product(emit, shape, lambda k: emit.at(b, builder.load(emit.at(off, k))), (*a, *rest), ahead)
+    return context.get_dummy_value()
+
+
 @intrinsic(prefer_literal=True)
 def outer(  # type: ignore[no-untyped-def]
     typing_context, like, rows, vectors, a, a_row, a_step, b, off, count, start, c, c_stride, relu, add
@@ -95,39 +106,18 @@ def outer(  # type: ignore[no-untyped-def]
     addresses of elements, `off` of int64 element offsets. With `add` ≠ 0 the sum is added to what C holds. With `relu`
     ≠ 0 negative results become 0 (NaN stays NaN) before they are stored.
     """
-    shape = rows.literal_value, vectors.literal_value
-    signature = types.void(like, rows, vectors, *[types.intp] * 11)
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        emit = Emitter(builder, signature.args[0])
-        *a, b, off = args[3:8]
-        b, off = emit.pointer(b), builder.inttoptr(off, _I64.as_pointer())
-        _outer_product(emit, shape, lambda k: emit.at(b, builder.load(emit.at(off, k))), (*a, *args[8:]))
-        return context.get_dummy_value()
-
-    return signature, codegen
+    return types.void(like, rows, vectors, *[types.intp] * 11), _outer_by_table
 
 
 @intrinsic(prefer_literal=True)
-def outer_asking(  # type: ignore[no-untyped-def]
+def outer_prefetching(  # type: ignore[no-untyped-def]
     typing_context, like, rows, vectors, a, a_row, a_step, b, off, count, start, c, c_stride, relu, add, ahead
 ):
     """As `outer`, and for each k the line `ahead` elements behind row k of B comes into the second-level cache.
 
     Where a next tile's rows lie in as many pages, the hardware does not foresee them.
     """
-    shape = rows.literal_value, vectors.literal_value
-    signature = types.void(like, rows, vectors, *[types.intp] * 12)
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        emit = Emitter(builder, signature.args[0])
-        *a, b, off = args[3:8]
-        b, off = emit.pointer(b), builder.inttoptr(off, _I64.as_pointer())
-        rest, ahead = args[8:-1], args[-1]
-        _outer_product(emit, shape, lambda k: emit.at(b, builder.load(emit.at(off, k))), (*a, *rest), ahead)
-        return context.get_dummy_value()
-
-    return signature, codegen
+    return types.void(like, rows, vectors, *[types.intp] * 12), _outer_by_table
 
 
 @intrinsic(prefer_literal=True)
