@@ -1,4 +1,6 @@
-"""Weights that the shift-GEMM reads where they lie: the bits of packed ones, of few samples and of many."""
+"""Weights that the shift-GEMM reads where they lie: sums of small integers, exact, like those of packed ones."""
+
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from fastconv.backends.cpu import plan, shift_gemm
 from fastconv.backends.cpu.shift_gemm import ShiftGemm
 from fastconv.backends.cpu.simd import ROWS
 from fastconv.geometry import ConvGeometry
+from tests import reference
 
 # channels, rows, groups, size, kernel, stride: by boxes, by columns and in place; with and without a last block of
 # fewer rows, which is packed if it has 5 to 7.
@@ -23,19 +26,28 @@ GEOMETRIES = {
     "3×3 at step 2": (8, 48, 2, (15, 15), 3, 2),
     "1-D": (5, 16, 1, (50,), 5, 1),
     "3-D": (3, 8, 1, (4, 5, 6), 2, 1),
+    "3×3, a sum in several steps": (70, 32, 1, (8, 8), 3, 1),
+    "more taps than a step": (2, 40, 1, (560,), 530, 1),
 }
 
 
 def calls(name, dtype):
-    """Forward and input gradient: their calls, sources and shapes of targets."""
+    """Forward and input gradient: correlation, steps and shapes of a source and of the weights, and reference."""
     channels, rows, groups, size, kernel, stride = GEOMETRIES[name]
     rank = len(size)
     geometry = ConvGeometry(channels, rows, groups, size, *((n,) * rank for n in (kernel, stride, 1)), ((0, 0),) * rank)
     itemsize, taps = np.dtype(dtype).itemsize, kernel**rank
-    yield plan.forward_plan(geometry, itemsize), (channels // groups * taps, taps), geometry
+    window = {"stride": geometry.stride, "padding": geometry.padding, "dilation": geometry.dilation, "groups": groups}
+    forward = partial(reference.conv, **window)
+    steps, images = (channels // groups * taps, taps), (geometry.input_shape(1)[1:], geometry.output_shape(1)[1:])
+    yield plan.forward_plan(geometry, itemsize), steps, images[0], geometry.weight_shape, forward
     if stride == 1:
         (correlation,), _ = plan.input_grad_plans(geometry, itemsize)
-        yield correlation, (taps, channels // groups * taps), geometry
+
+        def input_grad(gy, w):
+            return reference.conv_input_grad((len(gy), channels, *size), w, gy, **window)
+
+        yield correlation, steps[::-1], images[1], geometry.weight_shape, input_grad
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -43,7 +55,7 @@ def calls(name, dtype):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("columns", [False, True])
 @pytest.mark.parametrize("name", GEOMETRIES)
-def test_weights_in_place_give_the_bits_of_packed_ones(name, columns, threads, samples, dtype, monkeypatch):
+def test_weights_in_place_give_what_packed_ones_give(name, columns, threads, samples, dtype, monkeypatch):
     monkeypatch.setattr(shift_gemm.row_lanes, "row_lanes", lambda c: None)
     monkeypatch.setattr(shift_gemm, "takes_columns", lambda c: columns)
     in_place = []
@@ -51,23 +63,22 @@ def test_weights_in_place_give_the_bits_of_packed_ones(name, columns, threads, s
     before = fc.get_num_threads()
     fc.set_num_threads(threads)
     try:
-        for correlation, steps, geometry in calls(name, dtype):
-            w = random.standard_normal(geometry.weight_shape).astype(dtype)
-            c = correlation
-            source = random.standard_normal((samples, c.groups * c.channels, *(a.size for a in c.axes))).astype(dtype)
-            shape = samples, c.groups * c.rows, *(axis.target for axis in c.axes)
+        for c, steps, image, weights, expected in calls(name, dtype):
+            w = random.integers(-3, 4, weights).astype(dtype)
+            source = random.integers(-3, 4, (samples, *image)).astype(dtype)
+            sums = expected(source, w)
             gemm = ShiftGemm(c, steps)
             in_place.append(gemm.most_in_place > 0)
-            for bias in (None, random.standard_normal(c.groups * c.rows).astype(dtype)):
-                found = []
+            for bias in (None, random.integers(-3, 4, c.groups * c.rows).astype(dtype)):
+                right = sums if bias is None else np.maximum(sums + bias.reshape(-1, *[1] * (sums.ndim - 2)), 0)
                 for most in (gemm.most_in_place and samples, 0):
                     gemm.most_in_place = most
-                    found.append(np.full(shape, np.nan, dtype))
-                    gemm.run(source, w, bias, found[-1], bias is not None)
-                assert found[0].tobytes() == found[1].tobytes()
+                    y = np.full(sums.shape, np.nan, dtype)
+                    gemm.run(source, w, bias, y, bias is not None)
+                    np.testing.assert_array_equal(y, right)
                 gemm = ShiftGemm(c, steps)
     finally:
         fc.set_num_threads(before)
     channels, rows, groups, _, kernel, stride = GEOMETRIES[name]
-    assert in_place[0] == (rows // groups % ROWS == 0 and (kernel == 1 or not columns))
+    assert in_place[0] == (rows // groups % ROWS == 0)
     assert in_place[1:] == [channels // groups % ROWS == 0 and kernel == 1] * (stride == 1)

@@ -1,9 +1,10 @@
 """Correlation by exact columns: the source gathered tap by tap for single outputs, across rows and samples.
 
 Idea: the same product as in correlate.py where a box would waste too much: small images, many rows of weights, large
-dilation. A panel is some tiles of columns; a tile holds [tap][channel][column], and the sum runs through its memory.
-Loop order: panel → step of the sum → block of rows → tile → k (in `simd.outer`). A step is some taps, or some
-channels of one: a panel of several tiles stays in the second-level cache, and the weights stream past it only once.
+dilation. A panel is some tiles of columns; a tile holds [channel][tap][column], and the sum runs through its memory.
+Loop order: panel → step of the sum → block of rows → tile → k (in `simd.outer`). A step is some channels, or some
+taps of one: a panel of several tiles stays in the second-level cache, and the weights stream past it only once. They
+are in the order that they have in memory, so that for few columns nobody packs them.
 Registers hold the tile's outputs, the first level a block's weights. Cost: k FMAs for an output, one read and write of
 the source for each tap. Floor: the FMA rate; few rows of weights would not pay for the gathering.
 
@@ -12,7 +13,7 @@ core has gathered as to gather it. Where there are fewer panels than keep the th
 of rows; more than two of them gather it together before, and not each for the rows that it takes.
 
 A correlation may come in parts, outputs that read the same taps: with large dilation most taps of most outputs read
-padding. All parts share the packed weights, whose order [tap][channel] lets a part take runs of them.
+padding. All parts share the packed weights, whose order is [tap][channel] then: a part takes runs of them.
 """
 
 from __future__ import annotations
@@ -162,20 +163,21 @@ def _panel(
     zeros = np.zeros(ROWS, x.dtype)
     kept = p.panel * ROWS + TILE_ELEMENTS if len(steps) > 1 else 0
     for s in range(len(steps)):
-        tap, t0, t1, c0, c1 = steps[s, 0], steps[s, 1], steps[s, 2], steps[s, 3], steps[s, 4]
+        t0, t1, c0, c1 = steps[s, 1], steps[s, 2], steps[s, 3], steps[s, 4]
         k, add, last = (t1 - t0) * (c1 - c0), s > 0, s == len(steps) - 1
         panel = gathered
         if gathered == 0:
             panel = pointer(scratch)
             gather_columns(
-                x, group, scratch, 0, span, k * span, part, positions, first, count, t0, t1, c0, c1, c1 - c0, 1
+                x, group, scratch, 0, span, k * span, part, positions, first, count, t0, t1, c0, c1, steps[s, 5],
+                steps[s, 6],
             )  # fmt: skip
         for block in range(b0, b1):
             row = block * ROWS
             mr = min(ROWS, p.packed - row)
             stored = group * p.packed + row - before
             at = block_at(group * p.packed - before, row, packed_count, row_step)
-            a = pointer(packed, at + (tap * p.channels + c0) * (step if step else mr))
+            a = pointer(packed, at + steps[s, 0] * (step if step else mr))
             begin = pointer(zeros) if add else pointer(start, stored)
             at = p.panel * min(p.count, PANEL_STEP) + (block - b0) * kept
             _block_of_panel(
@@ -199,8 +201,8 @@ def _gather_slice(
         k = (t1 - t0) * (c1 - c0)
         if low < high:
             gather_columns(
-                x, group, gathered, to + (low - c0) * span, span, k * span, part, positions, first, count, t0, t1, low,
-                high, c1 - c0, 1,
+                x, group, gathered, to + (low - c0) * steps[s, 6] * span, span, k * span, part, positions, first, count,
+                t0, t1, low, high, steps[s, 5], steps[s, 6],
             )  # fmt: skip
         to += -(-count // span) * span * k
 
@@ -214,14 +216,14 @@ def correlate_columns(
 
     Panels are cut for so many `threads`.
 
-    `numbers` holds what `plan_of` says, then for each part: the number of its taps and steps, its plan, three positions
-    for each tap, and the steps of `Correlation.column_steps`.
+    `numbers` holds what `plan_of` says, whether weights are packed as [tap][channel], then for each part: the number of
+    its taps and steps, its plan, three positions for each tap, and its steps (`Correlation.channel_steps`).
 
     The panels are in `gathered`, if that is not empty. A call before this one has filled it, with `to_gather`: it
     computes nothing, and for chunks of blocks it gets slices of channels.
     """
     plan, taps, rest = plan_of(numbers)
-    p, own = plan[0], memory[who]
+    p, own, tap_major, rest = plan[0], memory[who], rest[0] != 0, rest[1:]
     if to_gather:
         _parts(x, own, own, 0, 0, 0, y, p, rest, own, chunks, relu, threads, gathered, True, begin, end)
         begin = end
@@ -234,7 +236,7 @@ def correlate_columns(
         weights = own if together > 0 else packed
         start = weights[rows * p.count :]
         pack_blocks(
-            w, b, weights, start, plan, taps, numbers[0], numbers[1], numbers[2], True,
+            w, b, weights, start, plan, taps, numbers[0], numbers[1], numbers[2], tap_major,
             own[own.size - room_for_lines(numbers[2]) :], before, first, last,
         )  # fmt: skip
         low, high = tasks_behind_packing(packed, together, begin, stop)
@@ -255,7 +257,7 @@ def _parts(
         used, count = rest[0], rest[1]
         part, rest = plan_at(rest, 2), rest[2 + PLAN_NUMBERS :]
         positions, rest = rest[: 3 * used].reshape(used, 3), rest[3 * used :]
-        steps, rest = rest[: 5 * count].reshape(count, 5), rest[5 * count :]
+        steps, rest = rest[: 7 * count].reshape(count, 7), rest[7 * count :]
         total = samples * part[0].outputs_d * part[0].outputs_h * part[0].outputs_w
         tiles = -(-total // span)
         panels = _panels(tiles, part[0].panel // span, threads)

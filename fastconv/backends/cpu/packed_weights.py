@@ -1,9 +1,9 @@
 """The weights of the shift-GEMM in blocks of rows, as its micro-kernel reads them: who packs which of them, and how.
 
 Where the products of a sum lie equally far apart, the micro-kernel reads the weights in place, as fast: rows of forward
-convolutions in boxes, and most 1×1. Others are packed, some taps only, or taps in another order. Whole vectors of taps
-of a block's rows are transposed in registers. One call packs and computes: either the first of its tasks pack for all,
-or each thread packs what its own need. Cost: one read and one write of the weights.
+convolutions, and of most 1×1 gradients. Others are packed, some taps only, or taps in another order. Whole vectors of
+taps of a block's rows are transposed in registers. One call packs and computes: either the first of its tasks pack for
+all, or each thread packs what its own need. Cost: one read and one write of the weights.
 """
 
 from __future__ import annotations

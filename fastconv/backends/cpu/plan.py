@@ -241,11 +241,10 @@ class Correlation:
         arguments = self.channels, self.rows, self.groups, self.kernel, self.itemsize
         return [Correlation(triple, *arguments) for triple in triples]
 
-    def column_steps(self, taps: Ints) -> Ints:
-        """Steps of the sum of at most PANEL_STEP products: (tap, first tap, last tap, first channel, last channel).
+    def tap_steps(self, taps: Ints) -> Ints:
+        """Steps of the sum of at most PANEL_STEP products, some taps or some channels of one, as in `channel_steps`.
 
-        Each is a run of the weights packed for `taps` as [tap][channel], which begins with their number `tap`; its own
-        taps are numbered as here.
+        Each is a run of the weights packed for `taps` as [tap][channel]; its own taps are numbered as here.
         """
         channels, steps = self.channels, []
         numbers = np.searchsorted(taps, self.kernel_taps).tolist()
@@ -257,8 +256,23 @@ class Correlation:
             while last < len(numbers) and last - first < together and numbers[last] == numbers[last - 1] + 1:
                 last += 1
             for c in range(0, channels, part):
-                steps.append((numbers[first], first, last, c, min(channels, c + part)))
+                end = min(channels, c + part)
+                steps.append((numbers[first] * channels + c, first, last, c, end, end - c, 1))
             first = last
+        return np.array(steps, dtype=np.int64)
+
+    def channel_steps(self) -> Ints:
+        """Steps of the sum of at most PANEL_STEP products, some channels or some taps of one.
+
+        Each is a run of the weights as they lie, [channel][tap]: (first product, first tap, last tap, first channel,
+        last channel, products from tap to tap, from channel to channel).
+        """
+        taps, steps = len(self.kernel_taps), []
+        part, channels = even_part(taps, PANEL_STEP), even_part(self.channels, max(1, PANEL_STEP // taps))
+        for c in range(0, self.channels, channels):
+            for t in range(0, taps, part):
+                end = min(taps, t + part)
+                steps.append((c * taps + t, t, end, c, min(self.channels, c + channels), 1, end - t))
         return np.array(steps, dtype=np.int64)
 
     def box_vectors(self) -> int:

@@ -168,7 +168,7 @@ def _readable(c: Correlation, steps: tuple[int, int], name: str) -> bool:
     """
     row_step, channel_step = steps
     if row_step == c.count and channel_step == c.kernel_size == len(c.kernel_taps):
-        return name != "columns" or c.kernel_size == 1
+        return name != "columns" or len(c.parts) == 1
     return c.kernel_size == row_step == 1 and c.count * LINE_BYTES <= _TRANSPOSED_BYTES
 
 
@@ -180,9 +180,10 @@ def direct_time(c: Correlation) -> float:
 
 def _of_columns(whole: Correlation) -> tuple[list[Ints], int]:
     """What `correlate_columns` reads of the parts of a correlation, and the elements of its scratch."""
-    numbers, elements = [], 0
+    several = len(whole.parts) > 1
+    numbers, elements = [np.array([several], dtype=np.int64)], 0
     for part in whole.parts:
-        steps = part.column_steps(whole.kernel_taps)
+        steps = part.tap_steps(whole.kernel_taps) if several else part.channel_steps()
         sizes = np.array([len(part.kernel_taps), len(steps)], dtype=np.int64)
         numbers += [sizes, part.plan.view(np.int64), part.positions.reshape(-1), steps.reshape(-1)]
         results = part.panel_columns * ROWS + correlate.TILE_ELEMENTS
