@@ -17,10 +17,11 @@ import numpy as np
 
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.gather_simd import move_vectors
-from fastconv.backends.cpu.host import LINE_BYTES, inlined, pointer, routine
+from fastconv.backends.cpu.host import inlined, pointer, routine
 from fastconv.backends.cpu.simd import clear, prefetch, take_every
 
 _LANES4, _LANES8 = lanes_of(4), lanes_of(8)
+_VECTOR_BYTES = 4 * _LANES4
 _TOGETHER = 4  # channels whose lines are laid out before they go to the tiles
 _AHEAD = 12  # channels between asking for a source and reading it: far apart in memory, unforeseen by the hardware
 
@@ -39,7 +40,7 @@ def gather_columns(
     size = x.itemsize
     lanes = _LANES4 if size == 4 else _LANES8
     filled = -(-count // width) * width
-    pitch, places = filled + 2 * lanes, _places(filled, lanes, width, tile_step, size)
+    pitch = filled + 2 * lanes
     # In one array with the lines, which live as long as the moves: of the zeros nothing but their address is kept.
     lines = np.empty(_TOGETHER * pitch + 4 * lanes, x.dtype)
     zeros = pointer(lines, _TOGETHER * pitch)
@@ -47,45 +48,69 @@ def gather_columns(
         clear(x, zeros + v * lanes * size)
     moves, numbers = _moves(plan, x, zeros, group, c0, first, count, filled, positions, t0, t1)
     _gather(
-        x, pointer(panel, to), moves, numbers, lines, pitch, places, p.step_w, p.depth * p.height * p.width * size,
-        c1 - c0, tap_step * width * size, channel_step * width * size,
+        x, pointer(panel, to), moves, numbers, lines, pitch, filled // width, width // lanes, tile_step * size,
+        p.step_w, p.depth * p.height * p.width * size, c1 - c0, tap_step * width * size, channel_step * width * size,
     )  # fmt: skip
 
 
 @routine
 def _gather(
-    x: Any, panel: int, moves: Any, numbers: Any, lines: Any, pitch: int, places: Any, step: int, volume: int,
-    channels: int, tap_step: int, channel_step: int,
+    x: Any, panel: int, moves: Any, numbers: Any, lines: Any, pitch: int, tiles: int, vectors: int, tile_step: int,
+    step: int, volume: int, channels: int, tap_step: int, channel_step: int,
 ) -> None:  # fmt: skip
     """All channels, `volume` bytes each, by the moves of their taps to rows of tiles at address `panel`.
 
     Tables and lines come from `gather_columns`: what makes no array counts no references.
     """
-    size = x.itemsize
-    length = len(places) * (_LANES4 if size == 4 else _LANES8) * size
-    for c in range(0, channels, _TOGETHER):
-        some = min(_TOGETHER, channels - c)
+    together = channels if len(numbers) == 1 and numbers[0] == _ONE_RUN else _TOGETHER
+    for c in range(0, channels, together):
+        some = min(together, channels - c)
         for t in range(len(numbers)):
             row = panel + t * tap_step + c * channel_step
             if numbers[t] == _ONE_RUN:
-                for i in range(some):
-                    source = moves[t, 0, _FROM] + (c + i) * volume
-                    for line in range(0, length, LINE_BYTES):
-                        prefetch(x, source + _AHEAD * volume + line)
-                    _to_tiles(x, source, row + i * channel_step, places)
+                source = moves[t, 0, _FROM] + c * volume
+                _copy_run(x.dtype.type(0), source, volume, some, row, channel_step, tiles, vectors, tile_step)
                 continue
             for i in range(some):
                 _lay_out(x, moves[t], numbers[t], lines, i * pitch, step, (c + i) * volume, volume)
             for i in range(some):
-                _to_tiles(x, pointer(lines, i * pitch), row + i * channel_step, places)
+                _to_tiles(x, pointer(lines, i * pitch), row + i * channel_step, tiles, vectors, tile_step, 0)
+
+
+@routine
+def _copy_run(
+    zero: Any, source: int, volume: int, channels: int, row: int, channel_step: int, tiles: int, vectors: int,
+    tile_step: int,
+) -> None:  # fmt: skip
+    """Columns that lie behind each other, from address `source` on, of all channels to rows `channel_step` apart."""
+    for _ in range(channels):
+        _to_tiles(zero, source, row, tiles, vectors, tile_step, _AHEAD * volume)
+        source += volume
+        row += channel_step
 
 
 @inlined
-def _to_tiles(like: Any, line: int, row: int, places: Any) -> None:
-    """The vectors at address `line` to their places behind address `row`."""
-    lanes = _LANES4 if like.itemsize == 4 else _LANES8
-    for v in range(len(places)):
-        take_every(like, 1, 0, row + places[np.uintp(v)], line + v * lanes * like.itemsize)
+def _to_tiles(like: Any, line: int, row: int, tiles: int, vectors: int, tile_step: int, ahead: int) -> None:
+    """The vectors at address `line` to the row at address `row` of each tile, and ask for those `ahead` ≠ 0 behind."""
+    for _ in range(tiles):
+        at, left = row, vectors
+        while left >= 3:
+            _copy(like, at, line, ahead)
+            _copy(like, at + _VECTOR_BYTES, line + _VECTOR_BYTES, ahead)
+            _copy(like, at + 2 * _VECTOR_BYTES, line + 2 * _VECTOR_BYTES, ahead)
+            at, line, left = at + 3 * _VECTOR_BYTES, line + 3 * _VECTOR_BYTES, left - 3
+        while left > 0:
+            _copy(like, at, line, ahead)
+            at, line, left = at + _VECTOR_BYTES, line + _VECTOR_BYTES, left - 1
+        row += tile_step
+
+
+@inlined
+def _copy(like: Any, to: int, source: int, ahead: int) -> None:
+    """A vector, whose successor is asked for."""
+    if ahead != 0:
+        prefetch(like, source + ahead)
+    take_every(like, 1, 0, to, source)
 
 
 @inlined
@@ -109,16 +134,6 @@ def _lay_out(x: Any, moves: Any, number: int, lines: Any, line: int, step: int, 
             for j in range(lanes):
                 inside = moves[n, _MASK] != 0 and first + j * step < x.size
                 lines[at + j] = x[first + j * step] if inside else x.dtype.type(0)
-
-
-@routine(allocates=True)  # type: ignore[untyped-decorator]
-def _places(filled: int, lanes: int, width: int, tile_step: int, size: int) -> Any:
-    """Where the vectors of a line lie in the tiles, in bytes."""
-    places = np.empty(filled // lanes, np.int64)
-    for v in range(len(places)):
-        tile, column = divmod(v * lanes, width)
-        places[v] = (tile * tile_step + column) * size
-    return places
 
 
 _TO, _FROM, _MASK = range(3)  # of a move, see `move_vectors`
