@@ -77,6 +77,16 @@ def fma(typing_context, a, b, c):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def rounding_error(typing_context, square, x):  # type: ignore[no-untyped-def]
+    """x² - square, exactly, where square = x · x as rounded."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return _call(builder, "fma", x, [args[1], args[1], builder.fneg(args[0])])
+
+    return x(x, x), codegen
+
+
+@intrinsic
 def maximum(typing_context, a, b):  # type: ignore[no-untyped-def]
     """The larger one, NaN if either is NaN; unlike a comparison this vectorises as a reduction, too."""
     return a(a, a), lambda context, builder, signature, args: _call(builder, "maximum", a, args)
@@ -94,19 +104,28 @@ def with_sign(typing_context, x, sign):  # type: ignore[no-untyped-def]
     return x(x, x), lambda context, builder, signature, args: _call(builder, "copysign", x, args)
 
 
-@intrinsic
-def _two_to(typing_context, shifted):  # type: ignore[no-untyped-def]
-    """2^n, given n + _SHIFT: the low bits of the sum are n, which go to where the exponent is kept."""
+def _two_to_plus(more: int) -> Any:
+    """2^(n + more) as a function of n + _SHIFT: the low bits of that sum are n, which go to where the exponent is."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        bits = shifted.bitwidth
-        integer = ir.IntType(bits)
-        mantissa = _MANTISSA_BITS[bits]
-        one = ((1 << (bits - 2 - mantissa)) - 1) << mantissa
-        exponent = builder.shl(builder.bitcast(args[0], integer), ir.Constant(integer, mantissa))
-        return builder.bitcast(builder.add(exponent, ir.Constant(integer, one)), args[0].type)
+    @intrinsic
+    def power(typing_context, shifted):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            bits = shifted.bitwidth
+            integer = ir.IntType(bits)
+            mantissa = _MANTISSA_BITS[bits]
+            one = ((1 << (bits - 2 - mantissa)) - 1 + more) << mantissa
+            exponent = builder.shl(builder.bitcast(args[0], integer), ir.Constant(integer, mantissa))
+            return builder.bitcast(builder.add(exponent, ir.Constant(integer, one)), args[0].type)
 
-    return shifted(shifted), codegen
+        return shifted(shifted), codegen
+
+    return power
+
+
+_two_to = _two_to_plus(0)
+# So much larger than what it is needed for that it is a normal number, where that need not be one.
+_LIFT = 64
+_lifted_two_to = _two_to_plus(_LIFT)
 
 
 @intrinsic
@@ -155,44 +174,56 @@ _ATANH_TAIL = polynomial(
      0.07692271982430275, 0.06667589315724629, 0.05867139530651599, 0.05422589197440007, 0.03746071897775383,
      0.07815288900461426),
 )  # fmt: skip
-# exp(t²/2) · Q(t) · (t + k) as a polynomial in (t - k) / (t + k), t from 0 to 15 (k = 4) or 40 (k = 6)
-_MILLS_CENTRE = by_type(4.0, 6.0)
+# exp(t²/2) · Q(t) · (t + k) as a polynomial in 1 / (t + k) less the centre of its range, t from 0 to _TAIL_ENDS
+_MILLS_SHIFT = by_type(2.0, 2.5)
+_MILLS_CENTRE = by_type(0.27941176295280457, 0.2121359223300971)
 _MILLS = polynomial(
-    (0.7552851306230107, -0.6078966590908522, 0.3871373679985599, -0.18652128140252128, 0.06039753308782922,
-     -0.00754526826571505, -0.003489317276115056, 0.001645219297359636, 0.00017105461158686258,
-     -0.0002317986783423407, -5.1556593298561416e-05),
-    (0.7773517718933622, -0.7010090295908656, 0.5689688918147836, -0.4139035857755828, 0.2679742458416616,
-     -0.15268023206477752, 0.0751719156688354, -0.03098531550280865, 0.010029820641865009, -0.0021316052540656253,
-     3.2870006941410536e-05, 0.00018136065659126135, -6.475191965267413e-05, 1.0747957700836733e-06,
-     6.796025509656061e-06, -1.7980612899033006e-06, -4.2868700456457154e-07, 3.084342715587755e-07,
-     6.311195518414113e-09, -4.2142851980449005e-08, 2.933781166607965e-09, 5.09805605809035e-09,
-     -3.2699638638557554e-10, -3.8816505337153176e-10),
+    (0.7117356088288228, 1.3466350424283102, 0.25443672074415186, -2.308890586999098, 0.7809048627173655,
+     5.314461923655326, -9.540445442804703, -2.08818869899791, 40.66998704414626, -67.87397806756724,
+     -67.54870960083889, 276.06836038614495),
+    (0.7334566218321407, 2.2479671693138683, 3.248685831073435, -1.6433169271204966, -9.851896856262172,
+     7.771189054035913, 34.1736105298261, -68.94634500626057, -72.55797921134254, 471.67074334230546,
+     -476.4070576286356, -1724.8798920099223, 6769.987486994447, -5775.698870443727, -28730.420734910786,
+     117720.34802964139, -143454.16153774614, -390818.1952490754, 2252201.4427372464, -4684622.279127328,
+     -682784.8651212113, 45874149.211351, -173592805.29791084, 100225924.80368073, 1352912357.7547975,
+     -3524949493.7529845, -1917643423.1731672, 16135306788.74591, -14029486991.554926),
 )  # fmt: skip
-# Veltkamp's splitting: half of the digits, whose square is exact.
-_SPLIT = by_type(2.0**12 + 1.0, 2.0**27 + 1.0)
 # Beyond this e^(-x²/2) is zero.
-_TAIL_ENDS = by_type(15.0, 40.0)
+_TAIL_ENDS = by_type(15.0, 38.7)
 
 
 @inlined
 def exp(x: Any) -> Any:
     """e^x, with gradual underflow."""
-    return _exp_of_sum(x, like(x, -0.0))
-
-
-@inlined
-def _exp_of_sum(x: Any, rest: Any) -> Any:
-    """e^(x + rest), where rest is too small to matter for the power of two."""
     x = _EXP_HIGHEST(x) if x > _EXP_HIGHEST(x) else x  # in this order a NaN stays one
     x = _EXP_LOWEST(x) if x < _EXP_LOWEST(x) else x
-    shifted = fma(x, like(x, 1.4426950408889634), _SHIFT(x))
+    shifted, r = _power_and_rest(x)
     n = shifted - _SHIFT(x)
-    r = fma(-n, _LN2_LOW(x), fma(-n, _LN2_HIGH(x), x)) + rest
-    value = fma(r * r, _EXP_TAIL(r), r) + like(x, 1.0)
     # In two steps, because 2^n itself may be too large or too small where the result is neither.
     half = fma(n, like(x, 0.5), _SHIFT(x))
     whole = (n - (half - _SHIFT(x))) + _SHIFT(x)
-    return value * _two_to(half) * _two_to(whole)
+    return _exp_of_rest(r) * _two_to(half) * _two_to(whole)
+
+
+@inlined
+def exp_negative(x: Any) -> Any:
+    """e^x for x ≤ 0, with gradual underflow, in fewer steps than `exp`."""
+    x = _EXP_LOWEST(x) if x < _EXP_LOWEST(x) else x
+    shifted, r = _power_and_rest(x)
+    return _exp_of_rest(r) * _lifted_two_to(shifted) * like(x, 2.0**-_LIFT)
+
+
+@inlined
+def _power_and_rest(x: Any) -> Any:
+    """n + _SHIFT and r so that x = n · ln 2 + r, n whole and |r| ≤ ln(2)/2."""
+    shifted = fma(x, like(x, 1.4426950408889634), _SHIFT(x))
+    n = shifted - _SHIFT(x)
+    return shifted, fma(-n, _LN2_LOW(x), fma(-n, _LN2_HIGH(x), x))
+
+
+@inlined
+def _exp_of_rest(r: Any) -> Any:
+    return fma(r * r, _EXP_TAIL(r), r) + like(r, 1.0)
 
 
 @inlined
@@ -204,16 +235,14 @@ def negative_exponent(x: Any) -> Any:
     """
     tiny = x < _EXP_NORMAL(x)
     x = _EXP_NORMAL(x) if tiny else x
-    shifted = fma(x, like(x, 1.4426950408889634), _SHIFT(x))
-    n = shifted - _SHIFT(x)
-    r = fma(-n, _LN2_LOW(x), fma(-n, _LN2_HIGH(x), x))
+    shifted, r = _power_and_rest(x)
     return r, like(x, 0.0) if tiny else _two_to(shifted)
 
 
 @inlined
 def exp_of_parts(r: Any, scale: Any) -> Any:
     """The second half: e^r · scale. It is 0 where e^x is no normal number."""
-    return (fma(r * r, _EXP_TAIL(r), r) + like(r, 1.0)) * scale
+    return _exp_of_rest(r) * scale
 
 
 @inlined
@@ -221,9 +250,7 @@ def expm1_negative(x: Any) -> Any:
     """e^x - 1 for x ≤ 0; larger x count as 0."""
     x = like(x, 0.0) if x > like(x, 0.0) else x
     x = _EXPM1_LOWEST(x) if x < _EXPM1_LOWEST(x) else x
-    shifted = fma(x, like(x, 1.4426950408889634), _SHIFT(x))
-    n = shifted - _SHIFT(x)
-    r = fma(-n, _LN2_LOW(x), fma(-n, _LN2_HIGH(x), x))
+    shifted, r = _power_and_rest(x)
     scale = _two_to(shifted)
     return fma(scale, fma(r * r, _EXP_TAIL(r), r), scale - like(x, 1.0))
 
@@ -250,7 +277,7 @@ def log(x: Any) -> Any:
 @inlined
 def sigmoid(x: Any) -> Any:
     """1 / (1 + e^-x), to full relative accuracy on both sides."""
-    e = exp(-magnitude(x))
+    e = exp_negative(-magnitude(x))
     numerator = e if x < like(x, 0.0) else like(x, 1.0)
     return numerator / (like(x, 1.0) + e)
 
@@ -258,7 +285,7 @@ def sigmoid(x: Any) -> Any:
 @inlined
 def sigmoid_and_slope(x: Any) -> Any:
     """σ(x) and σ'(x) = σ(x) · (1 - σ(x)), the latter without the cancellation in 1 - σ."""
-    e = exp(-magnitude(x))
+    e = exp_negative(-magnitude(x))
     reciprocal = like(x, 1.0) / (like(x, 1.0) + e)
     smaller = e * reciprocal
     return smaller if x < like(x, 0.0) else reciprocal, smaller * reciprocal
@@ -274,28 +301,24 @@ def tanh(x: Any) -> Any:
 @inlined
 def gaussian(x: Any) -> Any:
     """e^(-x²/2), with x² in two parts: its rounding error would count x² times."""
-    x = magnitude(x)
-    x = _TAIL_ENDS(x) if x > _TAIL_ENDS(x) else x
-    scaled = x * _SPLIT(x)
-    high = scaled - (scaled - x)
-    square, rest = x * x, (x - high) * (x + high)
-    error = (high * high - square) + rest
-    return _exp_of_sum(like(x, -0.5) * square, like(x, -0.5) * error)
+    t = magnitude(x)
+    t = _TAIL_ENDS(t) if t > _TAIL_ENDS(t) else t
+    square = t * t
+    shifted, r = _power_and_rest(like(t, -0.5) * square)
+    r = fma(like(t, -0.5), rounding_error(square, t), r)
+    return _exp_of_rest(r) * _lifted_two_to(shifted) * like(t, 2.0**-_LIFT)
 
 
 @inlined
 def normal_cdf(x: Any, density: Any) -> Any:
-    """Φ(x), given density = `gaussian(x)`; error below 4 units in the last place in either tail.
+    """Φ(x), given density = `gaussian(x)`; error below 5 units in the last place in either tail.
 
-    Both tails are Q(t) = Φ(-t) of t = |x|, from a polynomial of one fraction as in Shepherd and Laframboise (1981),
-    "Chebyshev approximation of (1 + 2x) exp(x²) erfc x in 0 ≤ x < ∞".
+    Both tails are Q(t) = Φ(-t) of t = |x|, by a polynomial of one fraction, an idea of Shepherd and Laframboise (1981),
+    "Chebyshev approximation of (1 + 2x) exp(x²) erfc x in 0 ≤ x < ∞". Theirs is (t - k) / (t + k); 1 / (t + k) takes
+    fewer steps.
     """
     t = magnitude(x)
     t = _TAIL_ENDS(t) if t > _TAIL_ENDS(t) else t
-    k = _MILLS_CENTRE(t)
-    reciprocal = like(t, 1.0) / (t + k)
-    u = (t - k) * reciprocal
-    # One Newton step: an error of u would count t + k times.
-    u = fma(reciprocal, fma(-u, t, fma(-k, u + like(t, 1.0), t)), u)
-    tail = density * (reciprocal * _MILLS(u))
+    fraction = like(t, 1.0) / (t + _MILLS_SHIFT(t))  # the smaller k, the less its error counts
+    tail = density * (fraction * _MILLS(fraction - _MILLS_CENTRE(t)))
     return like(x, 1.0) - tail if x > like(x, 0.0) else tail

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from fastconv.backends.cpu.elementary import (
     exp,
+    exp_negative,
     expm1_negative,
     fma,
     gaussian,
@@ -251,7 +252,7 @@ def _tanh_grad(gy: Any, y: Any, gx: Any, alpha: float, who: int, begin: int, end
 def _softplus(x: Any, y: Any, alpha: float, who: int, begin: int, end: int) -> None:
     x, y = x[begin:end], y[begin:end]
     for i in range(x.size):
-        rest = log1p_unit(exp(-magnitude(x[i])))
+        rest = log1p_unit(exp_negative(-magnitude(x[i])))
         bent = rest if x[i] < like(x[i], 0.0) else x[i] + rest
         y[i] = x[i] if x[i] > like(x[i], alpha) else bent
 
