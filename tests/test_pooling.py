@@ -14,7 +14,7 @@ import fastconv as fc
 from fastconv import backends
 from fastconv.autograd import to_device
 from fastconv.backends import threads
-from fastconv.backends.cpu import pool_gather, pool_windows, pooling
+from fastconv.backends.cpu import pool_lanes, pool_windows, pooling
 
 DTYPES = ["float32", "float64"]
 
@@ -94,19 +94,19 @@ ADAPTIVE = [
 ]
 
 
-@pytest.fixture(params=["windows", "small blocks", "tables", "rows"])
+@pytest.fixture(params=["lanes", "windows", "small blocks", "rows"])
 def path(request, monkeypatch):
     """Each family of CPU kernels on the same planes."""
-    tables = pool_gather.max_table, pool_gather.sum_table, pool_gather.spread_table
+    tables = pool_lanes.max_table, pool_lanes.sum_table, pool_lanes.spread_table
     cached = (*tables, pool_windows.window_plan, pooling._bands)
     if request.param == "small blocks":
         monkeypatch.setattr(pool_windows, "_OUTPUTS", 12)
         monkeypatch.setattr(pool_windows, "_COLUMNS", 9)
         monkeypatch.setattr(pooling, "_BAND", 20)
-    elif request.param != "windows":
+    elif request.param == "rows":
         monkeypatch.setattr(pooling, "window_plan", lambda geometry, itemsize: None)
-    if request.param == "rows":
-        monkeypatch.setattr(pool_gather, "_MAX_TAPS", 0)
+    if request.param != "lanes":
+        monkeypatch.setattr(pool_lanes, "_MAX_TAPS", 0)
     for function in cached:
         function.cache_clear()
     yield request.param
@@ -407,21 +407,22 @@ def test_rows_of_half_a_vector_go_by_windows(spatial, kernel, windows):
 
 
 @pytest.mark.parametrize(
-    ("spatial", "kernel", "tables", "gradient"),
+    ("spatial", "kernel", "small"),
     [
-        ((28, 28), 2, True, False),
-        ((56, 56), 3, True, False),
-        ((11, 11), 2, True, True),
-        ((7, 7), 5, True, True),
-        ((512, 512), 3, False, False),
-        ((7, 7), 7, False, False),
+        ((8, 8), 2, True),
+        ((12, 12), 3, True),
+        ((7, 7), 5, True),
+        ((4, 5, 6), 2, True),
+        ((112, 112), 3, False),  # too many positions
+        ((2, 500), 2, False),  # rows of many vectors
+        ((7, 7), 7, False),  # a window worth vectors of its own
     ],
 )
-def test_small_planes_go_through_tables(spatial, kernel, tables, gradient):
-    geometry = fc.geometry.PoolGeometry.of("avg_pool2d", (1, 1, *spatial), kernel)
-    assert (pool_gather.max_table(geometry) is not None) == tables
-    assert (pool_gather.sum_table(geometry) is not None) == tables
-    assert (pool_gather.spread_table(geometry) is not None) == gradient
+@pytest.mark.parametrize("itemsize", [4, 8])
+def test_small_planes_go_into_the_lanes(spatial, kernel, small, itemsize):
+    geometry = fc.geometry.PoolGeometry.of(f"avg_pool{len(spatial)}d", (1, 1, *spatial), kernel)
+    for table in (pool_lanes.max_table, pool_lanes.sum_table, pool_lanes.spread_table):
+        assert (table(geometry, itemsize) is not None) == small
 
 
 def test_the_backend_skips_indices_nobody_asked_for(device):

@@ -97,9 +97,11 @@ every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(ma
 every_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
-@pytest.fixture(params=["usual", "small"])
+@pytest.fixture(params=["lanes", "rows", "small"])
 def blocks(request, monkeypatch):
-    """The CPU's blocks as they are, and so small that these inputs are cut everywhere, their results large for them."""
+    """On the CPU small planes in the lanes, rows, and blocks so small that these inputs are cut everywhere."""
+    if request.param != "lanes":
+        monkeypatch.setattr(resampling, "_SMALL", 0)
     if request.param == "small":
         monkeypatch.setattr(resampling, "past_caches", lambda result, read: True)
         monkeypatch.setattr(resampling, "_BLOCK", 40)

@@ -1,4 +1,4 @@
-"""Pooling primitives of the CPU backend, by regular windows, by tables or by rows. See contract.py."""
+"""Pooling primitives of the CPU backend, in the lanes, by regular windows or by rows. See contract.py."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.backends.cpu import avg_pool, max_pool, pool_gather
+from fastconv.backends.cpu import avg_pool, max_pool, pool_lanes
+from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.memory import empty
-from fastconv.backends.cpu.pool_gather import Table
+from fastconv.backends.cpu.pool_lanes import Table
 from fastconv.backends.cpu.pool_rows import RowPlan, row_plan
 from fastconv.backends.cpu.pool_windows import WindowPlan, window_plan
 from fastconv.backends.cpu.resampling import resample
@@ -32,6 +33,8 @@ _SPREAD_OUTPUTS = 32
 
 _NS_PER_TAP = 1.0
 _NS_PER_WINDOW_TAP = 0.25
+_NS_PER_POSITION = 1.5
+_NS_PER_VECTOR = 0.5
 _NS_PER_ROW = 20.0
 _NS_PER_PLANE = 15.0
 _NS_PER_BYTE = 0.05
@@ -42,19 +45,14 @@ def max_pool_forward(x: Array, geometry: PoolGeometry, with_indices: bool = True
     y = empty(x.shape[:2] + geometry.out_spatial, x.dtype)
     indices = empty(y.shape, np.dtype(np.int64)) if with_indices else None
     found = None if indices is None else indices.reshape(-1)
-    plan = window_plan(geometry, x.itemsize)
-    if plan is not None:
-        windows = (x.reshape(-1), y.reshape(-1), found, plan.axes, plan.block, plan.firsts)
-        _over_windows(max_pool.windows, windows, plan, x)
-        return y, indices
-    table = pool_gather.max_table(geometry)
-    if table is not None:
-        flat = (x.reshape(-1), y.reshape(-1)) + (() if found is None else (found,))
-        _over_blocks(pool_gather.largest if found is None else pool_gather.largest_and_indices, flat, table, y)
+    flat = x.reshape(-1), y.reshape(-1), found
+    if (table := pool_lanes.max_table(geometry, x.itemsize)) is not None:
+        _over_planes(pool_lanes.largest, (*flat, table.taps, table.offsets), table, x)
+    elif (plan := window_plan(geometry, x.itemsize)) is not None:
+        _over_windows(max_pool.windows, (*flat, plan.axes, plan.block, plan.firsts), plan, x)
     else:
         rows = row_plan(geometry)
-        arguments = (x.reshape(-1), y.reshape(-1), found, *rows.windows, rows.sizes, rows.steps, rows.spans)
-        _over_rows(max_pool.rows, arguments, rows, x)
+        _over_rows(max_pool.rows, (*flat, *rows.windows, rows.sizes, rows.steps, rows.spans), rows, x)
     return y, indices
 
 
@@ -92,13 +90,10 @@ def avg_pool_forward(x: Array, geometry: PoolGeometry) -> Array:
         divisor = float(geometry.divisor_override or plane)
         share(avg_pool.whole_planes, (*flat, plane, divisor), y.size, y.size * _NS_PER_PLANE + x.nbytes * _NS_PER_BYTE)
         return y
-    plan = window_plan(geometry, x.itemsize)
-    if plan is not None:
+    if (table := pool_lanes.sum_table(geometry, x.itemsize)) is not None:
+        _over_planes(pool_lanes.averages, (*flat, table.offsets, table.factors, table.shares), table, x)
+    elif (plan := window_plan(geometry, x.itemsize)) is not None:
         _over_windows(avg_pool.windows, (*flat, plan.axes, plan.block, plan.divisors), plan, x)
-        return y
-    table = pool_gather.sum_table(geometry)
-    if table is not None:
-        _over_blocks(pool_gather.averages, flat, table, y, pool_gather.block_divisors(geometry, table.planes))
     else:
         rows = row_plan(geometry)
         arguments = (*flat, *rows.windows, *rows.divisors, rows.sizes, rows.steps, rows.spans)
@@ -115,22 +110,21 @@ def _is_global(geometry: PoolGeometry) -> bool:
 
 def avg_pool_backward(gy: Array, geometry: PoolGeometry) -> Array:
     """See contract.Backend.avg_pool_backward."""
-    if _side_by_side(geometry):
+    table = pool_lanes.spread_table(geometry, gy.itemsize)
+    if table is None and _side_by_side(geometry):
         divisor = geometry.divisor_override or math.prod(geometry.kernel)
         return resample(gy / gy.dtype.type(divisor), _spread(geometry))
     gx = empty(gy.shape[:2] + geometry.spatial, gy.dtype)
     flat_gy, flat_gx = gy.reshape(-1), gx.reshape(-1)
+    if table is not None:
+        _over_planes(pool_lanes.averages, (flat_gy, flat_gx, table.offsets, table.factors, table.shares), table, gy)
+        return gx
     turned, divisors = _turned(geometry)
     plan = None if turned is None else window_plan(turned, gy.itemsize)
     if plan is not None:
         if divisors is not None:
             flat_gy = np.divide(gy, divisors.astype(gy.dtype), out=empty(gy.shape, gy.dtype)).reshape(-1)
         _over_windows(avg_pool.windows, (flat_gy, flat_gx, plan.axes, plan.block, plan.divisors), plan, gy)
-        return gx
-    table = pool_gather.spread_table(geometry)
-    if table is not None:
-        shares = pool_gather.block_divisors(geometry, table.planes)
-        _over_blocks(pool_gather.spread, (flat_gy, flat_gx), table, gx, shares)
         return gx
     rows = row_plan(geometry)
     arguments = (*rows.windows, *rows.divisors, rows.sizes, rows.steps, rows.interior)
@@ -151,7 +145,7 @@ def _turned(geometry: PoolGeometry) -> tuple[PoolGeometry | None, Array | None]:
         return None, None
     reach = [dilation * (taps - 1) for taps, dilation in zip(geometry.kernel, geometry.dilation)]
     padding = tuple((far - before, far - after) for far, (before, after) in zip(reach, geometry.padding))
-    divisors = pool_gather.block_divisors(geometry, 1).reshape(geometry.out_spatial)
+    divisors = pool_lanes.divisors(geometry).reshape(geometry.out_spatial)
     uniform = divisors.size and (divisors == divisors.flat[0]).all()
     turned = PoolGeometry(
         geometry.out_spatial, geometry.kernel, geometry.stride, padding, geometry.dilation, geometry.spatial,
@@ -180,10 +174,12 @@ def _over_windows(loop: Loop, arguments: tuple[Any, ...], plan: WindowPlan, x: A
     share(loop, arguments, planes * plan.tasks, cost)
 
 
-def _over_blocks(loop: Loop, flat: tuple[Array, ...], table: Table, result: Array, *divisors: Array) -> None:
-    arguments = (*flat, table.places, table.shape, *divisors)
-    tasks = -(-result.shape[0] * result.shape[1] // table.planes)
-    share(loop, arguments, tasks, result.size * table.shape[0] * _NS_PER_TAP)
+def _over_planes(loop: Loop, arguments: tuple[Any, ...], table: Table, x: Array) -> None:
+    inputs, results, taps = table.sizes
+    groups = -(-x.shape[0] * x.shape[1] // lanes_of(x.itemsize))
+    team = team_for(groups, groups * ((inputs + results) * _NS_PER_POSITION + results * taps * _NS_PER_VECTOR))
+    memory = scratch_rows(team.size, table.scratch, x.dtype)
+    loop(*arguments, table.places, table.sizes, memory, team.address, 0, groups)
 
 
 def _over_rows(loop: Loop, arguments: tuple[Any, ...], plan: RowPlan, x: Array) -> None:

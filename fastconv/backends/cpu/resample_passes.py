@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastconv.backends.cpu.depthwise_lanes_simd import from_lanes, to_lanes
 from fastconv.backends.cpu.gather import copy_bytes, zero_bytes
 from fastconv.backends.cpu.host import VECTOR_BYTES, pointer, routine
 from fastconv.backends.cpu.resample_simd import weighted_halves, weighted_pairs, weighted_sum
@@ -43,6 +44,31 @@ def resample(
         _resample_block(x, y, table, weights, passes, block, streamed, scratch, turned, task)
     if streamed:
         fence()
+
+
+@shared
+def resample_in_lanes(
+    x: Any, y: Any, table: Any, weights: Any, passes: Any, sizes: Any, places: Any, memory: Any, who: int, begin: int,
+    end: int,
+) -> None:  # fmt: skip
+    """Groups [begin, end) of planes of y, as many as a vector has lanes, each position of them a row of the passes.
+
+    `sizes`: inputs and outputs of a plane, vectors of the largest array between two passes; `places` as for `to_lanes`.
+    """
+    inputs, outputs, most = sizes
+    lanes, own = VECTOR_BYTES // x.itemsize, memory[who]
+    for group in range(begin, end):
+        first = group * lanes
+        valid = min(lanes, x.size // inputs - first)
+        source, other = pointer(own), pointer(own, most * lanes)
+        to_lanes(x, source, 0, pointer(places), 0, inputs, pointer(x, first * inputs), inputs, valid, 0, 1, inputs)
+        for p in range(len(passes)):
+            at, before, after, inner, images = passes[p]
+            _along(
+                x, source, before, 0, other, after, images, inner * lanes, table[at : at + after], weights, 0
+            )  # fmt: skip
+            source, other = other, source
+        from_lanes(x, pointer(y, first * outputs), outputs, valid, source, outputs)
 
 
 @routine

@@ -30,6 +30,10 @@ _CHUNK = 512
 _SPARSE = 16
 """From so many inputs for each tap on, rows are not turned."""
 
+_SMALL, _WIDE = 4096, 1.75
+"""Elements of the largest array, and vectors of a row, up to which planes are resampled in the lanes. Where a row goes
+by regular groups, it need only be one vector long to be better."""
+
 _NS_PER_ELEMENT = 0.3
 
 
@@ -39,6 +43,14 @@ def resample(x: Array, geometry: ResampleGeometry) -> Array:
     if not len(plan.passes):  # nothing but copies
         return x.copy()
     y = empty(x.shape[:2] + geometry.out_spatial, x.dtype)
+    if plan.in_lanes is not None:
+        passes, sizes, places = plan.in_lanes
+        groups = -(-x.shape[0] * x.shape[1] // lanes_of(x.itemsize))
+        team = team_for(groups, (x.size + y.size) * _NS_PER_ELEMENT)
+        memory = scratch_rows(team.size, 2 * sizes[2] * lanes_of(x.itemsize), x.dtype)
+        tables = plan.table, plan.weights, passes, sizes, places
+        resample_passes.resample_in_lanes(flat(x), y.reshape(-1), *tables, memory, team.address, 0, groups)
+        return y
     streamed = past_caches(y.nbytes, x.nbytes)
     arguments = flat(x), y.reshape(-1), plan.table, plan.weights, plan.passes, plan.block, streamed
     tasks = -(-x.shape[0] * x.shape[1] // plan.block[0]) * plan.block[2]
@@ -66,6 +78,8 @@ class Plan:
     """
     scratch: int
     """Elements of scratch of a thread."""
+    in_lanes: tuple[Array, tuple[int, int, int], Array] | None
+    """Passes, sizes and places for `resample_in_lanes`, where planes are that small."""
 
 
 @lru_cache(maxsize=64)
@@ -91,7 +105,26 @@ def _plan(geometry: ResampleGeometry, dtype: np.dtype[Any]) -> Plan:
     block = planes, rows, cuts, lead.inputs, lead.outputs, *behind, kept, max(chunks), max(spans)
     scratch = kept + (max(chunks) + max(spans)) * lanes_of(dtype.itemsize)
     weights = np.concatenate([axis.weights for axis in axes]).astype(dtype)
-    return Plan(_table(axes), weights, np.array(passes, np.int64), block, scratch)
+    in_lanes = _in_lanes(stages, axes, order, begins, lanes_of(dtype.itemsize))
+    return Plan(_table(axes), weights, np.array(passes, np.int64), block, scratch, in_lanes)
+
+
+def _in_lanes(
+    stages: list[list[int]], axes: list[Taps], order: list[int], begins: Array, lanes: int
+) -> tuple[Array, tuple[int, int, int], Array] | None:
+    """See `Plan.in_lanes`; a pass: where its axis begins in the table, inputs, outputs, elements behind it, images."""
+    volumes = [math.prod(stage) for stage in stages]
+    ends = stages[0][-1], stages[-1][-1]
+    rows = max(ends) >= lanes if _is_regular(axes[-1]) else min(ends) >= _WIDE * lanes
+    if max(volumes) > _SMALL or rows:
+        return None
+    passes = [
+        (begins[i], axes[i].inputs, axes[i].outputs, math.prod(before[i + 1 :]), math.prod(before[:i]))
+        for i, before in zip(order, stages)
+    ]
+    places = np.arange(max(volumes[0], lanes), dtype=np.int64) * lanes
+    most = -(-max(*volumes, lanes) // ALIGNED) * ALIGNED
+    return np.array(passes, np.int64), (volumes[0], volumes[-1], most), places
 
 
 def _table(axes: list[Taps]) -> Array:
@@ -153,6 +186,12 @@ def _regular(axis: Taps) -> tuple[int, int, int]:
     first = int(same.argmax()) if same.any() else 0
     length = int(np.append(same[first:], False).argmin())
     return together, first, (length + together) // together if length else 0
+
+
+def _is_regular(axis: Taps) -> bool:
+    """Whether all outputs of an axis are in such groups: then its rows are joined to one."""
+    together, _, groups = _regular(axis)
+    return together * groups == axis.outputs and (3 - together) * groups == axis.inputs
 
 
 def _longest_run(axis: Taps, outputs: int) -> int:

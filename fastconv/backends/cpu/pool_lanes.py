@@ -1,0 +1,228 @@
+"""Pooling of small planes: as many of them as a vector has lanes, side by side in the lanes.
+
+A group of planes is transposed into scratch, a vector for each position, so that a tap of an output is a load, whatever
+the window: strided, dilated, padded or adaptive, of any rank. A table says where the taps of each output lie. The
+results are transposed back. The gradient of an average is the same sum by the table turned round: the outputs that read
+an input. Cost: for each input and output of a plane some shuffles, 0.1 ns, and for each tap of a vector a load and an
+add, or five operations of a maximum with its index; where rows are short, vectors along them (pool_windows.py) cost
+several times that.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv.backends.cpu import pool_simd
+from fastconv.backends.cpu.depthwise_lanes_simd import from_lanes, to_lanes
+from fastconv.backends.cpu.emitter import lanes_of
+from fastconv.backends.cpu.host import VECTOR_BYTES, pointer, routine
+from fastconv.backends.cpu.simd import transpose
+from fastconv.backends.cpu.team import shared
+from fastconv.geometry import PoolGeometry
+
+Array = npt.NDArray[Any]
+
+_LANES4, _LANES8 = lanes_of(4), lanes_of(8)
+
+_MOST_POSITIONS = 8192
+"""Inputs and outputs of a plane: a vector for each stays in the second-level cache."""
+
+_FEW_TAPS, _WIDE_OF_FEW, _WIDE = 4, 1.75, 4.0
+"""Vectors of outputs that a row of regular windows has, of few taps or of more, from which on vectors along rows are as
+good."""
+
+_MAX_TAPS = 28
+"""A longer window is worth vectors of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The taps of each result of a plane: as many for each, some again or of a zero behind the plane."""
+
+    taps: Array  # int64 (results · taps of one): where in the plane
+    offsets: Array  # int64: where in scratch
+    factors: Array  # float64: ones for a vector, then what `averages` takes the sum of each result by
+    shares: Array  # float64: by what inputs are taken before; empty if by nothing
+    places: Array  # int64: where in scratch each input goes
+    sizes: tuple[int, int, int]  # inputs and results of a plane, taps of a result
+
+    @property
+    def scratch(self) -> int:
+        """Elements of scratch, in front of it the inputs."""
+        lanes = int(self.places[1])
+        return (len(self.places) + self.sizes[1]) * lanes
+
+
+@lru_cache(maxsize=64)
+def max_table(geometry: PoolGeometry, itemsize: int) -> Table | None:
+    """Taps of each output in the order of the plane, the last ones repeated where a window is cut off.
+
+    A repeated tap changes neither the winner nor, because whole rows are repeated, the last of several NaNs. None where
+    planes are not small.
+    """
+    if not _is_small(geometry, itemsize):
+        return None
+    return _table(_taps(geometry)[0].T, math.prod(geometry.spatial), itemsize)
+
+
+@lru_cache(maxsize=64)
+def sum_table(geometry: PoolGeometry, itemsize: int) -> Table | None:
+    """Taps of each output, each once. None where planes are not small."""
+    if not _is_small(geometry, itemsize):
+        return None
+    inputs = math.prod(geometry.spatial)
+    places, counted = _taps(geometry)
+    return _table(np.where(counted, places, inputs).T, inputs, itemsize, divisors(geometry))
+
+
+@lru_cache(maxsize=64)
+def spread_table(geometry: PoolGeometry, itemsize: int) -> Table | None:
+    """The outputs that read each input, in their order. None where planes are not small."""
+    if not _is_small(geometry, itemsize):
+        return None
+    inputs, outputs = math.prod(geometry.spatial), math.prod(geometry.out_spatial)
+    places, counted = _taps(geometry)
+    tap, output = np.nonzero(counted)
+    read = places[tap, output]
+    order = np.lexsort((output, read))
+    read, output = read[order], output[order]
+    readers = np.bincount(read, minlength=inputs)
+    if readers.max() > _MAX_TAPS:
+        return None
+    table = np.full((inputs, readers.max()), outputs)
+    table[read, np.arange(len(read)) - (np.cumsum(readers) - readers)[read]] = output
+    return _table(table, outputs, itemsize, shares=divisors(geometry))
+
+
+def _is_small(geometry: PoolGeometry, itemsize: int) -> bool:
+    """Whether planes fit into the lanes, and rows are no better."""
+    positions, taps = math.prod(geometry.spatial) + math.prod(geometry.out_spatial), math.prod(geometry.kernel)
+    wide = lanes_of(itemsize) * (_WIDE_OF_FEW if taps <= _FEW_TAPS else _WIDE)
+    rows = not geometry.is_adaptive and geometry.out_spatial[-1] >= wide
+    return positions <= _MOST_POSITIONS and taps <= _MAX_TAPS and not rows
+
+
+def _taps(geometry: PoolGeometry) -> tuple[Array, Array]:
+    """Place in the plane of tap t of output o, clipped to its window, and whether it lies in it: (taps, outputs)."""
+    places, inside = [], []
+    for (starts, stops, step), taps in zip(geometry.windows(), geometry.kernel):
+        first, end = np.array(starts), np.array(stops)
+        tap = first + step * np.arange(taps)[:, None]
+        last = first + (end - 1 - first) // step * step
+        places.append(np.minimum(tap, last))
+        inside.append(tap < end)
+    flat, counted = places[0], inside[0]
+    for size, place, lies in zip(geometry.spatial[1:], places[1:], inside[1:]):
+        flat = _combine(np.add, flat * size, place)
+        counted = _combine(np.logical_and, counted, lies)
+    return flat, counted
+
+
+def _combine(operation: np.ufunc, outer: Array, inner: Array) -> Array:
+    """operation(outer[s, o], inner[t, p]) for all taps (s, t) and outputs (o, p)."""
+    result: Array = operation(outer[:, None, :, None], inner[None, :, None, :])
+    return result.reshape(outer.shape[0] * inner.shape[0], -1)
+
+
+def _table(
+    taps: Array, inputs: int, itemsize: int, divisors: Array | None = None, shares: Array | None = None
+) -> Table:
+    """Of (results, taps); `divisors` of the results, or `shares`, those of the inputs: what `averages` divides by."""
+    lanes, results = lanes_of(itemsize), len(taps)
+
+    def taken(numbers: Array) -> Array:
+        return 1 / numbers if itemsize == 4 else numbers
+
+    places = np.arange(max(inputs + 1, lanes), dtype=np.int64) * lanes
+    flat = taps.astype(np.int64).reshape(-1)
+    factors = np.concatenate([np.ones(_LANES4), np.ones(results) if divisors is None else taken(divisors)])
+    before = np.empty(0) if shares is None else taken(shares)
+    return Table(flat, flat * lanes, factors, before, places, (inputs, results, taps.shape[1]))
+
+
+@lru_cache(maxsize=64)
+def divisors(geometry: PoolGeometry) -> Array:
+    """What the outputs of a plane are divided by, float64."""
+    counts = geometry.divisors()
+    if counts is None:
+        return np.full(math.prod(geometry.out_spatial), float(geometry.divisor_override or 1))
+    found = np.ones(1)
+    for count in counts:
+        found = np.multiply.outer(found, np.array(count, np.float64)).reshape(-1)
+    return found
+
+
+@routine
+def _into_lanes(x: Any, group: int, sizes: Any, places: Any, to: int) -> int:
+    """The planes of a group to scratch at address `to`, behind them a zero; returns how many there are."""
+    lanes, inputs = VECTOR_BYTES // x.itemsize, sizes[0]
+    first = group * lanes
+    valid: int = min(lanes, x.size // inputs - first)
+    to_lanes(x, to, 0, pointer(places), 0, inputs + 1, pointer(x, first * inputs), inputs, valid, 0, 1, inputs)
+    return valid
+
+
+@shared
+def averages(
+    x: Any, y: Any, offsets: Any, factors: Any, shares: Any, places: Any, sizes: Any, memory: Any, who: int, begin:
+    int, end: int,
+) -> None:  # fmt: skip
+    """Groups [begin, end) of planes of y: sums of the taps of each result, taken by its factor."""
+    lanes, results, taps = VECTOR_BYTES // x.itemsize, sizes[1], sizes[2]
+    given, ones = pointer(memory[who]), pointer(factors)
+    found = given + places.size * VECTOR_BYTES
+    for group in range(begin, end):
+        valid = _into_lanes(x, group, sizes, places, given)
+        for i in range(shares.size):
+            at = given + i * VECTOR_BYTES
+            pool_simd.averages(x, 1, 1, at, 1, pointer(places), 1, at, ones, shares[i])
+        for o in range(results):
+            offset, factor = pointer(offsets, o * taps), factors[_LANES4 + o]
+            pool_simd.averages(x, 1, 1, given, 1, offset, taps, found + o * VECTOR_BYTES, ones, factor)
+        from_lanes(x, pointer(y, group * lanes * results), results, valid, found, results)
+
+
+@shared(allocates=True)  # type: ignore[untyped-decorator]
+def largest(
+    x: Any, y: Any, indices: Any, taps: Any, offsets: Any, places: Any, sizes: Any, memory: Any, who: int, begin: int,
+    end: int,
+) -> None:  # fmt: skip
+    """Groups [begin, end) of planes of y and, unless that is None, of indices."""
+    lanes, results, count = VECTOR_BYTES // x.itemsize, sizes[1], sizes[2]
+    given = pointer(memory[who])
+    found = given + places.size * VECTOR_BYTES
+    winners, zeros = np.empty(0 if indices is None else results * lanes, np.int64), np.zeros(lanes, np.int64)
+    for group in range(begin, end):
+        valid = _into_lanes(x, group, sizes, places, given)
+        for o in range(results):
+            tap, to = o * count, found + o * VECTOR_BYTES
+            pool_simd.largest(
+                x, indices, 1, 1, given, 0, pointer(offsets, tap), count, to, pointer(taps, tap), pointer(zeros),
+                taps[tap], 0, 0 if indices is None else pointer(winners, o * lanes),
+            )  # fmt: skip
+        first = group * lanes * results
+        from_lanes(x, pointer(y, first), results, valid, found, results)
+        if indices is not None:
+            _planes_of(winners, indices[first : first + valid * results], valid, lanes)
+
+
+@routine
+def _planes_of(winners: Any, indices: Any, valid: int, lanes: int) -> None:
+    """The numbers of all results (result, lane) as (plane, result)."""
+    results, zero = winners.size // lanes, np.float64(0)  # whose lanes are as wide as an index
+    if valid == lanes and results >= _LANES8:
+        for o in range(0, results, _LANES8):
+            at = min(o, results - _LANES8)
+            for lane in range(0, lanes, _LANES8):
+                source, target = pointer(winners, at * lanes + lane), pointer(indices, lane * results + at)
+                transpose(zero, source, lanes, 1, target, results)
+    else:
+        for lane in range(valid):
+            for o in range(results):
+                indices[lane * results + o] = winners[o * lanes + lane]
