@@ -78,7 +78,7 @@ def test_cross_entropy_of_classes(device, shape, weighted, smoothing, reduction,
     def distribution(place):
         if target[place] == ignored:
             return [0.0] * classes
-        return [(1 - smoothing) * (c == target[place]) + smoothing / classes for c in range(classes)]
+        return smoothed(target[place], classes, smoothing)
 
     def divide_by(place):
         return float(weights[target[place]]) * (target[place] != ignored)
@@ -86,6 +86,40 @@ def test_cross_entropy_of_classes(device, shape, weighted, smoothing, reduction,
     expected = reference(to_device(x, "cpu"), distribution, weights, divide_by, reduction)
     assert y.dtype == dtype and y.shape == expected.shape
     np.testing.assert_allclose(to_device(y, "cpu"), expected, rtol=40 * np.finfo(dtype).eps)
+
+
+@every_dtype
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("shape", [(130, 17), (66, 3), (5, 300)])
+def test_cross_entropy_of_many_rows_is_that_of_each(shape, smoothing, dtype):
+    """Two blocks of short rows and a rest, one and a rest; longer rows."""
+    x, target = drawn(0, shape, dtype) * 3, np.random.default_rng(1).integers(0, shape[1], shape[0])
+    target[::7] = -100
+    weight = np.random.default_rng(2).uniform(0.5, 2, shape[1]).astype(dtype)
+    options = {"weight": weight, "reduction": "none", "label_smoothing": smoothing}
+    found = fc.cross_entropy(x, target, **options)
+    alone = [fc.cross_entropy(x[i : i + 1], target[i : i + 1], **options) for i in range(shape[0])]
+    assert found.tobytes() == np.concatenate(alone).tobytes()
+    rows = range(1, shape[0], 7)
+    np.testing.assert_allclose(
+        found[1::7],
+        [
+            reference(
+                x[i : i + 1],
+                lambda _, i=i: smoothed(target[i], shape[1], smoothing),
+                weight.astype(float),
+                lambda _: 1.0,
+                "none",
+            )[0]
+            for i in rows
+        ],
+        rtol=40 * np.finfo(dtype).eps,
+    )
+
+
+def smoothed(label, classes, smoothing):
+    """What a label is smoothed to."""
+    return [(1 - smoothing) * (c == label) + smoothing / classes for c in range(classes)]
 
 
 @every_dtype

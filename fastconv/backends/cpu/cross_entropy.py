@@ -2,9 +2,10 @@
 
 The logits are (N, C, inner). Nothing of their size is stored: forward keeps the maximum and the logarithm of the sum of
 exponentials of each position, backward computes the probabilities from them again. With inner = 1 a position is a row
-and a task; otherwise a task is up to 256 neighbouring positions of one sample, and all loops vectorise across them.
-What belongs to the class of a position is then picked by comparing every class with it: a gather costs more. Sums are
-float64, in an order that depends on C alone. Cost: one exponential an element and direction, as two loops.
+and a task, or short rows are turned into columns, a block of them a task (row_blocks.py). Otherwise a task is up to 256
+neighbouring positions of one sample, and all loops vectorise across them. What belongs to the class of a position is
+then picked by comparing every class with it: a gather costs more. Sums are float64, in an order that depends on C
+alone. Cost: one exponential an element and direction, as two loops.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fastconv.backends.cpu import sums
 from fastconv.backends.cpu.elementary import exp_of_parts, like, log, maximum, negative_exponent
 from fastconv.backends.cpu.host import flat, routine
 from fastconv.backends.cpu.memory import empty
+from fastconv.backends.cpu.row_blocks import LONGEST, ROWS, block_elements, places, to_columns
 from fastconv.backends.cpu.scratch import scratch_rows
 from fastconv.backends.cpu.team import shared
 from fastconv.backends.threads import share, team_for
@@ -37,7 +39,9 @@ def cross_entropy(x: Array, classes: Array, weight: Array | None, smoothing: flo
     samples, _, inner = x.shape
     losses, normalisers = np.empty((samples, inner), x.dtype), np.empty((2, samples * inner), x.dtype)
     arrays = (x.reshape(-1), classes.reshape(-1), _weights(x, weight), losses.reshape(-1), normalisers)
-    if inner == 1:
+    if inner == 1 and x.shape[1] <= LONGEST:
+        share(_short_rows, (*arrays, float(smoothing)), -(-samples // ROWS), _NS_PER_BYTE * x.nbytes)
+    elif inner == 1:
         _over_rows(_rows, (*arrays, float(smoothing)), x, 2)
     else:
         _over_columns(_columns, (*arrays, float(smoothing), inner), x)
@@ -97,14 +101,40 @@ def _rows(
             powers[i] = exp_of_parts(powers[i], scales[i])
         shift = like(largest, math.log(sums.total(powers)))
         normalisers[0, row], normalisers[1, row] = largest, shift
-        if target < 0:
-            losses[row] = 0.0
-            continue
-        loss = np.float64(weight[target]) * -(source[target] - largest - shift)
-        if smoothing != 0.0:
-            even = weights * (np.float64(largest) + shift) - sums.dot(weight, source)
-            loss = (1.0 - smoothing) * loss + smoothing / count * even
-        losses[row] = loss
+        losses[row] = _loss_of_row(source, target, weight, weights, largest, shift, smoothing)
+
+
+@routine
+def _loss_of_row(
+    source: Any, target: int, weight: Any, weights: float, largest: Any, shift: Any, smoothing: float
+) -> float:
+    if target < 0:
+        return 0.0
+    loss = np.float64(weight[target]) * -(source[target] - largest - shift)
+    if smoothing != 0.0:
+        even = weights * (np.float64(largest) + shift) - sums.dot(weight, source)
+        loss = (1.0 - smoothing) * loss + smoothing / weight.size * even
+    return float(loss)
+
+
+@shared(allocates=True)  # type: ignore[untyped-decorator]
+def _short_rows(
+    x: Any, classes: Any, weight: Any, losses: Any, normalisers: Any, smoothing: float, who: int, begin: int, end: int
+) -> None:
+    """Blocks [begin, end) of rows."""
+    count, weights = weight.size, sums.total(weight)
+    block, to = np.empty(block_elements(count), x.dtype), places(count)
+    lines, totals = np.empty((4, ROWS), x.dtype), np.empty(ROWS)
+    for task in range(begin, end):
+        first = task * ROWS
+        rows = min(ROWS, classes.size - first)
+        to_columns(x, first, rows, count, to, block)
+        _normalisers(block, 0, count, ROWS, lines[0], lines[1], lines[2], lines[3], totals)
+        for i in range(rows):
+            row, largest, shift = first + i, lines[0, i], lines[1, i]
+            normalisers[0, row], normalisers[1, row] = largest, shift
+            source = x[row * count : (row + 1) * count]
+            losses[row] = _loss_of_row(source, classes[row], weight, weights, largest, shift, smoothing)
 
 
 @shared
@@ -159,26 +189,20 @@ def _columns_of_task(
     x: Any, classes: Any, weight: Any, losses: Any, normalisers: Any, smoothing: float, inner: int, weights: float,
     line: Any, total: Any, number: Any, task: int,
 ) -> None:  # fmt: skip
+    at, first, columns = _place(task, weight.size, inner)
     count = weight.size
-    at, first, columns = _place(task, count, inner)
     largest, shift = normalisers[0, at : at + columns], normalisers[1, at : at + columns]
     loss = losses[at : at + columns]
     powers, scales, scores, factors = line[0, :columns], line[1, :columns], line[2, :columns], line[3, :columns]
     totals, evens, numbers = total[0, :columns], total[1, :columns], number[:columns]
     _class_numbers(classes[at : at + columns], numbers)
+    _normalisers(x, first, count, inner, largest, shift, powers, scales, totals)
     for i in range(columns):
-        totals[i] = evens[i] = 0.0
+        evens[i] = 0.0
     for i in range(columns):
         scores[i] = factors[i] = like(largest[i], 0.0)
-    _largest(x, first, count, inner, largest)
     for c in range(count):
         source, label, share = x[first + c * inner : first + c * inner + columns], np.int32(c), weight[c]
-        for i in range(source.size):
-            powers[i], scales[i] = negative_exponent(source[i] - largest[i])
-        for i in range(source.size):
-            powers[i] = exp_of_parts(powers[i], scales[i])
-        for i in range(source.size):
-            totals[i] += powers[i]
         for i in range(source.size):  # sums with one term: a choice between new and old would be a masked store
             score = source[i]
             scores[i] += score if numbers[i] == label else like(score, 0.0)
@@ -186,8 +210,6 @@ def _columns_of_task(
         if smoothing != 0.0:
             for i in range(source.size):
                 evens[i] += np.float64(share) * source[i]
-    for i in range(columns):
-        shift[i] = log(totals[i])
     for i in range(columns):
         cost = factors[i] * -(scores[i] - largest[i] - shift[i])
         loss[i] = cost if numbers[i] >= 0 else like(cost, 0.0)
@@ -203,6 +225,29 @@ def _class_numbers(classes: Any, numbers: Any) -> None:
     """Classes in the width of a float32, so that comparisons with them fit its vectors."""
     for i in range(numbers.size):
         numbers[i] = np.int32(classes[i])
+
+
+@routine
+def _normalisers(
+    x: Any, first: int, count: int, inner: int, largest: Any, shift: Any, powers: Any, scales: Any, totals: Any
+) -> None:
+    """The largest of `count` scores for each position, and the logarithm of the sum of all e^(score - largest).
+
+    Those of class c are at x[first + c · inner:]. The last three are scratch.
+    """
+    _largest(x, first, count, inner, largest)
+    for i in range(totals.size):
+        totals[i] = 0.0
+    for c in range(count):
+        source = x[first + c * inner : first + c * inner + largest.size]
+        for i in range(source.size):
+            powers[i], scales[i] = negative_exponent(source[i] - largest[i])
+        for i in range(source.size):
+            powers[i] = exp_of_parts(powers[i], scales[i])
+        for i in range(source.size):
+            totals[i] += powers[i]
+    for i in range(totals.size):
+        shift[i] = log(totals[i])
 
 
 @routine

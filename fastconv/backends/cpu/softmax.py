@@ -1,9 +1,10 @@
 """Softmax and log-softmax of the CPU backend, and their gradients. See contract.py.
 
 The array is (outer, length, inner), the sums run over `length`. Along the last axis (inner = 1) a row is one task: its
-maximum, its exponentials, their sum, each a loop that vectorises along the row. Otherwise a task is up to 256
-neighbouring columns of one outer index, and the loops vectorise across the columns. Sums are float64, in an order that
-depends on the length alone. Cost: one exponential an element, three passes over a row that stays in cache.
+maximum, its exponentials, their sum, each a loop that vectorises along the row; short rows are turned into columns, a
+block of them a task (row_blocks.py). Otherwise a task is up to 256 neighbouring columns of one outer index, and the
+loops vectorise across the columns. Sums are float64, in an order that depends on the length alone. Cost: one
+exponential an element, three passes over a row that stays in cache.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import sums
-from fastconv.backends.cpu.elementary import exp, like, maximum
+from fastconv.backends.cpu.elementary import exp_negative, like, maximum
 from fastconv.backends.cpu.host import routine
 from fastconv.backends.cpu.memory import empty
+from fastconv.backends.cpu.row_blocks import LONGEST, ROWS, block_elements, places, to_columns, to_rows
 from fastconv.backends.cpu.team import shared
 from fastconv.backends.threads import share
 
@@ -32,7 +34,8 @@ def softmax(x: Array, axis: int, log: bool) -> Array:
     """See contract.Backend.softmax."""
     y = empty(x.shape, x.dtype)
     length, inner = _length_and_inner(x.shape, axis)
-    _run(_rows if inner == 1 else _columns, (x.reshape(-1), y.reshape(-1)), length, inner, log)
+    rows = _short_rows if length <= LONGEST else _rows
+    _run(rows if inner == 1 else _columns, (x.reshape(-1), y.reshape(-1)), length, inner, log)
     return y
 
 
@@ -54,6 +57,8 @@ def _run(loop: Callable[..., None], flats: tuple[Array, ...], length: int, inner
     x = flats[0]
     if x.size:
         tasks = x.size // (length * inner) * -(-inner // _COLUMNS)
+        if loop is _short_rows:
+            tasks = -(-tasks // ROWS)
         share(loop, (*flats, length, inner, log), tasks, _NS_PER_BYTE * x.nbytes)
 
 
@@ -65,7 +70,7 @@ def _rows(x: Any, y: Any, length: int, inner: int, log: bool, who: int, begin: i
         for i in range(source.size):
             largest = maximum(largest, source[i])
         for i in range(source.size):
-            target[i] = exp(source[i] - largest)
+            target[i] = exp_negative(source[i] - largest)
         total = sums.total(target)
         if log:
             shift = like(largest, math.log(total))
@@ -75,6 +80,20 @@ def _rows(x: Any, y: Any, length: int, inner: int, log: bool, who: int, begin: i
             factor = like(largest, 1.0 / total)
             for i in range(target.size):
                 target[i] *= factor
+
+
+@shared(allocates=True)  # type: ignore[untyped-decorator]
+def _short_rows(x: Any, y: Any, length: int, inner: int, log: bool, who: int, begin: int, end: int) -> None:
+    """Blocks [begin, end) of rows."""
+    given, found = np.empty(block_elements(length), x.dtype), np.empty(block_elements(length), x.dtype)
+    largest, shift, total = np.empty(_COLUMNS, x.dtype), np.empty(_COLUMNS, x.dtype), np.empty(_COLUMNS)
+    to = places(length)
+    for task in range(begin, end):
+        row = task * ROWS
+        rows = min(ROWS, x.size // length - row)
+        to_columns(x, row, rows, length, to, given)
+        _columns_of_task(given, found, length, ROWS, log, largest, shift, total, 0)
+        to_rows(found, y, row, rows, length)
 
 
 @shared(allocates=True)  # type: ignore[untyped-decorator]
@@ -99,7 +118,8 @@ def _columns_of_task(
     for begin in range(first, first + length * inner, inner):
         source, target = x[begin : begin + columns], y[begin : begin + columns]
         for i in range(source.size):
-            target[i] = exp(source[i] - largest[i])
+            target[i] = exp_negative(source[i] - largest[i])
+        for i in range(source.size):  # a loop of its own: with float64 in it, vectors hold half as much
             total[i] += target[i]
     for i in range(columns):
         shift[i] = math.log(total[i]) if log else 1.0 / total[i]
@@ -125,7 +145,7 @@ def _rows_grad(gy: Any, y: Any, gx: Any, length: int, inner: int, log: bool, who
         if log:
             total = like(result[0], sums.total(cotangent))
             for i in range(result.size):
-                target[i] = cotangent[i] - exp(result[i]) * total
+                target[i] = cotangent[i] - exp_negative(result[i]) * total
         else:
             total = like(result[0], sums.dot(cotangent, result))
             for i in range(result.size):
@@ -153,4 +173,4 @@ def _columns_grad_of_task(gy: Any, y: Any, gx: Any, length: int, inner: int, log
         target = gx[begin : begin + columns]
         for i in range(result.size):
             mean = like(result[i], total[i])
-            target[i] = cotangent[i] - exp(result[i]) * mean if log else result[i] * (cotangent[i] - mean)
+            target[i] = cotangent[i] - exp_negative(result[i]) * mean if log else result[i] * (cotangent[i] - mean)
