@@ -1,7 +1,8 @@
 """The rest of a training step, from transposed convolution, pooling and resampling to losses and optimisers.
 
 A layer is a function that `fastconv` and `torch.nn.functional` have under one name and with the same arguments. Sizes
-are beyond the caches where real networks have them there: the first stage of a ResNet, the last of a U-Net.
+are beyond the caches where real networks have them there: the first stage of a ResNet, the last of a U-Net; and those
+of late stages, whose planes and rows are short.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Labels(NamedTuple):
 class Layer(Case):
     """`function(*operands, **arguments)`, and the gradients in all floating operands.
 
-    `second` is an argument that stands behind the first operand: of layer and group norm, what is normalised together.
+    `second` is an argument that stands behind the first operand: what layer and group norm normalise together, the axis
+    of softmax.
     `passes`: how often forward must read its input, and backward its own two, when they do not fit into a cache.
     `keeps_input`: whether backward must read the input (or the output) besides the gradient.
     """
@@ -136,22 +138,29 @@ class Optimizer(Case):
 
 def load() -> list[Case]:
     """All layers and optimisers."""
-    early, volume = (8, 64, 112, 112), (1, 32, 64, 64, 64)
+    early, late, volume = (8, 64, 112, 112), (16, 256, 14, 14), (1, 32, 64, 64, 64)
     return [
         _layer("transpose2d_2x2s2", "conv_transpose2d", (8, 128, 56, 56), (128, 64, 2, 2), (64,), stride=2),
         _layer("transpose3d_2x2s2", "conv_transpose3d", (1, 64, 32, 32, 32), (64, 32, 2, 2, 2), (32,), stride=2),
         _layer("max_pool_2x2s2", "max_pool2d", early, keeps_input=False, kernel_size=2),
         _layer("max_pool_3x3s2", "max_pool2d", early, keeps_input=False, kernel_size=3, stride=2, padding=1),
+        _layer("max_pool_14", "max_pool2d", late, keeps_input=False, kernel_size=3, stride=2, padding=1),
+        _layer("avg_pool_14", "avg_pool2d", late, keeps_input=False, kernel_size=2),
         _layer("avg_pool_3d_2s2", "avg_pool3d", volume, keeps_input=False, kernel_size=2),
         _interpolation("nearest_2x", "nearest", (8, 64, 56, 56)),
         _interpolation("bilinear_2x", "bilinear", (8, 64, 56, 56)),
+        _interpolation("bilinear_14", "bilinear", late),
         _interpolation("trilinear_2x", "trilinear", (1, 32, 32, 32, 32)),
         _layer("batch_norm_train", "batch_norm", early, None, None, (64,), (64,), passes=2, training=True),
         _layer("layer_norm_768", "layer_norm", (64, 197, 768), (768,), (768,), second=(768,)),
         _layer("group_norm_volume", "group_norm", volume, (32,), (32,), second=8),
         _layer("instance_norm", "instance_norm", (8, 64, 128, 128), None, None, (64,), (64,)),
         _layer("relu", "relu", early),
+        _layer("gelu", "gelu", early),
+        _layer("silu", "silu", early),
+        _layer("softmax_50", "softmax", (2048, 50), second=-1),
         _layer("cross_entropy_1000", "cross_entropy", (256, 1000), Labels((256,), 1000)),
+        _layer("cross_entropy_50", "cross_entropy", (2048, 50), Labels((2048,), 50)),
         _layer("cross_entropy_voxels", "cross_entropy", (1, 4, 64, 64, 64), Labels((1, 64, 64, 64), 4)),
         Optimizer("sgd_momentum", "layers", ("step",), "SGD", {"lr": 1e-3, "momentum": 0.9}, arrays=5),
         Optimizer("adamw", "layers", ("step",), "AdamW", {"lr": 1e-3}, arrays=7),

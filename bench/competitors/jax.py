@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -167,6 +168,8 @@ class Jax(Competitor):
             return lambda x, weight, bias: _row_norm(case.function, case.second, lax, x, weight, bias)
         if case.function == "cross_entropy":
             return lambda x, target: -jnp.take_along_axis(nn.log_softmax(x, 1), jnp.expand_dims(target, 1), 1).mean()
+        if case.function == "gelu":
+            return partial(nn.gelu, approximate=False)
         return getattr(nn, case.function)
 
 

@@ -21,6 +21,7 @@ NODES = {
     "conv_transpose2d": "ConvTranspose",
     "conv_transpose3d": "ConvTranspose",
     "max_pool2d": "MaxPool",
+    "avg_pool2d": "AveragePool",
     "avg_pool3d": "AveragePool",
     "relu": "Relu",
 }
