@@ -94,7 +94,7 @@ ADAPTIVE = [
 ]
 
 
-@pytest.fixture(params=["lanes", "windows", "small blocks", "rows"])
+@pytest.fixture(params=["usual", "lanes", "windows", "small blocks", "rows"])
 def path(request, monkeypatch):
     """Each family of CPU kernels on the same planes."""
     tables = pool_lanes.max_table, pool_lanes.sum_table, pool_lanes.spread_table
@@ -105,7 +105,9 @@ def path(request, monkeypatch):
         monkeypatch.setattr(pooling, "_BAND", 20)
     elif request.param == "rows":
         monkeypatch.setattr(pooling, "window_plan", lambda geometry, itemsize: None)
-    if request.param != "lanes":
+    if request.param == "lanes":
+        monkeypatch.setattr(pooling, "fills_lanes", lambda x: True)
+    elif request.param != "usual":
         monkeypatch.setattr(pool_lanes, "_MAX_TAPS", 0)
     for function in cached:
         function.cache_clear()

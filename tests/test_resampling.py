@@ -97,10 +97,12 @@ every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(ma
 every_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
-@pytest.fixture(params=["lanes", "rows", "small"])
+@pytest.fixture(params=["usual", "lanes", "rows", "small"])
 def blocks(request, monkeypatch):
-    """On the CPU small planes in the lanes, rows, and blocks so small that these inputs are cut everywhere."""
-    if request.param != "lanes":
+    """As they are; small planes always or never in the lanes; blocks so small that these inputs are cut everywhere."""
+    if request.param == "lanes":
+        monkeypatch.setattr(resampling, "fills_lanes", lambda x: True)
+    elif request.param != "usual":
         monkeypatch.setattr(resampling, "_SMALL", 0)
     if request.param == "small":
         monkeypatch.setattr(resampling, "past_caches", lambda result, read: True)

@@ -22,6 +22,7 @@ from fastconv.backends.cpu import pool_simd
 from fastconv.backends.cpu.depthwise_lanes_simd import from_lanes, to_lanes
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.host import VECTOR_BYTES, pointer, routine
+from fastconv.backends.cpu.pool_windows import axis_divisors
 from fastconv.backends.cpu.simd import transpose
 from fastconv.backends.cpu.team import shared
 from fastconv.geometry import PoolGeometry
@@ -48,7 +49,7 @@ class Table:
     taps: Array  # int64 (results · taps of one): where in the plane
     offsets: Array  # int64: where in scratch
     factors: Array  # float64: ones for a vector, then what `averages` takes the sum of each result by
-    shares: Array  # float64: by what inputs are taken before; empty if by nothing
+    shares: Array  # float64: what it takes the inputs by before; empty if by nothing
     places: Array  # int64: where in scratch each input goes
     sizes: tuple[int, int, int]  # inputs and results of a plane, taps of a result
 
@@ -78,7 +79,7 @@ def sum_table(geometry: PoolGeometry, itemsize: int) -> Table | None:
         return None
     inputs = math.prod(geometry.spatial)
     places, counted = _taps(geometry)
-    return _table(np.where(counted, places, inputs).T, inputs, itemsize, divisors(geometry))
+    return _table(np.where(counted, places, inputs).T, inputs, itemsize, factors(geometry, itemsize))
 
 
 @lru_cache(maxsize=64)
@@ -97,7 +98,7 @@ def spread_table(geometry: PoolGeometry, itemsize: int) -> Table | None:
         return None
     table = np.full((inputs, readers.max()), outputs)
     table[read, np.arange(len(read)) - (np.cumsum(readers) - readers)[read]] = output
-    return _table(table, outputs, itemsize, shares=divisors(geometry))
+    return _table(table, outputs, itemsize, shares=factors(geometry, itemsize))
 
 
 def _is_small(geometry: PoolGeometry, itemsize: int) -> bool:
@@ -130,31 +131,36 @@ def _combine(operation: np.ufunc, outer: Array, inner: Array) -> Array:
     return result.reshape(outer.shape[0] * inner.shape[0], -1)
 
 
-def _table(
-    taps: Array, inputs: int, itemsize: int, divisors: Array | None = None, shares: Array | None = None
-) -> Table:
-    """Of (results, taps); `divisors` of the results, or `shares`, those of the inputs: what `averages` divides by."""
+def _table(taps: Array, inputs: int, itemsize: int, factors: Array | None = None, shares: Array | None = None) -> Table:
+    """Of (results, taps); `factors` of the results, or `shares`, those of the inputs."""
     lanes, results = lanes_of(itemsize), len(taps)
-
-    def taken(numbers: Array) -> Array:
-        return 1 / numbers if itemsize == 4 else numbers
-
     places = np.arange(max(inputs + 1, lanes), dtype=np.int64) * lanes
     flat = taps.astype(np.int64).reshape(-1)
-    factors = np.concatenate([np.ones(_LANES4), np.ones(results) if divisors is None else taken(divisors)])
-    before = np.empty(0) if shares is None else taken(shares)
-    return Table(flat, flat * lanes, factors, before, places, (inputs, results, taps.shape[1]))
+    by = np.concatenate([np.ones(_LANES4), np.ones(results) if factors is None else factors])
+    before = np.empty(0) if shares is None else shares
+    return Table(flat, flat * lanes, by, before, places, (inputs, results, taps.shape[1]))
 
 
 @lru_cache(maxsize=64)
 def divisors(geometry: PoolGeometry) -> Array:
     """What the outputs of a plane are divided by, float64."""
-    counts = geometry.divisors()
-    if counts is None:
-        return np.full(math.prod(geometry.out_spatial), float(geometry.divisor_override or 1))
-    found = np.ones(1)
-    for count in counts:
-        found = np.multiply.outer(found, np.array(count, np.float64)).reshape(-1)
+    return _products([np.ones(1), *axis_divisors(geometry)])
+
+
+@lru_cache(maxsize=64)
+def factors(geometry: PoolGeometry, itemsize: int) -> Array:
+    """What `averages` takes the outputs of a plane by, rounded as in pool_windows.py."""
+    *outer, last = axis_divisors(geometry)
+    if itemsize == 4:
+        outer, last = [1 / divisors for divisors in outer], 1 / last
+    return _products([_products([np.ones(1), *outer]), last])
+
+
+def _products(numbers: list[Array]) -> Array:
+    """Of one number of each, the last one fastest."""
+    found = numbers[0]
+    for more in numbers[1:]:
+        found = np.multiply.outer(found, more).reshape(-1)
     return found
 
 

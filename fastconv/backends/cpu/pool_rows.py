@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu.host import routine
+from fastconv.backends.cpu.pool_windows import axis_divisors
 from fastconv.geometry import PoolGeometry
 
 Array = npt.NDArray[Any]
@@ -63,11 +64,7 @@ def row_plan(geometry: PoolGeometry) -> RowPlan:
     """The plan of a geometry; few are kept, as those of a long 1-D input hold a number for every output."""
     kernel, stride, sizes = list(geometry.kernel), list(geometry.stride), list(geometry.spatial)
     windows = [(np.array(table[:2], np.int64), table[2]) for table in geometry.windows()]
-    counts = geometry.divisors()
-    if counts is None:
-        counts = tuple((1,) * size for size in geometry.out_spatial)
-        counts = ((geometry.divisor_override or 1,) * geometry.out_spatial[0], *counts[1:])
-    divisors = [np.array(count, np.float64) for count in counts]
+    divisors = axis_divisors(geometry)
     for axis in reversed(range(len(sizes) - 1)):
         if all(_covers(*windows[a], sizes[a]) for a in (axis, axis + 1)):
             kernel[axis], stride[axis] = kernel[axis] * kernel.pop(axis + 1), stride.pop(axis + 1)

@@ -83,20 +83,24 @@ def window_plan(geometry: PoolGeometry, itemsize: int) -> WindowPlan | None:
     )
     columns = -(-width // -(-width // _COLUMNS))
     rows = max(1, _OUTPUTS // width)
-    firsts, divisors = [np.zeros(1, np.int64)] * missing, [np.ones(1)] * missing
-    counts = geometry.divisors()
+    firsts, divisors = [np.zeros(1, np.int64)] * missing, [np.ones(1)] * missing + axis_divisors(geometry)
     for axis, (starts, _, _) in enumerate(geometry.windows()):
         outputs = np.arange(geometry.out_spatial[axis])
         skipped = np.array(starts) - (outputs * geometry.stride[axis] - before[axis])
         firsts.append(skipped * math.prod(geometry.spatial[axis + 1 :]))
-        if counts is not None:
-            divisors.append(np.array(counts[axis], np.float64))
-        else:
-            divisors.append(np.full(len(outputs), float(geometry.divisor_override or 1) if axis == 0 else 1.0))
     firsts.append(np.zeros(_SPARE, np.int64))
     divisors.append(np.ones(_SPARE))
     product = np.concatenate(divisors)
     return WindowPlan(axes, (rows, columns), np.concatenate(firsts), 1 / product if itemsize == 4 else product)
+
+
+def axis_divisors(geometry: PoolGeometry) -> list[Array]:
+    """For each axis its part of what the outputs are divided by, float64."""
+    counts = geometry.divisors()
+    if counts is not None:
+        return [np.array(count, np.float64) for count in counts]
+    first, *others = geometry.out_spatial
+    return [np.full(first, float(geometry.divisor_override or 1)), *(np.ones(size) for size in others)]
 
 
 @routine

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import avg_pool, max_pool, pool_lanes
-from fastconv.backends.cpu.emitter import lanes_of
+from fastconv.backends.cpu.emitter import fills_lanes, lanes_of
 from fastconv.backends.cpu.memory import empty
 from fastconv.backends.cpu.pool_lanes import Table
 from fastconv.backends.cpu.pool_rows import RowPlan, row_plan
@@ -46,9 +46,11 @@ def max_pool_forward(x: Array, geometry: PoolGeometry, with_indices: bool = True
     indices = empty(y.shape, np.dtype(np.int64)) if with_indices else None
     found = None if indices is None else indices.reshape(-1)
     flat = x.reshape(-1), y.reshape(-1), found
-    if (table := pool_lanes.max_table(geometry, x.itemsize)) is not None:
+    # Regular windows of few planes go along rows, with the same bits.
+    table, plan = pool_lanes.max_table(geometry, x.itemsize), window_plan(geometry, x.itemsize)
+    if table is not None and (plan is None or fills_lanes(x)):
         _over_planes(pool_lanes.largest, (*flat, table.taps, table.offsets), table, x)
-    elif (plan := window_plan(geometry, x.itemsize)) is not None:
+    elif plan is not None:
         _over_windows(max_pool.windows, (*flat, plan.axes, plan.block, plan.firsts), plan, x)
     else:
         rows = row_plan(geometry)
@@ -90,9 +92,10 @@ def avg_pool_forward(x: Array, geometry: PoolGeometry) -> Array:
         divisor = float(geometry.divisor_override or plane)
         share(avg_pool.whole_planes, (*flat, plane, divisor), y.size, y.size * _NS_PER_PLANE + x.nbytes * _NS_PER_BYTE)
         return y
-    if (table := pool_lanes.sum_table(geometry, x.itemsize)) is not None:
+    table, plan = pool_lanes.sum_table(geometry, x.itemsize), window_plan(geometry, x.itemsize)
+    if table is not None and (plan is None or fills_lanes(x)):
         _over_planes(pool_lanes.averages, (*flat, table.offsets, table.factors, table.shares), table, x)
-    elif (plan := window_plan(geometry, x.itemsize)) is not None:
+    elif plan is not None:
         _over_windows(avg_pool.windows, (*flat, plan.axes, plan.block, plan.divisors), plan, x)
     else:
         rows = row_plan(geometry)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import resample_passes
-from fastconv.backends.cpu.emitter import lanes_of
+from fastconv.backends.cpu.emitter import fills_lanes, lanes_of
 from fastconv.backends.cpu.host import flat, past_caches
 from fastconv.backends.cpu.memory import empty
 from fastconv.backends.cpu.resample_simd import REGULAR_TAPS
@@ -43,11 +43,12 @@ def resample(x: Array, geometry: ResampleGeometry) -> Array:
     if not len(plan.passes):  # nothing but copies
         return x.copy()
     y = empty(x.shape[:2] + geometry.out_spatial, x.dtype)
-    if plan.in_lanes is not None:
+    if plan.in_lanes is not None and fills_lanes(x):  # few planes go along rows, with the same bits
         passes, sizes, places = plan.in_lanes
-        groups = -(-x.shape[0] * x.shape[1] // lanes_of(x.itemsize))
+        lanes = lanes_of(x.itemsize)
+        groups = -(-x.shape[0] * x.shape[1] // lanes)
         team = team_for(groups, (x.size + y.size) * _NS_PER_ELEMENT)
-        memory = scratch_rows(team.size, 2 * sizes[2] * lanes_of(x.itemsize), x.dtype)
+        memory = scratch_rows(team.size, 2 * sizes[2] * lanes, x.dtype)
         tables = plan.table, plan.weights, passes, sizes, places
         resample_passes.resample_in_lanes(flat(x), y.reshape(-1), *tables, memory, team.address, 0, groups)
         return y
