@@ -41,6 +41,8 @@ good."""
 _MAX_TAPS = 28
 """A longer window is worth vectors of its own."""
 
+_NS_PER_POSITION, _NS_PER_VECTOR = 1.5, 0.5
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -51,13 +53,9 @@ class Table:
     factors: Array  # float64: ones for a vector, then what `averages` takes the sum of each result by
     shares: Array  # float64: what it takes the inputs by before; empty if by nothing
     places: Array  # int64: where in scratch each input goes
-    sizes: tuple[int, int, int]  # inputs and results of a plane, taps of a result
-
-    @property
-    def scratch(self) -> int:
-        """Elements of scratch, in front of it the inputs."""
-        lanes = int(self.places[1])
-        return (len(self.places) + self.sizes[1]) * lanes
+    sizes: Array  # int64: inputs and results of a plane, taps of a result
+    scratch: int  # elements for a thread: inputs, then results
+    cost: float  # nanoseconds for a group of planes
 
 
 @lru_cache(maxsize=64)
@@ -138,7 +136,9 @@ def _table(taps: Array, inputs: int, itemsize: int, factors: Array | None = None
     flat = taps.astype(np.int64).reshape(-1)
     by = np.concatenate([np.ones(_LANES4), np.ones(results) if factors is None else factors])
     before = np.empty(0) if shares is None else shares
-    return Table(flat, flat * lanes, by, before, places, (inputs, results, taps.shape[1]))
+    sizes = np.array([inputs, results, taps.shape[1]], dtype=np.int64)
+    cost = (inputs + results) * _NS_PER_POSITION + taps.size * _NS_PER_VECTOR
+    return Table(flat, flat * lanes, by, before, places, sizes, (len(places) + results) * lanes, cost)
 
 
 @lru_cache(maxsize=64)

@@ -33,8 +33,6 @@ _SPREAD_OUTPUTS = 32
 
 _NS_PER_TAP = 1.0
 _NS_PER_WINDOW_TAP = 0.25
-_NS_PER_POSITION = 1.5
-_NS_PER_VECTOR = 0.5
 _NS_PER_ROW = 20.0
 _NS_PER_PLANE = 15.0
 _NS_PER_BYTE = 0.05
@@ -46,9 +44,9 @@ def max_pool_forward(x: Array, geometry: PoolGeometry, with_indices: bool = True
     indices = empty(y.shape, np.dtype(np.int64)) if with_indices else None
     found = None if indices is None else indices.reshape(-1)
     flat = x.reshape(-1), y.reshape(-1), found
-    # Regular windows of few planes go along rows, with the same bits.
-    table, plan = pool_lanes.max_table(geometry, x.itemsize), window_plan(geometry, x.itemsize)
-    if table is not None and (plan is None or fills_lanes(x)):
+    table = pool_lanes.max_table(geometry, x.itemsize)
+    plan = None if table is not None and fills_lanes(x) else window_plan(geometry, x.itemsize)
+    if table is not None and plan is None:  # regular windows of few planes go along rows, with the same bits
         _over_planes(pool_lanes.largest, (*flat, table.taps, table.offsets), table, x)
     elif plan is not None:
         _over_windows(max_pool.windows, (*flat, plan.axes, plan.block, plan.firsts), plan, x)
@@ -92,8 +90,9 @@ def avg_pool_forward(x: Array, geometry: PoolGeometry) -> Array:
         divisor = float(geometry.divisor_override or plane)
         share(avg_pool.whole_planes, (*flat, plane, divisor), y.size, y.size * _NS_PER_PLANE + x.nbytes * _NS_PER_BYTE)
         return y
-    table, plan = pool_lanes.sum_table(geometry, x.itemsize), window_plan(geometry, x.itemsize)
-    if table is not None and (plan is None or fills_lanes(x)):
+    table = pool_lanes.sum_table(geometry, x.itemsize)
+    plan = None if table is not None and fills_lanes(x) else window_plan(geometry, x.itemsize)
+    if table is not None and plan is None:
         _over_planes(pool_lanes.averages, (*flat, table.offsets, table.factors, table.shares), table, x)
     elif plan is not None:
         _over_windows(avg_pool.windows, (*flat, plan.axes, plan.block, plan.divisors), plan, x)
@@ -178,9 +177,8 @@ def _over_windows(loop: Loop, arguments: tuple[Any, ...], plan: WindowPlan, x: A
 
 
 def _over_planes(loop: Loop, arguments: tuple[Any, ...], table: Table, x: Array) -> None:
-    inputs, results, taps = table.sizes
     groups = -(-x.shape[0] * x.shape[1] // lanes_of(x.itemsize))
-    team = team_for(groups, groups * ((inputs + results) * _NS_PER_POSITION + results * taps * _NS_PER_VECTOR))
+    team = team_for(groups, groups * table.cost)
     memory = scratch_rows(team.size, table.scratch, x.dtype)
     loop(*arguments, table.places, table.sizes, memory, team.address, 0, groups)
 
