@@ -19,11 +19,6 @@ def lanes_of(itemsize: int) -> int:
     return VECTOR_BYTES // itemsize
 
 
-def fills_lanes(x: Any) -> bool:
-    """Whether an array (N, C, *S) has as many planes as a vector has lanes: fewer would leave some of them empty."""
-    return bool(x.shape[0] * x.shape[1] >= lanes_of(x.itemsize))
-
-
 def align_stack(builder: Any) -> None:
     """Lay vectors that the registers do not hold on aligned addresses of the stack, in the function that is built.
 

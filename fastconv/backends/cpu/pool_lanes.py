@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import pool_simd
-from fastconv.backends.cpu.depthwise_lanes_simd import from_lanes, to_lanes
 from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.host import VECTOR_BYTES, pointer, routine
+from fastconv.backends.cpu.plane_lanes import lanes_to_planes, places_of, planes_to_lanes
 from fastconv.backends.cpu.pool_windows import axis_divisors
-from fastconv.backends.cpu.simd import transpose
+from fastconv.backends.cpu.simd import clear, transpose
 from fastconv.backends.cpu.team import shared
 from fastconv.geometry import PoolGeometry
 
@@ -132,7 +132,7 @@ def _combine(operation: np.ufunc, outer: Array, inner: Array) -> Array:
 def _table(taps: Array, inputs: int, itemsize: int, factors: Array | None = None, shares: Array | None = None) -> Table:
     """Of (results, taps); `factors` of the results, or `shares`, those of the inputs."""
     lanes, results = lanes_of(itemsize), len(taps)
-    places = np.arange(max(inputs + 1, lanes), dtype=np.int64) * lanes
+    places = places_of(inputs + 1, itemsize)
     flat = taps.astype(np.int64).reshape(-1)
     by = np.concatenate([np.ones(_LANES4), np.ones(results) if factors is None else factors])
     before = np.empty(0) if shares is None else shares
@@ -164,34 +164,25 @@ def _products(numbers: list[Array]) -> Array:
     return found
 
 
-@routine
-def _into_lanes(x: Any, group: int, sizes: Any, places: Any, to: int) -> int:
-    """The planes of a group to scratch at address `to`, behind them a zero; returns how many there are."""
-    lanes, inputs = VECTOR_BYTES // x.itemsize, sizes[0]
-    first = group * lanes
-    valid: int = min(lanes, x.size // inputs - first)
-    to_lanes(x, to, 0, pointer(places), 0, inputs + 1, pointer(x, first * inputs), inputs, valid, 0, 1, inputs)
-    return valid
-
-
 @shared
 def averages(
     x: Any, y: Any, offsets: Any, factors: Any, shares: Any, places: Any, sizes: Any, memory: Any, who: int, begin:
     int, end: int,
 ) -> None:  # fmt: skip
     """Groups [begin, end) of planes of y: sums of the taps of each result, taken by its factor."""
-    lanes, results, taps = VECTOR_BYTES // x.itemsize, sizes[1], sizes[2]
+    inputs, results, taps = sizes
     given, ones = pointer(memory[who]), pointer(factors)
     found = given + places.size * VECTOR_BYTES
     for group in range(begin, end):
-        valid = _into_lanes(x, group, sizes, places, given)
+        valid = planes_to_lanes(x, group, inputs, places, given)
+        clear(x, given + inputs * VECTOR_BYTES)
         for i in range(shares.size):
             at = given + i * VECTOR_BYTES
             pool_simd.averages(x, 1, 1, at, 1, pointer(places), 1, at, ones, shares[i])
         for o in range(results):
             offset, factor = pointer(offsets, o * taps), factors[_LANES4 + o]
             pool_simd.averages(x, 1, 1, given, 1, offset, taps, found + o * VECTOR_BYTES, ones, factor)
-        from_lanes(x, pointer(y, group * lanes * results), results, valid, found, results)
+        lanes_to_planes(found, y, group, results, valid)
 
 
 @shared(allocates=True)  # type: ignore[untyped-decorator]
@@ -205,16 +196,16 @@ def largest(
     found = given + places.size * VECTOR_BYTES
     winners, zeros = np.empty(0 if indices is None else results * lanes, np.int64), np.zeros(lanes, np.int64)
     for group in range(begin, end):
-        valid = _into_lanes(x, group, sizes, places, given)
+        valid = planes_to_lanes(x, group, sizes[0], places, given)
         for o in range(results):
             tap, to = o * count, found + o * VECTOR_BYTES
             pool_simd.largest(
                 x, indices, 1, 1, given, 0, pointer(offsets, tap), count, to, pointer(taps, tap), pointer(zeros),
                 taps[tap], 0, 0 if indices is None else pointer(winners, o * lanes),
             )  # fmt: skip
-        first = group * lanes * results
-        from_lanes(x, pointer(y, first), results, valid, found, results)
+        lanes_to_planes(found, y, group, results, valid)
         if indices is not None:
+            first = group * lanes * results
             _planes_of(winners, indices[first : first + valid * results], valid, lanes)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import avg_pool, max_pool, pool_lanes
-from fastconv.backends.cpu.emitter import fills_lanes, lanes_of
+from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.memory import empty
+from fastconv.backends.cpu.plane_lanes import fills_lanes
 from fastconv.backends.cpu.pool_lanes import Table
 from fastconv.backends.cpu.pool_rows import RowPlan, row_plan
 from fastconv.backends.cpu.pool_windows import WindowPlan, window_plan

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastconv.backends.cpu.depthwise_lanes_simd import from_lanes, to_lanes
 from fastconv.backends.cpu.gather import copy_bytes, zero_bytes
 from fastconv.backends.cpu.host import VECTOR_BYTES, pointer, routine
+from fastconv.backends.cpu.plane_lanes import lanes_to_planes, planes_to_lanes
 from fastconv.backends.cpu.resample_simd import weighted_halves, weighted_pairs, weighted_sum
 from fastconv.backends.cpu.simd import fence, transpose
 from fastconv.backends.cpu.team import shared
@@ -53,22 +53,20 @@ def resample_in_lanes(
 ) -> None:  # fmt: skip
     """Groups [begin, end) of planes of y, as many as a vector has lanes, each position of them a row of the passes.
 
-    `sizes`: inputs and outputs of a plane, vectors of the largest array between two passes; `places` as for `to_lanes`.
+    `sizes`: inputs and outputs of a plane, vectors of the largest array between two passes; `places`: see plane_lanes.
     """
     inputs, outputs, most = sizes
     lanes, own = VECTOR_BYTES // x.itemsize, memory[who]
     for group in range(begin, end):
-        first = group * lanes
-        valid = min(lanes, x.size // inputs - first)
         source, other = pointer(own), pointer(own, most * lanes)
-        to_lanes(x, source, 0, pointer(places), 0, inputs, pointer(x, first * inputs), inputs, valid, 0, 1, inputs)
+        valid = planes_to_lanes(x, group, inputs, places, source)
         for p in range(len(passes)):
             at, before, after, inner, images = passes[p]
             _along(
                 x, source, before, 0, other, after, images, inner * lanes, table[at : at + after], weights, 0
             )  # fmt: skip
             source, other = other, source
-        from_lanes(x, pointer(y, first * outputs), outputs, valid, source, outputs)
+        lanes_to_planes(source, y, group, outputs, valid)
 
 
 @routine

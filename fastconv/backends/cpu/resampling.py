@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.backends.cpu import resample_passes
-from fastconv.backends.cpu.emitter import fills_lanes, lanes_of
+from fastconv.backends.cpu.emitter import lanes_of
 from fastconv.backends.cpu.host import flat, past_caches
 from fastconv.backends.cpu.memory import empty
+from fastconv.backends.cpu.plane_lanes import fills_lanes, places_of
 from fastconv.backends.cpu.resample_simd import REGULAR_TAPS
 from fastconv.backends.cpu.scratch import ALIGNED, scratch_rows
 from fastconv.backends.threads import team_for
@@ -106,15 +107,15 @@ def _plan(geometry: ResampleGeometry, dtype: np.dtype[Any]) -> Plan:
     block = planes, rows, cuts, lead.inputs, lead.outputs, *behind, kept, max(chunks), max(spans)
     scratch = kept + (max(chunks) + max(spans)) * lanes_of(dtype.itemsize)
     weights = np.concatenate([axis.weights for axis in axes]).astype(dtype)
-    in_lanes = _in_lanes(stages, axes, order, begins, lanes_of(dtype.itemsize))
+    in_lanes = _in_lanes(stages, axes, order, begins, dtype.itemsize)
     return Plan(_table(axes), weights, np.array(passes, np.int64), block, scratch, in_lanes)
 
 
 def _in_lanes(
-    stages: list[list[int]], axes: list[Taps], order: list[int], begins: Array, lanes: int
+    stages: list[list[int]], axes: list[Taps], order: list[int], begins: Array, itemsize: int
 ) -> tuple[Array, tuple[int, int, int], Array] | None:
     """See `Plan.in_lanes`; a pass: where its axis begins in the table, inputs, outputs, elements behind it, images."""
-    volumes = [math.prod(stage) for stage in stages]
+    volumes, lanes = [math.prod(stage) for stage in stages], lanes_of(itemsize)
     ends = stages[0][-1], stages[-1][-1]
     rows = max(ends) >= lanes if _is_regular(axes[-1]) else min(ends) >= _WIDE * lanes
     if max(volumes) > _SMALL or rows:
@@ -123,9 +124,8 @@ def _in_lanes(
         (begins[i], axes[i].inputs, axes[i].outputs, math.prod(before[i + 1 :]), math.prod(before[:i]))
         for i, before in zip(order, stages)
     ]
-    places = np.arange(max(volumes[0], lanes), dtype=np.int64) * lanes
     most = -(-max(*volumes, lanes) // ALIGNED) * ALIGNED
-    return np.array(passes, np.int64), (volumes[0], volumes[-1], most), places
+    return np.array(passes, np.int64), (volumes[0], volumes[-1], most), places_of(volumes[0], itemsize)
 
 
 def _table(axes: list[Taps]) -> Array:
