@@ -411,7 +411,7 @@ def test_rows_of_half_a_vector_go_by_windows(spatial, kernel, windows):
 @pytest.mark.parametrize(
     ("spatial", "kernel", "small"),
     [
-        ((8, 8), 2, True),
+        ((6, 6), 2, True),
         ((12, 12), 3, True),
         ((7, 7), 5, True),
         ((4, 5, 6), 2, True),
