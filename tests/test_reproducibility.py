@@ -124,6 +124,7 @@ def test_panels_that_threads_gather_together(line, dtype, monkeypatch, no_work_i
     arrays = problem.normal(dtype)
     product = by_columns(problem, arrays.x.itemsize, monkeypatch)
     monkeypatch.setattr(shift_gemm, "_TASK_NS", 1)
+    monkeypatch.setattr(shift_gemm, "_MIN_TASKS", 1000)  # short vectors have many panels
     monkeypatch.setattr(shift_gemm, "_FEW_PANELS", 100)
     monkeypatch.setattr(shift_gemm, "_SHARING", 0)
     product.images, product.cost = 1 << 30, 1e6  # so that they may take as much memory as they like, and pay
