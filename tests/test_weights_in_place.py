@@ -1,4 +1,4 @@
-"""Weights that the shift-GEMM reads where they lie: sums of small integers, exact, like those of packed ones."""
+"""Weights that the shift-GEMM reads where they lie: the bits of packed ones, of few samples and of many; and exact."""
 
 from functools import partial
 
@@ -55,7 +55,7 @@ def calls(name, dtype):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("columns", [False, True])
 @pytest.mark.parametrize("name", GEOMETRIES)
-def test_weights_in_place_give_what_packed_ones_give(name, columns, threads, samples, dtype, monkeypatch):
+def test_weights_in_place_give_the_bits_of_packed_ones(name, columns, threads, samples, dtype, monkeypatch):
     monkeypatch.setattr(shift_gemm.row_lanes, "row_lanes", lambda c: None)
     monkeypatch.setattr(shift_gemm, "takes_columns", lambda c: columns)
     in_place = []
@@ -64,19 +64,19 @@ def test_weights_in_place_give_what_packed_ones_give(name, columns, threads, sam
     fc.set_num_threads(threads)
     try:
         for c, steps, image, weights, expected in calls(name, dtype):
-            w = random.integers(-3, 4, weights).astype(dtype)
-            source = random.integers(-3, 4, (samples, *image)).astype(dtype)
-            sums = expected(source, w)
-            gemm = ShiftGemm(c, steps)
-            in_place.append(gemm.most_in_place > 0)
-            for bias in (None, random.integers(-3, 4, c.groups * c.rows).astype(dtype)):
-                right = sums if bias is None else np.maximum(sums + bias.reshape(-1, *[1] * (sums.ndim - 2)), 0)
-                for most in (gemm.most_in_place and samples, 0):
-                    gemm.most_in_place = most
-                    y = np.full(sums.shape, np.nan, dtype)
-                    gemm.run(source, w, bias, y, bias is not None)
-                    np.testing.assert_array_equal(y, right)
-                gemm = ShiftGemm(c, steps)
+            in_place.append(ShiftGemm(c, steps).most_in_place > 0)
+            for draw in (random.standard_normal, partial(random.integers, -3, 4)):
+                w, source = (np.asarray(draw(size=shape)).astype(dtype) for shape in (weights, (samples, *image)))
+                sums = expected(source, w)
+                for bias in (None, np.asarray(draw(size=c.groups * c.rows)).astype(dtype)):
+                    gemm, found = ShiftGemm(c, steps), []
+                    for most in (gemm.most_in_place and samples, 0):
+                        gemm.most_in_place = most
+                        found.append(np.full(sums.shape, np.nan, dtype))
+                        gemm.run(source, w, bias, found[-1], bias is not None)
+                    assert found[0].tobytes() == found[1].tobytes()
+                right = np.maximum(sums + bias.reshape(-1, *[1] * (sums.ndim - 2)), 0)
+            np.testing.assert_array_equal(found[0], right)  # sums of integers, the last drawn
     finally:
         fc.set_num_threads(before)
     channels, rows, groups, _, kernel, stride = GEOMETRIES[name]

@@ -189,8 +189,8 @@ def _columns_of_task(
     x: Any, classes: Any, weight: Any, losses: Any, normalisers: Any, smoothing: float, inner: int, weights: float,
     line: Any, total: Any, number: Any, task: int,
 ) -> None:  # fmt: skip
-    at, first, columns = _place(task, weight.size, inner)
     count = weight.size
+    at, first, columns = _place(task, count, inner)
     largest, shift = normalisers[0, at : at + columns], normalisers[1, at : at + columns]
     loss = losses[at : at + columns]
     powers, scales, scores, factors = line[0, :columns], line[1, :columns], line[2, :columns], line[3, :columns]
