@@ -1,4 +1,4 @@
-"""Losses and the dense layer: against plain loops, PyTorch and finite differences."""
+"""Losses: against plain loops, PyTorch and finite differences."""
 
 from __future__ import annotations
 
@@ -61,6 +61,11 @@ def reference(x, distribution, weight, divide_by, reduction):
     return np.array(total if reduction == "sum" else total / math.fsum(map(divide_by, np.ndindex(*positions))))
 
 
+def smoothed(label, classes, smoothing):
+    """What a label is smoothed to."""
+    return [(1 - smoothing) * (c == label) + smoothing / classes for c in range(classes)]
+
+
 @every_dtype
 @every_reduction
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -115,11 +120,6 @@ def test_cross_entropy_of_many_rows_is_that_of_each(shape, smoothing, dtype):
         ],
         rtol=40 * np.finfo(dtype).eps,
     )
-
-
-def smoothed(label, classes, smoothing):
-    """What a label is smoothed to."""
-    return [(1 - smoothing) * (c == label) + smoothing / classes for c in range(classes)]
 
 
 @every_dtype
@@ -275,55 +275,6 @@ def test_class_numbers_of_any_integer_type(device, kind):
     assert float(loss) == float(fc.cross_entropy(x, fc.Tensor(to_device(target.astype("int64"), device))))
 
 
-# The dense layer
-
-
-def products(a, b):
-    """a (M, K) @ b (K, N) by correctly rounded sums."""
-    sums = [math.fsum(x * y for x, y in zip(row, column)) for row in a.tolist() for column in b.T.tolist()]
-    return np.array(sums).reshape(len(a), b.shape[1])
-
-
-@every_dtype
-@pytest.mark.parametrize(
-    ("shape", "outputs"),
-    [
-        ((4, 5), 3),
-        ((5,), 3),
-        ((2, 3, 5), 1),
-        ((0, 5), 3),
-        ((4, 0), 3),
-        # many features: whole vectors of them and others, in one step and in several
-        ((70, 130), 17),
-        ((3, 2101), 13),
-        ((9, 1024), 7),
-        ((2, 2048), 5),
-        # few: less than a tile of samples, and more than a task has; a last vector and a last tile that are not full
-        ((3, 60), 37),
-        ((1, 128), 64),
-        ((200, 24), 41),
-        ((389, 7), 16),
-    ],
-)
-def test_linear(device, shape, outputs, dtype):
-    rng = np.random.default_rng(0)
-    arrays = [rng.integers(-9, 10, s).astype(dtype) for s in (shape, (outputs, shape[-1]), (outputs,))]
-    tensors = [fc.Tensor(to_device(a, device), requires_grad=True) for a in arrays]
-    y = fc.linear(*tensors)
-    gy = rng.integers(-9, 10, y.shape).astype(dtype)
-    y.backward(to_device(gy, device))
-    x, w, b = (a.astype(float) for a in arrays)
-    samples = math.prod(shape[:-1])
-    rows, cotangents = x.reshape(samples, shape[-1]), gy.astype(float).reshape(samples, outputs)
-    expected = products(rows, w.T) + b
-    np.testing.assert_array_equal(y.numpy(), expected.reshape(*shape[:-1], outputs))
-    gradients = [products(cotangents, w).reshape(shape), products(cotangents.T, rows), cotangents.sum(axis=0)]
-    for tensor, gradient in zip(tensors, gradients):
-        assert tensor.grad.dtype == dtype
-        np.testing.assert_array_equal(to_device(tensor.grad, "cpu"), gradient.reshape(tensor.shape))
-    np.testing.assert_array_equal(to_device(fc.linear(*[t.data for t in tensors[:2]]), "cpu"), y.numpy() - b)
-
-
 @every_dtype
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("shape", [(70, 33), (5, 7, 20, 31)], ids=str)
@@ -348,19 +299,6 @@ def test_cross_entropy_has_the_same_bits_for_any_threads_and_batch(device, shape
     for sample in (0, 2):
         alone = computed(slice(sample, sample + 1))
         assert [array.tobytes() for array in alone] == [array[sample].tobytes() for array in expected]
-
-
-@every_dtype
-@pytest.mark.parametrize("features", [60, 300, 2101])
-def test_linear_has_the_same_bits_for_any_threads_and_batch(device, features, dtype, monkeypatch):
-    monkeypatch.setattr(threads, "SERIAL_NS", 0)
-    shapes = (64, features), (50, features), (50,)
-    x, w, b = (to_device(drawn(seed, s, dtype), device) for seed, s in enumerate(shapes))
-    fc.set_num_threads(1)
-    alone = to_device(fc.linear(x[:1], w, b), "cpu")[0].tobytes()
-    for count, batch in product((1, 2, 3, 8), (2, 7, 64)):
-        fc.set_num_threads(count)
-        assert to_device(fc.linear(x[:batch], w, b), "cpu")[0].tobytes() == alone
 
 
 X = np.zeros((2, 3), "float32")
